@@ -1,0 +1,54 @@
+# Each target sets up what it needs; a second run finds it done.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.9
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+UV := .uv/bin/uv
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint bench docs clean lock
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## Make the environment from the lock
+
+$(UV):
+	@$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(READY): requirements.lock pyproject.toml | $(UV)
+	@test -d $(VENV) || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: setup ## Play the whole loop on a year of real flights
+	@$(BIN)/tidemill demo
+
+test: setup ## Pass the tests
+	@$(BIN)/python -m pytest
+
+lint: setup ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## Measure against baselines in the same run
+	@$(BIN)/python -m benchmarks
+
+docs: setup ## Build the site, links checked
+	@$(BIN)/mkdocs build --strict
+
+lock: $(UV) ## Resolve pyproject.toml into requirements.lock (versions and hashes, no addresses)
+	@$(UV) pip compile pyproject.toml --extra dev --generate-hashes --python-version 3.11 \
+		--no-emit-index-url --no-header --quiet --output-file requirements.lock
+
+clean: ## Remove everything that was made here
+	@rm -rf $(VENV) .uv .tidemill data site dist build

@@ -1,0 +1,166 @@
+"""The model bundle: what is trained, signed, registered, deployed and verified as one folder.
+
+    model.onnx         raw columns in, probability out
+    manifest.json      this module's `Manifest`
+    evaluation.json    metrics of model and baselines, on which rows
+    evidence.json      verdicts of the gates
+    profile.json       the reference profile that monitoring compares with
+    reference.parquet  sample of the profile's rows, for evidence reports
+    MODEL_CARD.md      for people
+    model.sig          signature over all other files
+
+A bundle's identity is its digest: `sha256:` over the sorted lines `<sha256 of file>  <name>` of
+every file but the signature. The first ten hex digits are the *revision* that servers report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tidemill.errors import IntegrityError
+
+__all__ = [
+    "SIGNATURE",
+    "FeatureField",
+    "FeatureService",
+    "FeatureView",
+    "InputColumn",
+    "Manifest",
+    "digest",
+    "read_manifest",
+    "revision",
+    "write_manifest",
+]
+
+SIGNATURE = "model.sig"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureField:
+    """One feature of a view: its name and Feast value type (`Float64`, `Int64`, `String`, …)."""
+
+    name: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureView:
+    """A feature view as the online reader needs it."""
+
+    name: str
+    join_keys: tuple[str, ...]
+    fields: tuple[FeatureField, ...]
+    ttl_seconds: int
+    """0 means that values never expire."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureService:
+    """The pinned feature service: a model is served by the definition it was trained with."""
+
+    name: str
+    project: str
+    digest: str
+    """`sha256:` of the resolved definition: per view name, fields, ttl, join keys, source."""
+    views: tuple[FeatureView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InputColumn:
+    """One raw column of the ONNX graph, rank 1 `[N]`."""
+
+    name: str
+    datatype: str
+    """Open Inference Protocol datatype: `BYTES` for categories, `FP32` for numbers."""
+    origin: str
+    """`request` or `feature`."""
+    default: float | str | None = None
+    """Used when a feature is missing: None is NaN (numbers) or the empty string (categories)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a server must know about a model."""
+
+    name: str
+    inputs: tuple[InputColumn, ...]
+    output: str
+    """Name of the graph's output: probability of the event, FP32, `[N]`."""
+    row_id: str
+    """Optional request column (BYTES) that identifies a row in the prediction log."""
+    features: FeatureService
+    prior: float
+    """Share of the event in training: the last fallback score."""
+    lineage: dict[str, str] = field(default_factory=dict)
+    """data_version, feature_digest, git_commit, run_id, trained_as_of, window_start, window_end,
+    seed."""
+    format: int = FORMAT
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """Join keys that the request must carry for the online lookup, sorted."""
+        return tuple(sorted({key for view in self.features.views for key in view.join_keys}))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write `manifest.json` into a bundle."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `manifest.json`; raises IntegrityError when it is absent or malformed."""
+    path = folder / "manifest.json"
+    try:
+        return _manifest(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{folder} is no model bundle: manifest.json cannot be read ({error})",
+            hint="fetch the bundle again: tidemill registry fetch",
+        ) from error
+
+
+def _manifest(body: dict[str, Any]) -> Manifest:
+    if body["format"] != FORMAT:
+        raise ValueError(f"format {body['format']}, this version reads {FORMAT}")
+    service = body["features"]
+    views = tuple(
+        FeatureView(
+            view["name"],
+            tuple(view["join_keys"]),
+            tuple(FeatureField(**f) for f in view["fields"]),
+            view["ttl_seconds"],
+        )
+        for view in service["views"]
+    )
+    return Manifest(
+        name=body["name"],
+        inputs=tuple(InputColumn(**column) for column in body["inputs"]),
+        output=body["output"],
+        row_id=body["row_id"],
+        features=FeatureService(service["name"], service["project"], service["digest"], views),
+        prior=body["prior"],
+        lineage=body["lineage"],
+    )
+
+
+def digest(folder: Path) -> str:
+    """Return the bundle's identity; see the module's docstring."""
+    lines = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != SIGNATURE:
+            with path.open("rb") as file:
+                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def revision(bundle_digest: str) -> str:
+    """Return the short name of a digest, as servers report it."""
+    return bundle_digest.removeprefix("sha256:")[:10]

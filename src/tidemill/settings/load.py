@@ -1,0 +1,157 @@
+"""Settings, loaded: defaults < configs/base.yaml < configs/<env>.yaml < environment < --set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tidemill.errors import ConfigError
+from tidemill.settings.paths import Paths
+from tidemill.settings.schema import Settings
+from tidemill.settings.sources import Layer, Origin, environment, overrides, yaml_file
+
+__all__ = ["Loaded", "Origin", "find_project", "load"]
+
+DEFAULT = Origin("default", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A project's settings, and the trace of where each value came from."""
+
+    settings: Settings
+    paths: Paths
+    env: str
+    origins: dict[str, Origin]
+    """Origin of every dotted key that some layer set; all others are defaults."""
+
+    def origin(self, dotted: str) -> Origin:
+        """Where the value of `dotted` came from."""
+        return _nearest(dotted, self.origins)
+
+
+def find_project(start: Path | None = None) -> Path:
+    """Find the project's root: the closest folder at or above `start` with `configs/base.yaml`.
+
+    Raises ConfigError that says where was looked.
+    """
+    named = os.environ.get("TIDEMILL_PROJECT")
+    begin = Path(named) if start is None and named else (start or Path.cwd())
+    begin = begin.absolute()
+    for folder in (begin, *begin.parents):
+        if (folder / "configs" / "base.yaml").is_file():
+            return folder
+    raise ConfigError(
+        f"no tidemill project at {begin} or above it (a project has configs/base.yaml)",
+        hint="change into a project, or make one: tidemill init NAME",
+    )
+
+
+def load(
+    root: Path | None = None,
+    *,
+    env: str | None = None,
+    assignments: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Load and validate a project's settings.
+
+    `env` names the overlay `configs/<env>.yaml` (default: `TIDEMILL_ENV`, else `local`; the overlay
+    `local` may be absent). Raises ConfigError that names file, line and the closest valid key.
+    """
+    root = find_project(root)
+    variables = os.environ if variables is None else variables
+    env = env or variables.get("TIDEMILL_ENV") or "local"
+    layers = [yaml_file(root / "configs" / "base.yaml", root)]
+    overlay = root / "configs" / f"{env}.yaml"
+    if overlay.is_file():
+        layers.append(yaml_file(overlay, root))
+    elif env != "local":
+        known = sorted(p.stem for p in (root / "configs").glob("*.yaml") if p.stem != "base")
+        raise ConfigError(
+            f"there is no environment '{env}': configs/{env}.yaml does not exist",
+            hint=f"known: {', '.join(known) or 'none'}",
+        )
+    layers += [environment(variables), overrides(list(assignments))]
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    for layer in layers:
+        _merge(values, layer.values, origins, layer, "")
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins)) from error
+    return Loaded(settings, Paths(root, settings), env, origins)
+
+
+def _merge(
+    base: dict[str, Any], over: dict[str, Any], origins: dict[str, Origin], layer: Layer, at: str
+) -> None:
+    """Merge `over` into `base`: mappings key by key, everything else replaced whole."""
+    for key, value in over.items():
+        dotted = f"{at}{key}"
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value, origins, layer, dotted + ".")
+            continue
+        for known in [k for k in origins if k == dotted or k.startswith(dotted + ".")]:
+            del origins[known]
+        origins[dotted] = _nearest(dotted, layer.origins)
+        origins.update({k: o for k, o in layer.origins.items() if k.startswith(dotted + ".")})
+        base[key] = value
+
+
+def _nearest(dotted: str, origins: Mapping[str, Origin]) -> Origin:
+    while dotted not in origins and dotted:
+        dotted = dotted.rpartition(".")[0]
+    return origins.get(dotted, DEFAULT)
+
+
+def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
+    lines = []
+    for problem in error.errors():
+        dotted, origin = _locate(problem["loc"], origins)
+        where = f"{origin}: " if origin else ""
+        if problem["type"] == "extra_forbidden":
+            close = get_close_matches(str(problem["loc"][-1]), _siblings(problem["loc"]), n=1)
+            wanted = f"; did you mean '{close[0]}'?" if close else ""
+            lines.append(f"{where}unknown key '{dotted}'{wanted}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}'{dotted}' is required and not set")
+        else:
+            lines.append(f"{where}'{dotted}': {problem['msg']} (found {problem['input']!r:.80})")
+    return "the settings are wrong:\n" + "\n".join(f"  - {line}" for line in lines)
+
+
+def _locate(loc: tuple[int | str, ...], origins: Mapping[str, Origin]) -> tuple[str, Origin | None]:
+    """Dotted key and origin of a pydantic location, skipping the tags of unions."""
+    parts: list[str] = []
+    found: Origin | None = None
+    for index, part in enumerate(loc):
+        dotted = ".".join([*parts, str(part)])
+        tag = dotted not in origins and parts and index < len(loc) - 1
+        if tag and ".".join([*parts, str(loc[index + 1])]) in origins:
+            continue
+        parts.append(str(part))
+        found = origins.get(dotted, found)
+    return ".".join(parts), found
+
+
+def _siblings(loc: tuple[int | str, ...]) -> list[str]:
+    """Return the valid keys beside the last element of a location."""
+    models: list[type[BaseModel]] = [Settings]
+    for part in loc[:-1]:
+        inner = [f.annotation for m in models if (f := m.model_fields.get(str(part)))]
+        models = [m for a in inner for m in _models(a)] or models
+    return [name for model in models for name in model.model_fields]
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for a in getattr(annotation, "__args__", ()) for m in _models(a)]

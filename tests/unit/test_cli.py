@@ -1,0 +1,42 @@
+"""The command line loads nothing heavy and answers mistakes with the next thing to do."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tidemill.cli.app import main, split
+from tidemill.errors import UsageError
+
+HEAVY = {"kfp", "mlflow", "feast", "dvc", "evidently", "torch", "kubernetes", "polars", "pandas"}
+
+
+def test_help_loads_no_sdk() -> None:
+    code = (
+        "import sys, json\nfrom tidemill.cli.app import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Commands" in done.stdout
+    assert not HEAVY & set(json.loads(done.stderr))
+
+
+def test_globals_stand_anywhere() -> None:
+    found, rest = split(["run", "--set", "a.b=1", "training", "--json", "--", "--set", "x"])
+    assert found.assignments == ["a.b=1"]
+    assert found.json
+    assert rest == ["run", "training", "--", "--set", "x"]
+
+
+def test_an_option_without_value_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="--set needs a value"):
+        split(["config", "--set"])
+
+
+def test_an_unknown_command_names_the_closest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["confg"])
+    assert stop.value.code == 2
+    assert "did you mean: config" in capsys.readouterr().err
