@@ -1,0 +1,58 @@
+"""Supervised processes of the local platform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+__all__ = ["ProcessSpec", "ProcessState", "ProcessStatus", "Processes"]
+
+ProcessState = Literal["starting", "ready", "backoff", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """A process that should run until it is withdrawn."""
+
+    name: str
+    """Unique name, `[a-z0-9-]+`; also the name of its log file."""
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Added to the supervisor's environment."""
+    ready_url: str = ""
+    """The process is ready when this URL answers 200; empty means as soon as it runs."""
+    grace_seconds: float = 10.0
+    """Time between SIGTERM and SIGKILL when it is stopped."""
+    port: int = 0
+    """The port it serves, for `tidemill status`; 0 means none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """What the supervisor last saw of a process."""
+
+    name: str
+    state: ProcessState
+    pid: int
+    restarts: int
+    since: str
+    """Instant of the last change of state, ISO 8601 UTC, wall clock."""
+    detail: str = ""
+    """Why it is not ready: exit code and the last line of its log."""
+
+
+class Processes(Protocol):
+    """The set of processes that should run; level-triggered: declare what should be."""
+
+    def declare(self, spec: ProcessSpec) -> None:
+        """Make `spec` run: start it, or restart it if its specification changed."""
+        ...
+
+    def withdraw(self, name: str) -> None:
+        """Stop the process and forget it; an unknown name is no error."""
+        ...
+
+    def statuses(self) -> dict[str, ProcessStatus]:
+        """Return what was last seen of every declared process, by name."""
+        ...
