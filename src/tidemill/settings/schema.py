@@ -15,7 +15,8 @@ from tidemill.settings.model import (
     TrainingSettings,
 )
 from tidemill.settings.monitoring import MonitoringSettings, RetrainingSettings
-from tidemill.settings.serving import GatewaySettings, RolloutSettings, ServingSettings
+from tidemill.settings.rollout import RolloutSettings
+from tidemill.settings.serving import GatewaySettings, ServingSettings
 
 __all__ = ["Settings"]
 

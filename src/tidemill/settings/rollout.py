@@ -1,0 +1,113 @@
+"""Rollout: the canary's plan and the error rates of its decisions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tidemill.settings.base import Group
+
+__all__ = ["AnalysisMetric", "AnalysisSettings", "RolloutSettings", "RolloutStep"]
+
+
+class AnalysisMetric(Group):
+    """One bad event whose rate is compared between canary and stable."""
+
+    name: str
+    """Name, referred to by step gates."""
+    kind: Literal["EventRatio", "DelayedOutcome"] = "EventRatio"
+    """`EventRatio` counts at request time; `DelayedOutcome` waits for matured labels."""
+    event: Literal["error", "slow", "invalid", "wrong"]
+    """What is counted: 5xx, slower than the SLO, score not in [0,1], label says wrong."""
+    harm_ratio: float = Field(default=1.2, ge=1)
+    """Harm is a canary-to-stable ratio of event rates above this."""
+    pass_ratio: float = Field(default=1.5, gt=1)
+    """Pass is a ratio below this, shown at level `beta`."""
+    max_rate: float | None = Field(default=None, gt=0, lt=1)
+    """Absolute guard: the canary's rate above this is harm whatever stable does."""
+    alpha_share: float = Field(default=0.25, gt=0, le=1)
+    """This metric's part of the attempt's false-rollback budget."""
+
+
+class AnalysisSettings(Group):
+    """Error rates of the automatic decisions of one rollout attempt."""
+
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    """Chance that a harmless canary is ever rolled back, over the whole attempt."""
+    beta: float = Field(default=0.05, gt=0, lt=0.5)
+    """Chance, per gated metric, that a canary at the margin passes."""
+    min_bad_events: int = Field(default=5, ge=1)
+    """Bad canary events needed before harm acts: one poisoned client cannot decide."""
+    srm_alpha: float = Field(default=0.0001, gt=0, lt=0.1)
+    """Level of the sample-ratio test."""
+    metrics: list[AnalysisMetric] = Field(
+        default=[
+            AnalysisMetric(name="errors", event="error", max_rate=0.05, alpha_share=0.4),
+            AnalysisMetric(name="slow", event="slow", pass_ratio=2.0, alpha_share=0.2),
+            AnalysisMetric(
+                name="wrong",
+                kind="DelayedOutcome",
+                event="wrong",
+                harm_ratio=1.05,
+                pass_ratio=1.15,
+                alpha_share=0.4,
+            ),
+        ]
+    )
+    """The metrics that are watched."""
+
+
+class RolloutStep(Group):
+    """One step of the plan: a weight, and what must hold to leave it."""
+
+    name: str
+    """Name of the step."""
+    weight: int = Field(ge=0, le=10000)
+    """Share of requests that the canary gets, in 1/10000."""
+    gate: list[str] = Field(default_factory=list)
+    """Metrics that must all pass; empty means events and durations alone."""
+    min_events: int = Field(default=500, ge=0)
+    """Requests both arms together must have answered in this step."""
+    min_seconds: float = Field(default=0, ge=0)
+    """Shortest stay, in seconds of the rollout's clock."""
+    max_seconds: float = Field(default=3600, gt=0)
+    """Undecided after this: `on_inconclusive`."""
+    approval: bool = False
+    """Wait for `tidemill rollout approve`."""
+
+
+class RolloutSettings(Group):
+    """How a new version takes over traffic."""
+
+    steps: list[RolloutStep] = Field(
+        min_length=1,
+        default=[
+            RolloutStep(name="c5", weight=500, gate=[], min_events=300),
+            RolloutStep(name="c25", weight=2500, gate=[], min_events=1000),
+            RolloutStep(
+                name="c50", weight=5000, gate=["wrong"], min_events=2000, max_seconds=1209600
+            ),
+        ],
+    )
+    """The steps, weights strictly increasing; after the last one the canary is promoted."""
+    settle_seconds: float = Field(default=1.0, ge=0)
+    """Evidence of this time after a weight change is dropped (wall clock)."""
+    on_harm: Literal["rollback", "freeze"] = "rollback"
+    """What a harm verdict does."""
+    on_inconclusive: Literal["pause", "rollback", "continue"] = "pause"
+    """What an undecided gate does when its time is over."""
+    on_missing_evidence: Literal["pause", "rollback"] = "pause"
+    """What missing evidence does; it is never read as health."""
+    missing_after_seconds: float = Field(default=60, gt=0)
+    """How long evidence may be missing."""
+    on_new_revision: Literal["supersede", "queue"] = "supersede"
+    """A newer version during an attempt: replace it, or wait for its end."""
+    progress_deadline_seconds: float = Field(default=120, gt=0)
+    """The canary's server must be ready within this time."""
+    scale_down_seconds: float = Field(default=5, ge=0)
+    """The old server lives this long after promotion, for an instant way back."""
+    analysis: AnalysisSettings = AnalysisSettings()
+    """Error rates and metrics."""
+    interval_seconds: float = Field(default=1.0, gt=0)
+    """Time between two looks at the evidence (wall clock)."""
