@@ -1,21 +1,7 @@
-"""The model bundle: what is trained, signed, registered, deployed and verified as one folder.
-
-    model.onnx         raw columns in, probability out
-    manifest.json      this module's `Manifest`
-    evaluation.json    metrics of model and baselines, on which rows
-    evidence.json      verdicts of the gates
-    profile.json       the reference profile that monitoring compares with
-    reference.parquet  sample of the profile's rows, for evidence reports
-    MODEL_CARD.md      for people
-    model.sig          signature over all other files
-
-A bundle's identity is its digest: `sha256:` over the sorted lines `<sha256 of file>  <name>` of
-every file but the signature. The first ten hex digits are the *revision* that servers report.
-"""
+"""The manifest: what a server must know about a model."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,19 +10,15 @@ from typing import Any
 from tidemill.errors import IntegrityError
 
 __all__ = [
-    "SIGNATURE",
     "FeatureField",
     "FeatureService",
     "FeatureView",
     "InputColumn",
     "Manifest",
-    "digest",
     "read_manifest",
-    "revision",
     "write_manifest",
 ]
 
-SIGNATURE = "model.sig"
 FORMAT = 1
 
 
@@ -148,19 +130,3 @@ def _manifest(body: dict[str, Any]) -> Manifest:
         prior=body["prior"],
         lineage=body["lineage"],
     )
-
-
-def digest(folder: Path) -> str:
-    """Return the bundle's identity; see the module's docstring."""
-    lines = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name != SIGNATURE:
-            with path.open("rb") as file:
-                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
-    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def revision(bundle_digest: str) -> str:
-    """Return the short name of a digest, as servers report it."""
-    return bundle_digest.removeprefix("sha256:")[:10]

@@ -1,0 +1,44 @@
+"""The model bundle: what is trained, signed, registered, deployed and verified as one folder.
+
+    model.onnx         raw columns in, probability out
+    manifest.json      `Manifest`
+    evaluation.json    metrics of model and baselines, on which rows
+    evidence.json      verdicts of the gates
+    profile.json       the reference profile that monitoring compares with
+    reference.parquet  sample of the profile's rows, for evidence reports
+    MODEL_CARD.md      for people
+    model.sig          signature over all other files
+
+A bundle's identity is its digest: `sha256:` over the lines `<sha256 of file>  <name>` of every file
+but the signature, sorted by name. The first ten hex digits are the *revision* that servers report.
+
+Lives here: the format (`manifest`), the identity (`content`), the verification (`signature`).
+May not live here: signing (an adapter's work), a model's inference, any platform SDK.
+"""
+
+from tidemill.bundle.content import SIGNATURE, digest, hashes, revision
+from tidemill.bundle.manifest import (
+    FeatureField,
+    FeatureService,
+    FeatureView,
+    InputColumn,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
+from tidemill.bundle.signature import verify
+
+__all__ = [
+    "SIGNATURE",
+    "FeatureField",
+    "FeatureService",
+    "FeatureView",
+    "InputColumn",
+    "Manifest",
+    "digest",
+    "hashes",
+    "read_manifest",
+    "revision",
+    "verify",
+    "write_manifest",
+]
