@@ -18,6 +18,7 @@ from tidemill.settings import Paths, Settings, load
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from tidemill.local.platform import Platform
     from tidemill.ports.clock import Clock
 
 __all__ = ["Project"]
@@ -66,3 +67,10 @@ class Project:
         from tidemill.adapters.store.engine import open_store
 
         return open_store(self.paths.database(self.settings.storage.database))
+
+    @cached_property
+    def platform(self) -> Platform:
+        """The supervised processes of this machine."""
+        from tidemill.local.platform import Platform
+
+        return Platform(self.paths.state / "platform", self.paths.logs)

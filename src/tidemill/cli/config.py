@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.app import globals_of
+from tidemill.cli.app import globals_of, open_project
 from tidemill.cli.output import emit, table
+
+if TYPE_CHECKING:
+    from tidemill.wiring import Project
 
 app = typer.Typer(no_args_is_help=True, help="Show, explain and check the settings.")
 
@@ -47,3 +50,42 @@ def _leaves(value: Any, at: str) -> list[tuple[str, Any]]:
     else:
         return [(at, value)]
     return [leaf for key, item in pairs for leaf in _leaves(item, f"{at}.{key}" if at else key)]
+
+
+@app.command()
+def check() -> None:
+    """Check the settings against one another and against the project; exit 2 when they clash."""
+    from tidemill.errors import ConfigError
+    from tidemill.settings.check import check as cross_check
+
+    project = open_project()
+    problems = [*cross_check(project.settings), *_service(project)]
+    if problems:
+        raise ConfigError("the settings clash:\n" + "\n".join(f"  - {p}" for p in problems))
+    emit({"problems": []}, "the settings agree with one another and with the project")
+
+
+def _service(project: Project) -> list[str]:
+    """Compare the model's inputs with what the feature service really holds."""
+    service = project.features.resolve(project.settings.features.service)
+    offered = {field.name for view in service.views for field in view.fields}
+    keys = {key for view in service.views for key in view.join_keys}
+    wanted = [c.name for c in project.settings.training.inputs if c.origin == "feature"]
+    missing = sorted(set(wanted) - offered - keys)
+    return [f"training.inputs: the service '{service.name}' has no feature '{n}'" for n in missing]
+
+
+@app.command()
+def schema(
+    write: Annotated[bool, typer.Option(help="Write configs/schema.json of the project.")] = False,
+) -> None:
+    """Print the JSON Schema of the settings, for editors and checks."""
+    from tidemill.settings import find_project
+    from tidemill.settings.export import SCHEMA_FILE, schema_text
+
+    if write:
+        path = find_project(globals_of().project) / SCHEMA_FILE
+        path.write_text(schema_text())
+        emit({"written": str(path)}, f"written: {path}")
+    else:
+        typer.echo(schema_text(), nl=False)

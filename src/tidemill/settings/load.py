@@ -32,7 +32,9 @@ class Loaded:
     """Origin of every dotted key that some layer set; all others are defaults."""
 
     def origin(self, dotted: str) -> Origin:
-        """Where the value of `dotted` came from."""
+        """Where the value of `dotted` came from; a part of a list came with the list."""
+        if dotted not in self.origins and not any(part.isdigit() for part in dotted.split(".")):
+            return DEFAULT
         return _nearest(dotted, self.origins)
 
 
@@ -123,6 +125,8 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
             lines.append(f"{where}unknown key '{dotted}'{wanted}")
         elif problem["type"] == "missing":
             lines.append(f"{where}'{dotted}' is required and not set")
+        elif problem["type"] == "union_tag_not_found":
+            lines.append(f"{where}'{dotted}' needs 'type' (found {problem['input']!r:.80})")
         else:
             lines.append(f"{where}'{dotted}': {problem['msg']} (found {problem['input']!r:.80})")
     return "the settings are wrong:\n" + "\n".join(f"  - {line}" for line in lines)

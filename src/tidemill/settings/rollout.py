@@ -111,3 +111,6 @@ class RolloutSettings(Group):
     """Error rates and metrics."""
     interval_seconds: float = Field(default=1.0, gt=0)
     """Time between two looks at the evidence (wall clock)."""
+    expected_rate: float = Field(default=10.0, gt=0)
+    """Requests per second of the project's clock that both arms together get; `config check` and
+    `rollout plan` tell from it whether a step has time to decide."""

@@ -1,0 +1,71 @@
+"""`tidemill up`, `down`, `status`: the platform on one machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tidemill.cli.app import open_project
+from tidemill.cli.output import console, emit, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tidemill.ports.processes import ProcessSpec, ProcessStatus
+
+up = typer.Typer()
+down = typer.Typer()
+status = typer.Typer()
+
+
+@up.command()
+def _up(
+    timeout: Annotated[float, typer.Option(help="Seconds until all must be ready.")] = 180.0,
+) -> None:
+    """Start the local platform, or attach to it, and wait until it is ready."""
+    project = open_project()
+    shown: set[tuple[str, str]] = set()
+
+    def watch(seen: dict[str, ProcessStatus]) -> None:
+        for name, process in seen.items():
+            if (name, process.state) not in shown:
+                shown.add((name, process.state))
+                console().print(f"{name:<20} {process.state} {process.detail}", highlight=False)
+
+    project.platform.up(project.platform_specs(), timeout=timeout, watch=watch)
+
+
+@down.command()
+def _down() -> None:
+    """Stop everything that `up` or a rollout started, also after a crash."""
+    stopped = open_project().platform.down()
+    emit(stopped, f"stopped: {', '.join(stopped) or 'nothing was running'}")
+
+
+@status.command()
+def _status() -> None:
+    """Show each process of the local platform: state, port, restarts, log."""
+    project = open_project()
+    platform = project.platform
+    seen = platform.processes.statuses()
+    body = {
+        "supervisor": platform.supervisor(),
+        "processes": {name: asdict(process) for name, process in seen.items()},
+    }
+    emit(body, _table(project.platform.processes.declared(), seen, platform.supervisor()))
+    if not body["supervisor"] or any(p.state != "ready" for p in seen.values()):
+        raise typer.Exit(1)
+
+
+def _table(declared: dict[str, ProcessSpec], seen: dict[str, ProcessStatus], pid: int) -> Table:
+    ports = {name: spec.port for name, spec in declared.items()}
+    rows = [
+        (p.name, p.state, ports.get(p.name) or "", p.pid or "", p.restarts, p.since, p.detail)
+        for p in seen.values()
+    ]
+    view = table(("process", "state", "port", "pid", "restarts", "since", "detail"), rows)
+    view.caption = f"supervisor: pid {pid}" if pid else "supervisor: not running (tidemill up)"
+    view.caption_justify = "left"
+    return view

@@ -1,0 +1,105 @@
+"""Cross-checks: settings that are each valid and together make no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tidemill.settings.schema import Settings
+
+__all__ = ["BASELINES", "METRICS", "check"]
+
+METRICS = frozenset(
+    {"auc", "logloss", "brier", "ece", "calibration_slope", "calibration_intercept"}
+    | {"parity_max_abs", "parity_flips"}
+)
+"""Metrics that `steps.evaluate` and `steps.export` compute, so a gate may name them."""
+BASELINES = frozenset({"prior", "logistic", "boosting"})
+"""Baselines that are fitted in every training run."""
+
+
+def check(settings: Settings) -> list[str]:
+    """Return what contradicts what, one sentence each with the keys; empty means none found."""
+    return [*_gates(settings), *_inputs(settings), *_rollout(settings), *_monitoring(settings)]
+
+
+def _gates(settings: Settings) -> Iterator[str]:
+    gates = settings.gates
+    for name in sorted(set(gates.thresholds) - METRICS):
+        known = ", ".join(sorted(METRICS))
+        yield f"gates.thresholds names '{name}', which no step computes (computed: {known})"
+    for name in sorted(set(gates.beat_baselines) - BASELINES):
+        known = ", ".join(sorted(BASELINES))
+        yield f"gates.beat_baselines names '{name}', which no step fits (fitted: {known})"
+
+
+def _inputs(settings: Settings) -> Iterator[str]:
+    names = [column.name for column in settings.training.inputs]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"training.inputs lists '{name}' twice"
+    if settings.training.label in names:
+        yield f"training.inputs lists the label '{settings.training.label}': the model would see it"
+    if settings.serving.row_id in names:
+        yield f"training.inputs lists the row id '{settings.serving.row_id}'"
+
+
+def _rollout(settings: Settings) -> Iterator[str]:
+    rollout = settings.rollout
+    metrics = {metric.name: metric for metric in rollout.analysis.metrics}
+    if len(metrics) < len(rollout.analysis.metrics):
+        yield "rollout.analysis.metrics uses one name twice"
+    share = sum(metric.alpha_share for metric in metrics.values())
+    if share > 1 + 1e-9:
+        yield f"rollout.analysis.metrics: alpha_share sums to {share:g}, more than the whole budget"
+    for metric in metrics.values():
+        if metric.pass_ratio <= metric.harm_ratio:
+            yield (
+                f"rollout.analysis.metrics '{metric.name}': pass_ratio {metric.pass_ratio:g} must"
+                f" be above harm_ratio {metric.harm_ratio:g}"
+            )
+    weight = 0
+    for step in rollout.steps:
+        if step.weight <= weight:
+            yield (
+                f"rollout.steps '{step.name}': weight {step.weight} does not rise above {weight}"
+            )
+        weight = step.weight
+        for name in sorted(set(step.gate) - set(metrics)):
+            known = ", ".join(sorted(metrics))
+            yield (
+                f"rollout.steps '{step.name}': its gate names the metric '{name}', which"
+                f" rollout.analysis.metrics lacks (has: {known})"
+            )
+        yield from _time(settings, step.name)
+    if weight >= 10000:
+        yield "rollout.steps: the last weight is 10000; promotion follows the last step by itself"
+
+
+def _time(settings: Settings, name: str) -> Iterator[str]:
+    rollout = settings.rollout
+    step = next(step for step in rollout.steps if step.name == name)
+    if step.min_seconds >= step.max_seconds:
+        yield f"rollout.steps '{name}': min_seconds leaves no time before max_seconds"
+    if step.min_events > rollout.expected_rate * step.max_seconds:
+        yield (
+            f"rollout.steps '{name}': {step.min_events} events need"
+            f" {step.min_events / rollout.expected_rate:.0f} s at rollout.expected_rate ="
+            f" {rollout.expected_rate:g}/s, but max_seconds is {step.max_seconds:g}"
+        )
+    delayed = {m.name for m in rollout.analysis.metrics if m.kind == "DelayedOutcome"}
+    maturity = settings.monitoring.maturity_hours * 3600
+    if delayed & set(step.gate) and step.max_seconds <= maturity:
+        yield (
+            f"rollout.steps '{name}': its gate waits for labels that mature after"
+            f" {maturity:g} s, but max_seconds is {step.max_seconds:g}"
+        )
+
+
+def _monitoring(settings: Settings) -> Iterator[str]:
+    hits, windows = settings.monitoring.persistence
+    if not 1 <= hits <= windows:
+        yield f"monitoring.persistence is {hits} of {windows}: write [k, n] with 1 <= k <= n"
+    names = {column.name for column in settings.training.inputs}
+    for name in sorted(set(settings.monitoring.mix_columns) - names):
+        yield f"monitoring.mix_columns names '{name}', which training.inputs lacks"
+    if settings.retraining.cooldown_days > settings.retraining.schedule_days:
+        yield "retraining.cooldown_days is longer than schedule_days: drift could never retrain"

@@ -1,0 +1,195 @@
+"""Settings: layers, their trace, and errors that name file, line and the closest key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tidemill.errors import ConfigError
+from tidemill.settings import Loaded, Settings, find_project, load
+from tidemill.settings.check import check
+from tidemill.settings.export import SCHEMA_FILE, schema_text
+from tidemill.settings.load import _merge
+from tidemill.settings.sources import Layer, Origin, overrides
+
+ROOT = Path(__file__).parents[2]
+BASE = """\
+name: demo
+training:
+  epochs: 5
+  inputs:
+    - {name: distance, origin: request, encoding: log}
+"""
+
+
+def make(root: Path, base: str = BASE, **overlays: str) -> Path:
+    (root / "configs").mkdir(parents=True, exist_ok=True)
+    (root / "configs" / "base.yaml").write_text(base)
+    for name, text in overlays.items():
+        (root / "configs" / f"{name}.yaml").write_text(text)
+    return root
+
+
+def read(root: Path, **kw: Any) -> Loaded:
+    return load(root, **{"variables": {}, **kw})
+
+
+def test_each_layer_wins_over_the_one_below(tmp_path: Path) -> None:
+    make(tmp_path, prod="training: {epochs: 6}")
+    variables = {"TIDEMILL_TRAINING__EPOCHS": "7"}
+    key = "training.epochs"
+
+    def value(**kw: Any) -> tuple[int, str]:
+        loaded = read(tmp_path, **kw)
+        return loaded.settings.training.epochs, str(loaded.origin(key))
+
+    assert value() == (5, "configs/base.yaml (line 3)")
+    assert value(env="prod") == (6, "configs/prod.yaml (line 1)")
+    assert value(env="prod", variables=variables) == (7, "environment (TIDEMILL_TRAINING__EPOCHS)")
+    assignments = ["training.epochs=8"]
+    assert value(variables=variables, assignments=assignments) == (8, "--set (training.epochs=8)")
+    assert str(read(tmp_path).origin("training.patience")) == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("training: {epocks: 1}", r"local.yaml \(line 1\): unknown key 'training.epocks'; did you"
+         r" mean 'epochs'"),
+        ("a: [", r"local.yaml:1 is not valid YAML"),
+        ("name: x\nname: y", r"local.yaml:2 sets 'name' twice"),
+        ("- 1", r"local.yaml:1 holds no mapping"),
+        ("training: {epochs: many}", r"'training.epochs': .*integer.*found 'many'"),
+        ("data: {source: {type: files}}", r"'data.source.files.url' is required"),
+        ("data: {source: {typ: files}}", r"'data.source' needs 'type' .found"),
+        ("registry: {token: hunter2}", r"given by reference"),
+        ("features: {online: {type: mongo}}", r"'sqlite', 'redis'"),
+        ("training: {inputs: []}", r"training.inputs"),
+        ("training: {inputs: [{name: a, encoding: cyclic}]}", r"'period' belongs to"),
+        ("name: !!python/object:os.system x", r"not valid YAML"),
+    ],
+)  # fmt: skip
+def test_a_mistake_names_place_and_remedy(tmp_path: Path, text: str, says: str) -> None:
+    make(tmp_path, local=text)
+    with pytest.raises(ConfigError, match=says):
+        read(tmp_path)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    make(tmp_path, local="training: {epochs: 0}\nserving: {max_rows: -1}")
+    with pytest.raises(ConfigError, match=r"(?s)epochs.*max_rows"):
+        read(tmp_path)
+
+
+def test_an_unknown_variable_or_environment_is_an_error(tmp_path: Path) -> None:
+    make(tmp_path, prod="name: demo")
+    with pytest.raises(ConfigError, match="TIDEMILL_TRANING__EPOCHS"):
+        read(tmp_path, variables={"TIDEMILL_TRANING__EPOCHS": "1"})
+    with pytest.raises(ConfigError, match="known: prod"):
+        read(tmp_path, env="prdo")
+
+
+def test_no_project_says_where_was_looked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=str(tmp_path)):
+        find_project(tmp_path)
+    inner = make(tmp_path) / "a" / "b"
+    inner.mkdir(parents=True)
+    assert find_project(inner) == tmp_path
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "configs" / "local.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read(tmp_path)
+
+
+TREES = st.recursive(
+    st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+).filter(lambda tree: isinstance(tree, dict))
+
+
+def merged(*trees: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    for tree in trees:
+        copy = yaml.safe_load(yaml.safe_dump(tree))
+        _merge(values, copy, origins, Layer(copy, {}), "")
+    return values
+
+
+@given(TREES, TREES, TREES)
+def test_merging_is_associative_and_idempotent(a: Any, b: Any, c: Any) -> None:
+    assert merged(merged(a, b), c) == merged(a, merged(b, c)) or _clash(a, b, c)
+    assert merged(a, a) == merged(a)
+    assert merged({}, a) == merged(a, {}) == merged(a)
+
+
+def _clash(a: Any, b: Any, c: Any) -> bool:
+    """Whether a mapping meets a value at one key: there the later layer replaces, by design."""
+    kinds = [
+        {key: isinstance(value, dict) for key, value in tree.items()}
+        for tree in (a, b, c)
+        if isinstance(tree, dict)
+    ]
+    keys = {key for kind in kinds for key in kind}
+    for key in keys:
+        if len({kind[key] for kind in kinds if key in kind}) > 1:
+            return True
+        below = [t[key] for t in (a, b, c) if isinstance(t, dict) and isinstance(t.get(key), dict)]
+        if below and _clash(*(below + [{}] * (3 - len(below)))):
+            return True
+    return False
+
+
+@given(st.integers(1, 50))
+def test_an_assignment_reads_yaml(value: int) -> None:
+    layer = overrides([f"training.epochs={value}", "name=x"])
+    assert layer.values == {"training": {"epochs": value}, "name": "x"}
+
+
+def test_the_reference_project_is_valid_and_its_schema_is_current() -> None:
+    loaded = load(ROOT, variables={})
+    assert check(loaded.settings) == []
+    assert (ROOT / SCHEMA_FILE).read_text() == schema_text(), "run: tidemill config schema --write"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("gates.thresholds={f2: '>= 1'}", "names 'f2', which no step computes"),
+        ("gates.beat_baselines=[oracle]", "names 'oracle', which no step fits"),
+        ("rollout.steps=[{name: a, weight: 5, gate: [speed]}]", "names the metric 'speed'"),
+        ("rollout.steps=[{name: a, weight: 5}, {name: b, weight: 5}]", "does not rise above 5"),
+        ("rollout.steps=[{name: a, weight: 5, min_events: 100000000}]", "max_seconds is"),
+        ("rollout.steps=[{name: a, weight: 5, gate: [wrong], max_seconds: 3600}]", "mature"),
+        ("rollout.steps=[{name: a, weight: 10000}]", "the last weight is 10000"),
+        ("rollout.analysis.metrics=[{name: a, event: slow, alpha_share: 0.7},"
+         " {name: b, event: error, alpha_share: 0.7}]", "more than the whole budget"),
+        ("rollout.analysis.metrics=[{name: a, event: slow, pass_ratio: 1.1}]", "must be above"),
+        ("monitoring.mix_columns=[airport]", "names 'airport'"),
+        ("monitoring.persistence=[4, 3]", "4 of 3"),
+        ("serving.row_id=distance", "lists the row id"),
+        ("retraining.cooldown_days=60", "longer than schedule_days"),
+    ],
+)  # fmt: skip
+def test_settings_that_clash_are_found(assignment: str, says: str) -> None:
+    settings = load(ROOT, variables={}, assignments=[assignment]).settings
+    assert any(says in problem for problem in check(settings)), check(settings)
+
+
+def test_every_field_is_described() -> None:
+    def fields(model: Any, at: str = "") -> list[str]:
+        bare = []
+        for name, definition in model.model_json_schema()["$defs"].items():
+            for key, body in definition.get("properties", {}).items():
+                if "description" not in body:
+                    bare.append(f"{name}.{key}")
+        return bare
+
+    assert fields(Settings) == []

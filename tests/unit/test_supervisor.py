@@ -1,0 +1,145 @@
+"""The supervisor makes what runs equal to what is declared, and survives kill -9 of anything."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tidemill.errors import Unavailable, UsageError
+from tidemill.local.platform import Platform
+from tidemill.ports.processes import ProcessSpec
+
+SERVER = """
+import sys
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+HTTPServer(("127.0.0.1", int(sys.argv[1])), SimpleHTTPRequestHandler).serve_forever()
+"""
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(1)
+time.sleep(600)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.05)
+
+
+def server(name: str, port: int) -> ProcessSpec:
+    argv = (sys.executable, "-c", SERVER, str(port))
+    return ProcessSpec(name, argv, ready_url=f"http://127.0.0.1:{port}/", port=port)
+
+
+def sleeper(name: str, seconds: int = 600) -> ProcessSpec:
+    return ProcessSpec(name, (sys.executable, "-c", f"import time; time.sleep({seconds})"))
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    made = Platform(tmp_path / "platform", tmp_path / "logs")
+    yield made
+    made.down()
+
+
+def test_up_waits_until_ready_and_down_leaves_nothing(platform: Platform) -> None:
+    port = free_port()
+    seen = platform.up([server("web", port), sleeper("worker")])
+    assert {p.state for p in seen.values()} == {"ready"}
+    pids = [p.pid for p in seen.values()]
+    assert sorted(platform.down()) == ["web", "worker"]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert platform.supervisor() == 0
+    assert platform.processes.statuses() == {}
+
+
+def test_a_killed_child_is_restarted(platform: Platform) -> None:
+    first = platform.up([sleeper("worker")])["worker"]
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: platform.processes.statuses()["worker"].pid not in (0, first.pid))
+    again = platform.wait(["worker"])["worker"]
+    assert again.restarts == 1
+
+
+def test_a_successor_adopts_the_children_of_a_killed_supervisor(platform: Platform) -> None:
+    pid = platform.up([sleeper("worker")])["worker"].pid
+    os.kill(platform.supervisor(), signal.SIGKILL)
+    until(lambda: platform.supervisor() == 0)
+    assert psutil.pid_exists(pid)
+    assert platform.up([sleeper("worker")])["worker"].pid == pid
+
+
+def test_down_finds_everything_after_the_supervisor_was_killed(platform: Platform) -> None:
+    pid = platform.up([sleeper("worker")])["worker"].pid
+    os.kill(platform.supervisor(), signal.SIGKILL)
+    until(lambda: platform.supervisor() == 0)
+    platform.down()
+    until(lambda: not psutil.pid_exists(pid))
+
+
+def test_a_process_started_but_never_recorded_is_found(platform: Platform) -> None:
+    pid = platform.up([sleeper("worker")])["worker"].pid
+    os.kill(platform.supervisor(), signal.SIGKILL)
+    until(lambda: platform.supervisor() == 0)
+    platform.processes.forget("worker")  # as if the crash came before the record
+    platform.down()
+    until(lambda: not psutil.pid_exists(pid))
+
+
+def test_a_changed_specification_restarts_and_a_withdrawn_one_stops(platform: Platform) -> None:
+    pid = platform.up([sleeper("worker", 600)])["worker"].pid
+    platform.processes.declare(sleeper("worker", 601))
+    until(lambda: platform.processes.statuses()["worker"].pid not in (0, pid))
+    platform.processes.withdraw("worker")
+    until(lambda: platform.processes.statuses() == {})
+
+
+def test_a_stubborn_process_is_killed_after_its_grace(platform: Platform) -> None:
+    spec = ProcessSpec("stubborn", (sys.executable, "-c", STUBBORN), grace_seconds=0.2)
+    pid = platform.up([spec])["stubborn"].pid
+    until(lambda: "1" in (platform.logs / "stubborn.log").read_text())
+    platform.down()
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_failing_process_names_its_exit_and_last_line(platform: Platform) -> None:
+    code = "import sys; print('no such table: flights'); sys.exit(3)"
+    with pytest.raises(Unavailable, match=r"exit code 3; last line: no such table: flights"):
+        platform.up([ProcessSpec("broken", (sys.executable, "-c", code), ready_url="http://x/")])
+
+
+def test_a_taken_port_names_its_holder(platform: Platform) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(Unavailable, match=rf"port {port} is taken by process {os.getpid()}"):
+            platform.up([server("web", port)])
+
+
+def test_two_ups_share_one_supervisor(platform: Platform) -> None:
+    platform.up([sleeper("one")])
+    first = platform.supervisor()
+    platform.up([sleeper("two")])
+    assert platform.supervisor() == first
+    assert set(platform.processes.statuses()) == {"one", "two"}
+
+
+def test_a_bad_name_is_refused(platform: Platform) -> None:
+    with pytest.raises(UsageError, match="no process name"):
+        platform.processes.declare(sleeper("../x"))
