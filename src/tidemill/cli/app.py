@@ -23,7 +23,7 @@ __all__ = ["Globals", "app", "globals_of", "main", "open_project"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("tidemill.cli.config", "Show, explain and check the settings."),
 }
-"""Verb → module whose `app` is a Typer app, and its line in `--help`."""
+"""Verb → module (and name, `app` by default) of its Typer app, and its line in `--help`."""
 
 EPILOG = (
     "Anywhere on the line: --project DIR, --env NAME, --set key=value (repeatable), --json. "
@@ -52,7 +52,8 @@ class Verbs(TyperGroup):
         """Import and return a verb."""
         if cmd_name not in COMMANDS:
             raise UsageError(str(NotFound.among("command", cmd_name, COMMANDS)))
-        return get_command(importlib.import_module(COMMANDS[cmd_name][0]).app)
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        return get_command(getattr(importlib.import_module(module), name or "app"))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page without importing the verbs."""
