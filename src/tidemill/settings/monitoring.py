@@ -16,6 +16,9 @@ class MonitoringSettings(Group):
     """Length of a window; the reference is calibrated on blocks of the same length."""
     min_rows: int = Field(default=500, ge=1)
     """A window with fewer rows is extended, never judged."""
+    warmup_days: float = Field(default=7, ge=0)
+    """The first days of the training period that the reference leaves out: rolling features are
+    still filling there, and would widen every bound."""
     maturity_hours: float = Field(default=24, ge=0)
     """Labels are complete this long after the event's scheduled instant."""
     null_margin: float = Field(default=0.05, gt=0)
