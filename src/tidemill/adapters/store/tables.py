@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import MetaData
+from sqlalchemy import Column, Integer, MetaData, String, Table, Text, UniqueConstraint
 
-__all__ = ["metadata"]
+__all__ = ["ledger", "metadata", "partition"]
 
 metadata = MetaData(
     naming_convention={
@@ -13,3 +13,39 @@ metadata = MetaData(
         "uq": "uq_%(table_name)s_%(column_0_name)s",
     }
 )
+
+partition = Table(
+    "partition",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("table", String(200), nullable=False),
+    Column("period", String(10), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("as_of", String(32), nullable=False),
+    Column("source_digest", String(64), nullable=False),
+    Column("schema_digest", String(64), nullable=False),
+    Column("content_digest", String(64), nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("key", String(500), nullable=False),
+    Column("status", String(20), nullable=False),
+    UniqueConstraint("table", "period", "attempt"),
+)
+"""Every attempt at a month of a raw table."""
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", String(32), nullable=False),
+    Column("action", String(20), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("version", String(20), nullable=False),
+    Column("alias", String(255), nullable=False),
+    Column("who", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("evidence", String(71), nullable=False),
+    Column("correlation", String(200), nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("digest", String(64), nullable=False),
+)
+"""The promotion ledger; rows are only ever added."""
