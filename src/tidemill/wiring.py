@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tidemill.settings import Paths, Settings, load
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from tidemill.local.platform import Platform
     from tidemill.ports.clock import Clock
+    from tidemill.ports.data import DatasetVersions, PartitionLedger, Source
+    from tidemill.ports.features import FeatureSource, Transforms
+    from tidemill.ports.objects import ObjectStore
+    from tidemill.settings.contract import Contract
 
 __all__ = ["Project"]
 
@@ -67,6 +71,68 @@ class Project:
         from tidemill.adapters.store.engine import open_store
 
         return open_store(self.paths.database(self.settings.storage.database))
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """Data, models, logs and evidence."""
+        from tidemill.adapters.objects import open_objects
+
+        storage = self.settings.storage
+        return open_objects(self.paths.url(storage.objects), storage.endpoint_url)
+
+    @cached_property
+    def source(self) -> Source:
+        """Where raw tables are read."""
+        settings = self.settings.data.source
+        if settings.type == "nycflights13":
+            from tidemill.adapters.nycflights13 import Nycflights13
+
+            return Nycflights13(self.paths.state / "cache")
+        from tidemill.adapters.files import Files
+        from tidemill.adapters.objects import open_objects
+
+        files = open_objects(self.paths.url(settings.url), settings.endpoint_url)
+        return Files(files, settings.tables, self.contract)
+
+    @cached_property
+    def contract(self) -> Contract:
+        """What raw tables must look like."""
+        from tidemill.settings.contract import load_contract
+
+        return load_contract(self.paths.resolve(self.settings.data.contract))
+
+    @cached_property
+    def partitions(self) -> PartitionLedger:
+        """The ledger of raw partitions."""
+        from tidemill.adapters.store.partitions import StoredPartitions
+
+        return StoredPartitions(self.store)
+
+    @cached_property
+    def versions(self) -> DatasetVersions:
+        """Versions of dataset folders."""
+        from tidemill.adapters.dvc import DvcVersions
+
+        versions = self.settings.data.versions
+        return DvcVersions(self.paths.url(versions.remote), versions.endpoint_url)
+
+    @cached_property
+    def transforms(self) -> Transforms:
+        """The project's code that computes the feature tables."""
+        from tidemill.adapters.project_code import load as load_code
+
+        return cast(
+            "Transforms",
+            load_code(self.paths.resolve(self.settings.features.repo) / "transforms.py"),
+        )
+
+    @cached_property
+    def features(self) -> FeatureSource:
+        """The feature repository; loads Feast."""
+        from tidemill.adapters.feast import FeastRepository
+
+        settings = self.settings.features
+        return FeastRepository(self.paths.resolve(settings.repo), settings)
 
     @cached_property
     def platform(self) -> Platform:
