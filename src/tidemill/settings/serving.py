@@ -41,8 +41,14 @@ class ServingSettings(Group):
     """Online features that do not arrive in time become defaults, marked and counted."""
     intra_op_threads: int = Field(default=1, ge=1)
     """Threads of ONNX Runtime per inference."""
-    drain_seconds: float = Field(default=10.0, ge=0)
-    """After SIGTERM, in-flight requests get this long."""
+    keep_alive_seconds: int = Field(default=75, ge=1)
+    """An idle connection is closed after this long: later than the gateway would close it, so that
+    no request meets a connection that is just being closed."""
+    notice_seconds: float = Field(default=1.0, ge=0)
+    """After SIGTERM the server is not ready but still accepts for this long: the gateway's probes
+    see it before connections are refused."""
+    drain_seconds: int = Field(default=10, ge=1)
+    """After that, requests in flight get this long, and the prediction log as long again."""
     slow_ms: float = Field(default=250.0, gt=0)
     """A slower request is a 'slow' event for the rollout's analysis: the SLO."""
     verify: bool = True

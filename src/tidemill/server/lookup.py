@@ -1,0 +1,108 @@
+"""Features that the caller did not give, looked up online; a default where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from tidemill.bundle import FeatureView, InputColumn, Manifest
+from tidemill.ports.features import OnlineBatch, OnlineReader, Value
+from tidemill.server.model import placeholder
+from tidemill.server.validation import Batch
+
+__all__ = ["Found", "Lookup"]
+
+log = structlog.get_logger(__name__)
+
+THREADS = 4
+"""Reads at once; a reader that hangs holds one, the others go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a lookup added to a request."""
+
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """The looked-up inputs, `[rows]`, defaults filled in."""
+    defaulted: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Inputs that fell back → in which rows; an input without a default in use is absent."""
+    by_view: dict[str, int] = field(default_factory=dict)
+    """View → rows in which one of its inputs fell back."""
+    as_of: datetime | None = None
+    """Watermark of the online store; None if nothing was read."""
+
+
+class Lookup:
+    """Reads the online store for one model, within a deadline."""
+
+    def __init__(self, manifest: Manifest, reader: OnlineReader, deadline_ms: float) -> None:
+        self._inputs = {c.name: c for c in manifest.inputs if c.origin == "feature"}
+        self._reader = reader
+        self._deadline = deadline_ms / 1000
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lookup")
+
+    async def fill(self, batch: Batch, moment: datetime) -> Found:
+        """Return the features of the batch's views; never fails: what is not there defaults."""
+        online = await self._read(batch, moment)
+        found = Found(as_of=online.as_of)
+        for view in batch.views:
+            fallen = np.zeros(batch.rows, dtype=np.bool_)
+            for feature in view.fields:
+                column = self._inputs.get(feature.name)
+                if column is None or feature.name in batch.columns:
+                    continue
+                values, missing = _complete(column, online.columns.get(feature.name), batch.rows)
+                found.columns[column.name] = values
+                if missing.any():
+                    found.defaulted[column.name] = missing
+                    fallen |= missing
+            if fallen.any():
+                found.by_view[view.name] = int(fallen.sum())
+        return found
+
+    async def _read(self, batch: Batch, moment: datetime) -> OnlineBatch:
+        views = batch.views
+        keys = {key: batch.keys[key] for view in views for key in view.join_keys}
+        read = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._reader.read, views, keys, moment
+        )
+        try:
+            return await asyncio.wait_for(read, self._deadline)
+        except TimeoutError:
+            reason = f"no answer within {self._deadline * 1000:g} ms"
+        except Exception as error:  # noqa: BLE001 - whatever a store does, inference goes on
+            reason = f"{type(error).__name__}: {error}"
+        log.warning("lookup failed, features fall back", views=_names(views), reason=reason)
+        return OnlineBatch({}, None)
+
+
+def _complete(
+    column: InputColumn, values: Sequence[Value] | None, rows: int
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Turn looked-up values into a model's input; rows without a usable value get the default."""
+    filled = placeholder(column, rows)
+    missing = np.ones(rows, dtype=np.bool_)
+    for row, value in enumerate(values or ()):
+        if usable(column, value):
+            filled[row] = value
+            missing[row] = False
+    return filled, missing
+
+
+def usable(column: InputColumn, value: Value) -> bool:
+    """Tell whether a stored value has the input's type and is there."""
+    if column.datatype == "BYTES":
+        return isinstance(value, str)
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
+def _names(views: Sequence[FeatureView]) -> list[str]:
+    return [view.name for view in views]

@@ -1,0 +1,106 @@
+"""Counters of one server.
+
+Requests are counted in plain integers on the event loop; prometheus-client only writes them out, as
+its own counters would cost as much per request as a small model.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from time import time
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+__all__ = ["Metrics"]
+
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+LABELS = ("model", "version", "revision")
+
+
+class Metrics:
+    """What `/metrics` shows; every series carries model, version and revision."""
+
+    def __init__(
+        self,
+        labels: tuple[str, str, str],
+        *,
+        slow_seconds: float,
+        views: tuple[str, ...],
+        logged: Callable[[], tuple[int, int]],
+    ) -> None:
+        """Start at zero; `logged` returns how many rows the prediction log stored and lost."""
+        self._labels = labels
+        self._slow_seconds = slow_seconds
+        self._bounds = sorted({*BUCKETS, slow_seconds})
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._seconds = 0.0
+        self._logged = logged
+        self._started = time()
+        self.outcomes = Counter({"ok": 0, "error": 0, "rejected": 0})
+        self.slow = 0
+        self.invalid = 0
+        self.rows = 0
+        self.defaults = Counter(dict.fromkeys(views, 0))
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def answered(self, outcome: str, seconds: float) -> None:
+        """Count one request and its time, from the last byte read to the first one written."""
+        self.outcomes[outcome] += 1
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._seconds += seconds
+        self.slow += seconds > self._slow_seconds
+
+    def render(self) -> bytes:
+        """Return the exposition in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families; prometheus-client calls this."""
+        stored, lost = self._logged()
+        yield self._counter("requests", "Requests by outcome.", self.outcomes, "outcome")
+        yield self._histogram()
+        yield self._counter("slow", "Requests slower than serving.slow_ms.", self.slow)
+        yield self._counter("invalid", "Requests with a score not in [0, 1].", self.invalid)
+        yield self._counter("rows", "Rows scored.", self.rows)
+        yield self._counter(
+            "defaults", "Rows with a feature that fell back to its default.", self.defaults, "view"
+        )
+        yield self._counter("log_rows", "Rows stored in the prediction log.", stored)
+        yield self._counter("log_lost", "Rows the prediction log lost.", lost)
+        start = GaugeMetricFamily(
+            "tidemill_start_time_seconds", "Start of this server, epoch seconds.", labels=LABELS
+        )
+        start.add_metric(self._labels, self._started)
+        yield start
+
+    def _counter(
+        self, name: str, text: str, value: int | Counter[str], label: str = ""
+    ) -> CounterMetricFamily:
+        extra = (label,) if label else ()
+        family = CounterMetricFamily(f"tidemill_{name}", text, labels=(*LABELS, *extra))
+        if isinstance(value, Counter):
+            for key, count in value.items():
+                family.add_metric((*self._labels, key), count)
+        else:
+            family.add_metric(self._labels, value)
+        return family
+
+    def _histogram(self) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(
+            "tidemill_request_seconds", "Time of a request in the server.", labels=LABELS
+        )
+        bounds = [*map(str, self._bounds), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        family.add_metric(self._labels, buckets, self._seconds)
+        return family

@@ -1,0 +1,166 @@
+"""The prediction log: a bounded buffer, written in the background.
+
+Inference only appends. A thread writes Parquet objects after so many rows or seconds. A file that
+cannot be stored is kept and tried again; while it waits its rows count as buffered, and when the
+buffer is full new rows are dropped and counted. So a slow or full store never slows an answer, and
+a short outage loses nothing. A crash loses what was not yet written: at most one interval.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import structlog
+
+from tidemill.errors import RetryableError
+from tidemill.ports.objects import ObjectStore
+from tidemill.server.encoding import Encoder, Prediction
+from tidemill.settings.serving import PredictionLogSettings
+
+__all__ = ["PredictionLog"]
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 0.5
+"""Between two attempts to store a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A Parquet object that waits to be stored."""
+
+    key: str
+    content: bytes
+    rows: int
+
+
+class PredictionLog:
+    """Keeps every prediction that it was given, or counts it as lost."""
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        encoder: Encoder,
+        *,
+        prefix: str,
+        settings: PredictionLogSettings,
+    ) -> None:
+        self._objects = objects
+        self._encoder = encoder
+        self._prefix = prefix
+        self._settings = settings
+        self._flush_rows = min(settings.flush_rows, settings.buffer_rows)
+        self._boot = uuid.uuid4().hex[:12]
+        self._files = 0
+        self._buffer: deque[Prediction] = deque()
+        self._unwritten: deque[_File] = deque()
+        self._held = 0
+        self._stored = 0
+        self._lost = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+
+    def start(self) -> None:
+        """Start writing in the background."""
+        self._thread.start()
+
+    def append(self, prediction: Prediction) -> None:
+        """Take one answered request; never waits for the store."""
+        if random.random() >= self._settings.sample:  # noqa: S311 - a sample, no secret
+            return
+        with self._changed:
+            if self._closing or self._held + prediction.rows > self._settings.buffer_rows:
+                self._lost += prediction.rows
+                return
+            self._buffer.append(prediction)
+            self._held += prediction.rows
+            if self._held >= self._flush_rows:
+                self._changed.notify()
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many rows were stored and how many were lost."""
+        with self._changed:
+            return self._stored, self._lost
+
+    def close(self, timeout: float) -> int:
+        """Write what is left, for at most `timeout` seconds; return the rows that were lost."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout)
+        with self._changed:
+            self._lost += self._held
+            lost, self._held = self._held, 0
+        return lost
+
+    def _run(self) -> None:
+        while self._wait():
+            if not self._unwritten:
+                self._encode()
+            while self._unwritten and self._store(self._unwritten[0]):
+                self._unwritten.popleft()
+
+    def _wait(self) -> bool:
+        """Wait until there is something to write; return False when all was written at the end."""
+        if self._unwritten:
+            time.sleep(RETRY_SECONDS)
+            return True
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closing or self._held >= self._flush_rows,
+                self._settings.flush_seconds,
+            )
+            return not self._closing or self._held > 0
+
+    def _encode(self) -> None:
+        with self._changed:
+            taken = list(self._buffer)
+            self._buffer.clear()
+        days: defaultdict[date, list[Prediction]] = defaultdict(list)
+        for prediction in taken:
+            days[prediction.day].append(prediction)
+        for day, predictions in days.items():
+            rows = sum(prediction.rows for prediction in predictions)
+            try:
+                content = self._encoder.encode(predictions)
+            except Exception:
+                log.exception("predictions cannot be encoded, their rows are lost", rows=rows)
+                self._settle(rows, stored=False)
+            else:
+                self._unwritten.append(_File(self._key(day, predictions), content, rows))
+
+    def _key(self, day: date, predictions: Sequence[Prediction]) -> str:
+        """Name a file: by the clock for people, by start and number to be unique."""
+        self._files += 1
+        first = predictions[0].at
+        return f"{self._prefix}/dt={day}/{first:%H%M%S}-{self._boot}-{self._files:06d}.parquet"
+
+    def _store(self, file: _File) -> bool:
+        """Store one file; return False when it should be tried again."""
+        try:
+            self._objects.put(file.key, file.content)
+        except RetryableError as error:
+            log.warning("the prediction log cannot be stored, will retry", reason=error.message)
+            return False
+        except Exception:
+            log.exception("the prediction log was refused, its rows are lost", rows=file.rows)
+            self._settle(file.rows, stored=False)
+        else:
+            self._settle(file.rows, stored=True)
+        return True
+
+    def _settle(self, rows: int, *, stored: bool) -> None:
+        with self._changed:
+            self._held -= rows
+            if stored:
+                self._stored += rows
+            else:
+                self._lost += rows

@@ -1,0 +1,142 @@
+"""The process: listen, serve, drain.
+
+After SIGTERM the server is no longer ready and tells every client to close its connection, but goes
+on accepting for a while, so that a gateway sees it first; then it stops listening, finishes what
+is in flight, writes the prediction log and ends. A second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+
+import structlog
+import uvicorn
+import uvloop
+
+from tidemill.errors import Unavailable
+from tidemill.server.app import App
+from tidemill.server.predictions import PredictionLog
+from tidemill.settings.serving import ServingSettings
+
+__all__ = ["forbid_imports", "listen", "log_as_json", "serve"]
+
+log = structlog.get_logger(__name__)
+
+BACKLOG = 2048
+"""Connections that the kernel holds until they are accepted."""
+FORBIDDEN = frozenset({"torch", "mlflow", "feast", "kfp", "evidently", "pandas"})
+
+
+def log_as_json() -> None:
+    """Write this process's events to standard error, one JSON document per line."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _Forbid(MetaPathFinder):
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,  # noqa: ARG002 - importlib's signature
+        target: ModuleType | None = None,  # noqa: ARG002 - importlib's signature
+    ) -> None:
+        """Refuse a module of the training side."""
+        if fullname.partition(".")[0] in FORBIDDEN:
+            raise ModuleNotFoundError(f"the server's process does not load {fullname}")
+
+
+def forbid_imports() -> None:
+    """Keep the training side's libraries out of this process for good.
+
+    pyarrow imports pandas, where it is installed, at the first array: 1.6 CPU seconds and 50 MB.
+    """
+    sys.meta_path.insert(0, _Forbid())
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with the drain of this module."""
+
+    def __init__(self, config: uvicorn.Config, app: App, notice_seconds: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._notice_seconds = notice_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and be ready."""
+        await super().startup(sockets)
+        self._app.ready = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Drain on the first signal, end on the second."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        yield
+
+    def _stop(self, number: int) -> None:
+        if self._app.draining:
+            os._exit(128 + number)
+        log.info("draining", notice_seconds=self._notice_seconds)
+        self._app.draining = True
+        asyncio.get_running_loop().call_later(self._notice_seconds, self._end)
+
+    def _end(self) -> None:
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; raises Unavailable when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise Unavailable(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            hint="choose another port with --port; 0 takes a free one",
+        ) from error
+    return bound
+
+
+def serve(
+    app: App, predictions: PredictionLog, bound: socket.socket, settings: ServingSettings
+) -> None:
+    """Serve until a signal ends it; returns when everything accepted was answered and logged."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        backlog=BACKLOG,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=settings.drain_seconds,
+    )
+    predictions.start()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_Server(config, app, settings.notice_seconds).serve([bound]))
+    if lost := predictions.close(settings.drain_seconds):
+        log.error("rows of the prediction log were lost at the end", rows=lost)
+    log.info("stopped")

@@ -1,0 +1,199 @@
+"""What a request must satisfy before ONNX Runtime sees it.
+
+ONNX Runtime turns None, NaN and numbers in a string tensor silently into strings, and fails with an
+error of its kernels when row counts differ; so every element is typed here, and every count. All
+numeric columns are converted in one step: at one row per request, numpy's calls are the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tidemill.bundle import FeatureView, Manifest
+from tidemill.server.protocol import (
+    BytesTensor,
+    Fp32Tensor,
+    InferRequest,
+    Int64Tensor,
+    Rejected,
+    Tensor,
+    datatype,
+)
+
+__all__ = ["Batch", "Validator"]
+
+TYPES: dict[str, tuple[type, ...]] = {"BYTES": (BytesTensor,), "FP32": (Fp32Tensor,)}
+KEY_TYPES = (BytesTensor, Int64Tensor)
+ROW_ID_TYPES = (BytesTensor,)
+
+
+@dataclass(slots=True)
+class Batch:
+    """A request that was found good."""
+
+    rows: int
+    columns: dict[str, NDArray[Any]]
+    """Raw inputs of the model, `[rows]`: float32 (NaN is missing) or object (str)."""
+    keys: dict[str, Sequence[Any]]
+    """Join keys, `[rows]`; None is an unknown key."""
+    row_ids: Sequence[str | None] | None
+    """Values of the manifest's `row_id` column."""
+    views: tuple[FeatureView, ...]
+    """Views whose features the caller left to the online store."""
+
+
+class Validator:
+    """Checks requests against one model's manifest."""
+
+    def __init__(
+        self, manifest: Manifest, *, max_rows: int, nan_policy: Literal["allow", "reject"]
+    ) -> None:
+        self._max_rows = max_rows
+        self._nan_policy = nan_policy
+        self._output = manifest.output
+        self._row_id = manifest.row_id
+        self._inputs = {column.name for column in manifest.inputs}
+        self._required = {c.name for c in manifest.inputs if c.origin == "request"}
+        self._views = {
+            feature.name: view for view in manifest.features.views for feature in view.fields
+        }
+        self._features = self._inputs - self._required
+        self._keys = manifest.entities
+        self._types: dict[str, tuple[type, ...]] = {manifest.row_id: ROW_ID_TYPES}
+        self._types |= dict.fromkeys(manifest.entities, KEY_TYPES)
+        self._types |= {column.name: TYPES[column.datatype] for column in manifest.inputs}
+
+    def check(self, request: InferRequest) -> Batch:
+        """Return the request's columns; raises Rejected with what was expected and found."""
+        for output in request.outputs:
+            if output.name != self._output:
+                raise Rejected(
+                    "unknown_output",
+                    f"there is no output '{output.name:.80}'; this model has '{self._output}'",
+                )
+        tensors = self._named(request.inputs)
+        if absent := self._required - tensors.keys():
+            raise Rejected("missing_input", f"the input {_list(absent)} is required and not given")
+        views = self._views_to_read(tensors)
+        rows = self._rows(tensors)
+        data = {name: _flat(tensor, rows) for name, tensor in tensors.items()}
+        columns = self._numbers([n for n, t in tensors.items() if type(t) is Fp32Tensor], data)
+        columns |= self._strings([n for n in data if n in self._inputs and n not in columns], data)
+        return Batch(
+            rows,
+            columns,
+            {key: data[key] for key in self._keys if key in data},
+            data.get(self._row_id),
+            views,
+        )
+
+    def _named(self, inputs: list[Tensor]) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for tensor in inputs:
+            name = tensor.name
+            types = self._types.get(name)
+            if types is None:
+                raise Rejected(
+                    "unknown_input",
+                    f"there is no input '{name:.80}'; this model knows {_list(self._types)}",
+                )
+            if type(tensor) not in types:
+                expected = " or ".join(str(t.__struct_config__.tag) for t in types)  # type: ignore[attr-defined]
+                raise Rejected(
+                    "wrong_datatype",
+                    f"input '{name}' has datatype {datatype(tensor)}, expected {expected}",
+                )
+            if name in tensors:
+                raise Rejected("duplicate_input", f"input '{name}' is given twice")
+            tensors[name] = tensor
+        return tensors
+
+    def _views_to_read(self, tensors: dict[str, Tensor]) -> tuple[FeatureView, ...]:
+        """Return the views of the features that were not given; their keys must be."""
+        views: dict[str, FeatureView] = {}
+        for feature in self._features - tensors.keys():
+            view = self._views[feature]
+            views[view.name] = view
+            if absent := set(view.join_keys) - tensors.keys():
+                raise Rejected(
+                    "missing_input",
+                    f"input '{feature}' is not given, and cannot be looked up without the key "
+                    f"{_list(absent)} of view '{view.name}'; give one or the other",
+                )
+        return tuple(views.values())
+
+    def _rows(self, tensors: dict[str, Tensor]) -> int:
+        rows = -1
+        for name, tensor in tensors.items():
+            shape = tensor.shape
+            if len(shape) != 1 and (len(shape) != 2 or shape[1] != 1):
+                raise Rejected(
+                    "wrong_shape", f"input '{name}' has shape {shape}, expected [N] or [N, 1]"
+                )
+            if rows < 0:
+                rows = shape[0]
+            elif shape[0] != rows:
+                raise Rejected(
+                    "row_mismatch",
+                    f"input '{name}' has {shape[0]} rows, the inputs before it have {rows}",
+                )
+        if not 1 <= rows <= self._max_rows:
+            raise Rejected(
+                "wrong_row_count", f"the request has {rows} rows, expected 1 to {self._max_rows}"
+            )
+        return rows
+
+    def _numbers(self, names: list[str], data: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
+        if not names:
+            return {}
+        with np.errstate(over="ignore"):
+            matrix = np.array([data[name] for name in names], dtype=np.float32)
+        if not np.isfinite(matrix).all():
+            for name, row in zip(names, matrix, strict=True):
+                if np.isinf(row).any():
+                    raise Rejected("invalid_value", f"input '{name}' holds a number beyond FP32")
+                if self._nan_policy == "reject" and np.isnan(row).any():
+                    raise _null(name)
+        return dict(zip(names, matrix, strict=True))
+
+    def _strings(self, names: list[str], data: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
+        columns = {}
+        for name in names:
+            values = data[name]
+            if None in values:
+                if self._nan_policy == "reject":
+                    raise _null(name)
+                values = ["" if value is None else value for value in values]
+            columns[name] = np.array(values, dtype=object)
+        return columns
+
+
+def _flat(tensor: Tensor, rows: int) -> list[Any]:
+    data: list[Any] = tensor.data
+    if list in map(type, data):
+        if len(tensor.shape) != 2 or not all(type(x) is list and len(x) == 1 for x in data):
+            raise Rejected(
+                "wrong_shape",
+                f"the data of input '{tensor.name}' is nested otherwise than its shape "
+                f"{tensor.shape} says",
+            )
+        data = [row[0] for row in data]
+    if len(data) != rows:
+        raise Rejected(
+            "wrong_length",
+            f"input '{tensor.name}' has {len(data)} values, its shape {tensor.shape} needs {rows}",
+        )
+    return data
+
+
+def _null(name: str) -> Rejected:
+    return Rejected("missing_value", f"input '{name}' holds null, which this server refuses")
+
+
+def _list(names: Sequence[str] | set[str] | dict[str, Any]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
