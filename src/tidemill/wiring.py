@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tidemill.ports.data import DatasetVersions, PartitionLedger, Source
     from tidemill.ports.features import FeatureSource, Transforms
     from tidemill.ports.objects import ObjectStore
+    from tidemill.ports.runs import Runs
     from tidemill.settings.contract import Contract
 
 __all__ = ["Project"]
@@ -140,3 +141,14 @@ class Project:
         from tidemill.local.platform import Platform
 
         return Platform(self.paths.state / "platform", self.paths.logs)
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Where pipelines run by default."""
+        return self.runs_on(self.settings.execution.on)
+
+    def runs_on(self, place: str) -> Runs:
+        """Return the runs on this machine (`local`) or on Kubeflow Pipelines (`kfp`)."""
+        from tidemill.adapters.kfp.local import LocalRuns
+
+        return LocalRuns(self.root, self.paths.runs, self.settings.execution, self.save, self.clock)

@@ -11,6 +11,7 @@ from tidemill.settings.base import Group, Secret
 __all__ = [
     "DataSettings",
     "FilesSource",
+    "FilesTable",
     "Nycflights13Source",
     "StorageSettings",
     "VersionSettings",
@@ -24,6 +25,19 @@ class Nycflights13Source(Group):
     """Connector."""
 
 
+class FilesTable(Group):
+    """One table of a `files` source."""
+
+    path: str
+    """Keys below the source's URL: one file, or a pattern such as `events/*.csv`."""
+    format: Literal["parquet", "csv"] = "parquet"
+    """Format of the files."""
+    timestamp: str = ""
+    """Column of the event's instant, by whose month (UTC) rows are partitioned; empty: static."""
+    timezone: str = "UTC"
+    """IANA name of the zone of timestamps that carry none."""
+
+
 class FilesSource(Group):
     """A folder or an S3-compatible prefix of Parquet or CSV files."""
 
@@ -31,18 +45,10 @@ class FilesSource(Group):
     """Connector."""
     url: str
     """Folder (relative to the project) or `s3://bucket/prefix`."""
-    format: Literal["parquet", "csv"] = "parquet"
-    """Format of the files."""
-    table: str = "events"
-    """Name of the table that the files become; it is partitioned by `timestamp`."""
-    timestamp: str
-    """Column of the event's instant; a value without time zone is read in `timezone`."""
-    timezone: str = "UTC"
-    """IANA name of the zone of timestamps that carry none."""
-    key: list[str] = Field(default_factory=list)
-    """Columns that identify a row."""
     endpoint_url: str = ""
     """Endpoint of an S3-compatible store; empty means AWS."""
+    tables: dict[str, FilesTable] = Field(min_length=1)
+    """The raw tables; their columns and types are in the contract."""
 
 
 Source = Annotated[Nycflights13Source | FilesSource, Field(discriminator="type")]

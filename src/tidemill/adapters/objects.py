@@ -1,0 +1,176 @@
+"""Object stores: a folder, or a bucket of an S3-compatible service."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from tidemill.errors import MissingExtra, NotFound, Unavailable, UsageError
+from tidemill.ports.objects import ObjectStore
+
+__all__ = ["FolderStore", "S3Store", "StampedStore", "open_objects"]
+
+
+class StampedStore(ObjectStore, Protocol):
+    """An object store that can tell whether an object changed without reading it all."""
+
+    def stamps(self, prefix: str) -> dict[str, str]:
+        """Return a digest of the content of every key that begins with `prefix`."""
+        ...
+
+
+def open_objects(url: str, endpoint_url: str = "") -> StampedStore:
+    """Open the store at an absolute folder or `s3://bucket/prefix`."""
+    if url.startswith("s3://"):
+        return S3Store(url, endpoint_url)
+    return FolderStore(Path(url))
+
+
+class FolderStore:
+    """Objects as files below a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put(self, key: str, content: bytes | Path) -> str:
+        """Write the object beside its place, flush it to the disk, then rename it there."""
+        target = self._path(key)
+        data = content.read_bytes() if isinstance(content, Path) else content
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _replace(target, data)
+        except OSError as error:
+            raise Unavailable(
+                f"the object '{key}' ({len(data):,} bytes) cannot be written to {self._root}: "
+                f"{error.strerror}",
+                hint="free space or mend the folder, then run the same command again",
+            ) from error
+        return target.as_uri()
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes of `key`."""
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise NotFound(f"there is no object '{key}' in {self._root}") from error
+        except OSError as error:
+            raise Unavailable(
+                f"the object '{key}' in {self._root} cannot be read: {error.strerror}"
+            ) from error
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the keys that begin with `prefix`, sorted."""
+        base = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self._root
+        found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith(".put-"))
+        keys = (p.relative_to(self._root).as_posix() for p in found)
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def stamps(self, prefix: str) -> dict[str, str]:
+        """Return the SHA-256 of every file: times of modification prove nothing."""
+        return {key: _sha256(self._path(key)) for key in self.list(prefix)}
+
+    def _path(self, key: str) -> Path:
+        parts = PurePosixPath(key)
+        if parts.is_absolute() or ".." in parts.parts:
+            raise UsageError(f"'{key}' is no key: it must be relative and without '..'")
+        return self._root / parts
+
+
+def _replace(target: Path, data: bytes) -> None:
+    """Make `target` hold `data`, whole or not at all, even if the machine stops; raises OSError."""
+    fresh = target.with_name(f".put-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with fresh.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(target)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class S3Store:
+    """Objects of a bucket; S3 makes every put appear whole or not at all.
+
+    Credentials and region come from the environment, as for every AWS client.
+    """
+
+    def __init__(self, url: str, endpoint_url: str = "") -> None:
+        self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        self._prefix = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
+        self._endpoint = endpoint_url
+
+    def put(self, key: str, content: bytes | Path) -> str:
+        """Upload the object."""
+        with self._explained(key):
+            if isinstance(content, Path):
+                self._client.upload_file(str(content), self._bucket, self._prefix + key)
+            else:
+                self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content)
+        return f"s3://{self._bucket}/{self._prefix}{key}"
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes of `key`."""
+        with self._explained(key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            body: bytes = answer["Body"].read()
+        return body
+
+    def list(self, prefix: str) -> list[str]:
+        """Return the keys that begin with `prefix`, sorted."""
+        return sorted(self.stamps(prefix))
+
+    def stamps(self, prefix: str) -> dict[str, str]:
+        """Return the ETag of every object."""
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            items = [item for page in pages for item in page.get("Contents", [])]
+        return {i["Key"].removeprefix(self._prefix): i["ETag"].strip('"') for i in items}
+
+    @cached_property
+    def _client(self) -> Any:
+        try:
+            import boto3
+            from botocore.config import Config
+        except ModuleNotFoundError as error:
+            raise MissingExtra("boto3", "data") from error
+        config = Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 3})
+        return boto3.client("s3", endpoint_url=self._endpoint or None, config=config)
+
+    @contextlib.contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        """Turn what boto3 raises about `key` into tidemill's errors."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        where = f"s3://{self._bucket}/{self._prefix}{key}"
+        try:
+            yield
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in {"NoSuchKey", "NoSuchBucket", "404"}:
+                raise NotFound(f"there is no {where} ({code})") from error
+            raise Unavailable(f"{where}: the object store refused ({code}): {error}") from error
+        except (BotoCoreError, OSError) as error:
+            raise Unavailable(
+                f"{where}: the object store at {self._endpoint or 'AWS'} did not answer: {error}",
+                hint="check the endpoint and the AWS_… credentials, then run the command again",
+            ) from error

@@ -1,0 +1,200 @@
+"""Validate: check partitions against the contract, quarantine broken ones, assemble the dataset.
+
+A month's newest attempt that passes is its current partition. A broken attempt is quarantined and
+the last good one stays in use, judged as of its own instant. The folder always holds whole current
+partitions and nothing else; the step fails if the newest attempt of any month is broken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from tidemill.domain.months import STATIC, bounds
+from tidemill.errors import DataError, NotFound, Unavailable
+from tidemill.ports.data import Partition, PartitionLedger
+from tidemill.ports.objects import ObjectStore
+from tidemill.settings.contract import Contract, TableContract
+from tidemill.steps.checks import Finding, Span, check_frame, check_rows
+
+__all__ = ["Report", "Verdict", "validate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found about one month of a table."""
+
+    table: str
+    period: str
+    attempt: int
+    """The newest attempt; 0 if there is none."""
+    in_use: int
+    """The attempt that the dataset holds; 0 if there is none."""
+    rows: int
+    """Rows of the newest attempt."""
+    findings: tuple[Finding, ...]
+    """About the newest attempt."""
+
+    @property
+    def broken(self) -> list[Finding]:
+        """The findings that are errors."""
+        return [f for f in self.findings if f.severity == "error"]
+
+    def __str__(self) -> str:
+        kept = f"attempt {self.in_use} stays in use" if self.in_use else "nothing is in use"
+        lines = "".join(f"\n    {f}" for f in self.broken)
+        return f"{self.table} {self.period}: attempt {self.attempt} is broken, {kept}{lines}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All verdicts of one validation."""
+
+    as_of: datetime
+    contract: str
+    """Digest of the contract."""
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def broken(self) -> list[Verdict]:
+        """Months whose newest attempt breaks the contract."""
+        return [v for v in self.verdicts if v.broken]
+
+    def require_valid(self) -> None:
+        """Raise DataError that names every broken rule, its rows and examples."""
+        if self.broken:
+            raise DataError(
+                f"{len(self.broken)} of {len(self.verdicts)} partitions break the contract:\n  "
+                + "\n  ".join(map(str, self.broken)),
+                hint="mend the source and ingest again, or correct the contract if it is wrong",
+            )
+
+
+def validate(
+    ledger: PartitionLedger,
+    objects: ObjectStore,
+    contract: Contract,
+    *,
+    months: Sequence[str],
+    as_of: datetime,
+    folder: Path,
+) -> Report:
+    """Judge each month as known at `as_of` and make `folder` hold the current partitions.
+
+    Returns the report whether or not something is broken: store it, then `require_valid`.
+    Raises ConfigError for a contract that cannot be evaluated.
+    """
+    verdicts: list[Verdict] = []
+    kept: set[Path] = set()
+    for name, table in contract.tables.items():
+        current: _Current | None = None
+        for period in _periods(table, months, as_of):
+            pace = current.pace if current else None
+            verdict, current = _judge(ledger, objects, name, table, period, as_of, pace)
+            verdicts.append(verdict)
+            if current:
+                kept.add(_place(folder / name / f"{period}.parquet", current.content))
+    _remove_others(folder, kept)
+    return Report(as_of, contract.digest, tuple(verdicts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Current:
+    """The partition that a month's dataset holds."""
+
+    content: bytes
+    pace: float | None
+    """Rows per day, once a day is complete."""
+
+
+def _judge(
+    ledger: PartitionLedger,
+    objects: ObjectStore,
+    name: str,
+    table: TableContract,
+    period: str,
+    as_of: datetime,
+    pace: float | None,
+) -> tuple[Verdict, _Current | None]:
+    """Find the newest good attempt of a month; `pace` is that of the month before."""
+    attempts = [a for a in ledger.attempts(name, period) if a.as_of <= as_of]
+    if not attempts:
+        absent = Finding("absent", "", "error", 0, 0, "nothing was ingested")
+        return Verdict(name, period, 0, 0, 0, (absent,)), None
+    newest = attempts[0]
+    reported: tuple[Finding, ...] = ()
+    for attempt in attempts:
+        span = _span(table, period, as_of if attempt is newest else attempt.as_of)
+        content, findings = _examine(objects, attempt, table, span, pace)
+        if attempt is newest:
+            reported = tuple(findings)
+        broken = any(f.severity == "error" for f in findings)
+        ledger.judge(attempt, "quarantined" if broken else "valid")
+        if not broken:
+            verdict = Verdict(name, period, newest.attempt, attempt.attempt, newest.rows, reported)
+            return verdict, _Current(content, _pace(attempt.rows, table, span))
+    return Verdict(name, period, newest.attempt, 0, newest.rows, reported), None
+
+
+def _examine(
+    objects: ObjectStore,
+    attempt: Partition,
+    table: TableContract,
+    span: Span,
+    pace: float | None,
+) -> tuple[bytes, list[Finding]]:
+    """Read an attempt's object and check it."""
+    try:
+        content = objects.get(attempt.key)
+        if hashlib.sha256(content).hexdigest() != attempt.content_digest:
+            raise DataError(f"the object {attempt.key} is not what was ingested: its bytes changed")
+        frame = pl.read_parquet(content)
+    except (NotFound, DataError, pl.exceptions.PolarsError) as error:
+        return b"", [Finding("object", "", "error", attempt.rows, attempt.rows, str(error))]
+    findings = check_rows(frame.height, table, span, pace) + check_frame(frame, table, span)
+    return content, findings
+
+
+def _periods(table: TableContract, months: Sequence[str], as_of: datetime) -> list[str]:
+    if not table.timestamp:
+        return [STATIC]
+    return [month for month in months if bounds(month)[0] <= as_of]
+
+
+def _span(table: TableContract, period: str, as_of: datetime) -> Span:
+    return Span(as_of, *bounds(period)) if table.timestamp else Span(as_of)
+
+
+def _pace(rows: int, table: TableContract, span: Span) -> float | None:
+    days = span.days(lag_hours=table.rows.lag_hours, ahead=table.rows.ahead)
+    return rows / days if days >= 1 else None
+
+
+def _place(path: Path, content: bytes) -> Path:
+    """Make `path` hold `content`, whole or not at all; raises Unavailable."""
+    if path.is_file() and path.read_bytes() == content:
+        return path
+    fresh = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(content)
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise Unavailable(
+            f"{path} cannot be written: {error.strerror}",
+            hint="free space, then run the same command again; nothing was lost",
+        ) from error
+    return path
+
+
+def _remove_others(folder: Path, kept: set[Path]) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in kept:
+            path.unlink()
