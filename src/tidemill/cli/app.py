@@ -22,6 +22,8 @@ __all__ = ["Globals", "app", "globals_of", "main", "open_project"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("tidemill.cli.config", "Show, explain and check the settings."),
+    "run": ("tidemill.cli.run", "Run a pipeline to its end, here or on Kubeflow Pipelines."),
+    "compile": ("tidemill.cli.compile", "Write the definitions that a KFP backend takes."),
 }
 """Verb → module (and name, `app` by default) of its Typer app, and its line in `--help`."""
 

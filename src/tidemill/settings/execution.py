@@ -1,18 +1,29 @@
-"""Where a pipeline runs: profiles for one machine and for Kubeflow Pipelines."""
+"""Where a pipeline runs: on one machine, or on Kubeflow Pipelines."""
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tidemill.settings.base import Group, Secret
 
 __all__ = ["ExecutionSettings", "KfpSettings", "StepResources"]
 
 
+def _pinned(image: str) -> str:
+    tag = re.search(r"(@sha256:[0-9a-f]{64}|:(?!latest$)[\w.-]{1,128})$", image)
+    if not tag:
+        raise ValueError(
+            f"image '{image}' has no version or digest: KFP's cache key is the image's name, "
+            "a tag that moves gives stale results"
+        )
+    return image
+
+
 class StepResources(Group):
-    """Resources of one step's pod; ignored on one machine."""
+    """Resources of one step's pod; on one machine only `retries` acts."""
 
     cpu: str = "1"
     """CPU limit, Kubernetes quantity."""
@@ -23,7 +34,8 @@ class StepResources(Group):
     gpu_type: str = "nvidia.com/gpu"
     """Resource name of the GPU."""
     retries: int = Field(default=0, ge=0)
-    """Retries of the pod after a failure."""
+    """Retries of the step after a failure. On a cluster they need an Argo controller without
+    `templateDefaults.retryStrategy` (docs: pipelines)."""
     timeout_seconds: int = Field(default=3600, ge=1)
     """Active deadline of the pod."""
 
@@ -41,6 +53,14 @@ class KfpSettings(Group):
     """Service account of the run's pods."""
     experiment: str = "tidemill"
     """KFP experiment."""
+    pipeline_root: str = ""
+    """Where the backend keeps artifacts, `s3://bucket/prefix`; empty means its own default."""
+    secrets: dict[str, Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[\w.-]+$")]] = Field(
+        default_factory=dict
+    )
+    """Environment variable of every step → `secret/key` of the Kubernetes secret that holds it."""
+    poll_seconds: float = Field(default=5.0, gt=0)
+    """Time between two looks at a run that is waited for."""
 
 
 class ExecutionSettings(Group):
@@ -49,10 +69,19 @@ class ExecutionSettings(Group):
     on: Literal["local", "kfp"] = "local"
     """Default of `tidemill run --on`."""
     timeout_seconds: float = Field(default=3600, gt=0)
-    """A local run is stopped, whole tree, after this long."""
+    """A run is stopped, with everything it started, after this long."""
     resources: dict[str, StepResources] = Field(default_factory=dict)
     """Resources by step name; `default` applies to the rest."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Environment variables of every step (never secrets)."""
+    images: dict[
+        Literal["features", "train", "serve", "monitor", "control"],
+        Annotated[str, AfterValidator(_pinned)],
+    ] = Field(default_factory=dict)
+    """Image of a dependency set, by version or digest; default `tidemill/<set>:<version>`."""
     kfp: KfpSettings = KfpSettings()
     """The backend of `--on kfp`."""
+
+    def resources_of(self, step: str) -> StepResources:
+        """Return the resources of a step."""
+        return self.resources.get(step) or self.resources.get("default") or StepResources()

@@ -1,0 +1,164 @@
+"""The process of one local run: `python -m tidemill.adapters.kfp.child FOLDER`.
+
+KFP's local runner keeps its state in module globals, prints to standard output and leaves files
+behind: it gets a process, a session and a temporary folder of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from tidemill import errors
+from tidemill.adapters.kfp.compile import Definition, compile_pipeline
+from tidemill.adapters.kfp.lint import check_parameters, refuse
+from tidemill.adapters.kfp.memo import Memo, version_of
+from tidemill.adapters.kfp.record import RunFolder
+from tidemill.adapters.kfp.sdk import components, local
+from tidemill.adapters.kfp.step import Steps, without_colour
+from tidemill.settings.execution import ExecutionSettings
+
+__all__ = ["main"]
+
+SILENT = re.compile(r"Could not resolve|Condition evaluation failed")
+"""KFP logs these and goes on, with the condition taken as false."""
+
+
+class Plain:
+    """The standard output without colours; keeps what must fail the run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.silent_failures: list[str] = []
+
+    def write(self, text: str) -> int:
+        """Write without colours."""
+        if SILENT.search(text) and " | " not in text:
+            self.silent_failures.append(without_colour(text).strip())
+        return self.stream.write(without_colour(text))
+
+    def flush(self) -> None:
+        """Flush the stream beneath."""
+        self.stream.flush()
+
+
+def main() -> None:
+    """Run what the folder asks for and record how it ended."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings.simplefilter("ignore")
+    folder = RunFolder(Path(sys.argv[1]))
+    output = Plain(sys.stdout)
+    sys.stdout = output
+    try:
+        folder.append("ended", **_run(folder, output))
+    except errors.TidemillError as error:
+        folder.append(
+            "ended",
+            state="failed",
+            cause=error.message,
+            error={"type": type(error).__name__, "message": error.message, "hint": error.hint},
+        )
+
+
+def _end_with_parent() -> None:
+    # The parent holds the other end of this pipe and never writes: the read ends when it dies.
+    os.read(0, 1)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _run(folder: RunFolder, output: Plain) -> dict[str, Any]:
+    request = folder.request()
+    root = Path(request["root"])
+    execution = ExecutionSettings.model_validate(request["execution"])
+    definition = compile_pipeline(root, request["pipeline"], execution, "local")
+    ir = definition.ir
+    refuse(request["pipeline"], ir)
+    known = ir["root"].get("inputDefinitions", {}).get("parameters", {})
+    context = {k: v for k, v in request["context"].items() if k in known}
+    parameters = context | request["parameters"]
+    check_parameters(request["pipeline"], ir, parameters)
+    folder.append("planned", steps=list(_steps(ir, ir["root"])), parameters=parameters)
+    if request["dry_run"]:
+        return {"state": "planned", "cause": ""}
+    return _execute(folder, definition, root, parameters, output)
+
+
+def _steps(ir: Mapping[str, Any], component: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the steps in the order in which they will run; those of loops show when they start."""
+    tasks = component["dag"]["tasks"]
+    ordered: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        for upstream in sorted(tasks[name].get("dependentTasks", [])):
+            visit(upstream)
+        ordered[name] = None
+
+    for name in tasks:
+        visit(name)
+    for name in ordered:
+        reference = tasks[name]["componentRef"]["name"]
+        if "dag" not in ir["components"][reference]:
+            yield reference.removeprefix("comp-")
+        elif "parameterIterator" not in tasks[name]:
+            yield from _steps(ir, ir["components"][reference])
+
+
+def _execute(
+    folder: RunFolder,
+    definition: Definition,
+    root: Path,
+    parameters: Mapping[str, Any],
+    output: Plain,
+) -> dict[str, Any]:
+    from kfp.local import subprocess_task_handler
+
+    memo = Memo(folder.file("memo"), version_of(root, folder.file("settings.json")))
+    subprocess_task_handler.run_local_subprocess = Steps(folder, memo).run
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(folder.file("artifacts")),
+        # KFP removes this folder after every run, whatever is in it.
+        workspace_root=str(folder.file("workspace")),
+    )
+    pipeline = components.load_component_from_file(
+        str(definition.write(folder.file("pipeline.yaml")))
+    )
+    cause, outputs = "", {}
+    try:
+        outputs = {name: _plain(value) for name, value in pipeline(**parameters).outputs.items()}
+    except Exception as error:  # noqa: BLE001 - KFP raises bare RuntimeError and ValueError
+        cause = f"{type(error).__name__}: {without_colour(str(error))}"
+    return _verdict(folder, cause, outputs, output.silent_failures)
+
+
+def _verdict(
+    folder: RunFolder, cause: str, outputs: dict[str, Any], silent: list[str]
+) -> dict[str, Any]:
+    failed = [step for step in folder.result().steps if step.state == "failed"]
+    if failed:
+        refused = _is_refusal(failed[0].cause)
+        cause = f"{failed[0].name}: {failed[0].cause}"
+        return {"state": "refused" if refused else "failed", "cause": cause}
+    if silent and not cause:
+        cause = f"KFP could not evaluate a condition and went on: {silent[0]}"
+    return {"state": "failed" if cause else "succeeded", "cause": cause, "outputs": outputs}
+
+
+def _is_refusal(cause: str) -> bool:
+    kind = getattr(errors, cause.partition(":")[0], None)
+    return isinstance(kind, type) and issubclass(kind, errors.Refused)
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "uri", value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""From `pipelines/<name>.py` to the compiled definition, with the execution settings applied."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from tidemill.adapters.kfp.profile import Target, apply
+from tidemill.adapters.kfp.sdk import compiler, dsl
+from tidemill.errors import ConfigError, NotFound
+from tidemill.settings.execution import ExecutionSettings
+
+__all__ = ["Definition", "compile_pipeline", "pipelines_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A compiled pipeline."""
+
+    name: str
+    graph: Any
+    """kfp's component of the whole pipeline."""
+
+    @property
+    def ir(self) -> dict[str, Any]:
+        """The pipeline spec as plain data."""
+        body: dict[str, Any] = MessageToDict(self.graph.pipeline_spec)
+        return body
+
+    def write(self, path: Path) -> Path:
+        """Write the YAML that every KFP backend takes."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        compiler.Compiler().compile(self.graph, str(path))
+        return path
+
+
+def pipelines_of(root: Path) -> list[str]:
+    """Return the names of a project's pipelines."""
+    return sorted(p.stem for p in (root / "pipelines").glob("*.py") if not p.stem.startswith("_"))
+
+
+def compile_pipeline(
+    root: Path, name: str, execution: ExecutionSettings, target: Target
+) -> Definition:
+    """Build the pipeline `name`: the object of that name in `pipelines/<name>.py`.
+
+    Imports the project's own `pipelines` and `components`: one process compiles one project.
+    Raises NotFound for an unknown pipeline, ConfigError when its code does not build.
+    """
+    if name not in pipelines_of(root):
+        raise NotFound.among("pipeline", name, pipelines_of(root))
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    try:
+        pipeline = getattr(importlib.import_module(f"pipelines.{name}"), name)
+        return Definition(name, _build(pipeline, execution, target))
+    except Exception as error:
+        raise ConfigError(
+            f"pipelines/{name}.py does not build: {type(error).__name__}: {error}",
+            hint="see docs/pipelines for what KFP accepts in a pipeline or component",
+        ) from error
+
+
+def _build(pipeline: Any, execution: ExecutionSettings, target: Target) -> Any:
+    @functools.wraps(pipeline.pipeline_func)
+    def configured(*args: Any, **kwargs: Any) -> Any:
+        result = pipeline.pipeline_func(*args, **kwargs)
+        apply(execution, target)
+        return result
+
+    return dsl.pipeline(name=pipeline.name, description=pipeline.description)(configured)

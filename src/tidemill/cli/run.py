@@ -1,0 +1,49 @@
+"""`tidemill run`: run a pipeline to its end."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from tidemill.cli.app import open_project
+from tidemill.errors import UsageError
+
+app = typer.Typer()
+
+
+@app.command()
+def _run(
+    pipeline: Annotated[str, typer.Argument(help="A file of pipelines/, without '.py'.")],
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="A pipeline parameter, name=value.")
+    ] = None,
+    on: Annotated[str, typer.Option(help="local or kfp; default: execution.on.")] = "",
+    resume: Annotated[str, typer.Option(help="Continue this run from its failed step.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check; run no step.")] = False,
+) -> None:
+    """Run a pipeline to its end. Exit code 130: interrupted, everything it started is stopped."""
+    from tidemill.cli.progress import finish, progress
+
+    project = open_project()
+    runs = project.runs_on(on or project.settings.execution.on)
+    with progress() as watch:
+        run = runs.launch(
+            pipeline, parameters(param or []), resume=resume, dry_run=dry_run, watch=watch
+        )
+    finish(run)
+
+
+def parameters(assignments: list[str]) -> dict[str, Any]:
+    """Read `name=value` assignments: a value is JSON if it can be read as such, else text."""
+    found: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"-p {assignment} is not of the form name=value")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
