@@ -1,0 +1,79 @@
+"""Commands of people: each is about one revision, is handled once, and may come too late."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tidemill.domain.evidence import TOTAL
+from tidemill.domain.moves import Move, begin, roll_back, unpause, weigh
+from tidemill.domain.rollout import Attempt, Now, Snapshot
+
+__all__ = ["command"]
+
+
+def command(snapshot: Snapshot, now: Now) -> Move | None:
+    """Carry out the specification's command, or record why not; None when there is none.
+
+    An abort waits, unhandled, while stable is known to be down.
+    """
+    wanted, state = snapshot.spec.command, snapshot.state
+    if wanted is None or wanted.id == state.handled:
+        return None
+    handled = replace(snapshot, state=replace(state, handled=wanted.id))
+    if wanted.action == "retry":
+        return _retry(handled, now)
+    attempt = state.attempt
+    if attempt is None or attempt.canary.revision != wanted.revision:
+        return _ignore(handled, f"no rollout of {wanted.revision} is in flight")
+    if wanted.action == "abort":
+        if state.phase == "rolling_back":
+            return _ignore(handled, "it is being rolled back already")
+        move = roll_back(handled, now, "abort was asked for")
+        return move if move and move.state.phase == "rolling_back" else None
+    carry_out = {"approve": _approve, "resume": _resume, "promote": _override}[wanted.action]
+    return carry_out(handled, attempt, now)
+
+
+def _ignore(snapshot: Snapshot, why: str) -> Move:
+    assert snapshot.spec.command
+    return Move(snapshot.state, "ignore", f"{snapshot.spec.command.action}: {why}")
+
+
+def _retry(snapshot: Snapshot, now: Now) -> Move:
+    command, state = snapshot.spec.command, snapshot.state
+    assert command
+    if state.phase != "stable" or command.revision != state.closed:
+        return _ignore(snapshot, f"{command.revision} is not the revision that failed last")
+    if snapshot.spec.desired.revision != command.revision:
+        return _ignore(snapshot, f"{command.revision} is no longer wanted")
+    return begin(replace(snapshot, state=replace(state, closed="")), now, "retry was asked for")
+
+
+def _approve(snapshot: Snapshot, attempt: Attempt, _now: Now) -> Move:
+    command, step = snapshot.spec.command, attempt.plan.steps[attempt.step]
+    assert command
+    if command.step not in ("", step.name):
+        return _ignore(snapshot, f"the rollout is at step {step.name}, not {command.step}")
+    approved = replace(snapshot.state, attempt=replace(attempt, approved=True))
+    return Move(approved, "approve", f"step {step.name} was approved")
+
+
+def _resume(snapshot: Snapshot, attempt: Attempt, now: Now) -> Move:
+    if snapshot.state.phase != "paused":
+        return _ignore(snapshot, "it is not paused")
+    if snapshot.spec.paused:
+        return _ignore(snapshot, "the specification says paused")
+    if attempt.pause == "harm":
+        return _ignore(snapshot, "harm was found: abort it, or promote it on your own authority")
+    return Move(unpause(snapshot.state, attempt, now), "resume", "resume was asked for")
+
+
+def _override(snapshot: Snapshot, attempt: Attempt, now: Now) -> Move:
+    if snapshot.state.phase not in ("progressing", "paused"):
+        return _ignore(snapshot, f"it is {snapshot.state.phase}")
+    if not snapshot.ready(attempt.canary, TOTAL):
+        return _ignore(snapshot, "the canary's servers are not ready for all traffic")
+    state = replace(
+        snapshot.state, attempt=replace(attempt, override=True, pause="", paused_since=None)
+    )
+    return Move(weigh(state, now, "promoting", TOTAL), "promote", "promote was asked for")

@@ -1,0 +1,150 @@
+"""Anytime-valid tests for two arms: may be looked at, paused and resumed at any time.
+
+A request goes to the canary with probability w, decided before anything else is known. Given that
+a request turned out bad, the chance that it was the canary's is p(r) = w r / (w r + 1 - w), where r
+is the ratio of the arms' bad rates: whatever else moves both rates cancels. Testing r is then
+testing a coin (Lindon and Malek, "Anytime-Valid Inference for Multinomial Count Data", NeurIPS
+2022, arXiv 2011.03567).
+
+A bad event of size l in [0, 1] multiplies the wealth by 1 + l (f - 1), f the factor of a whole
+event. Its mean is still 1 at the null ratio of *mean losses*, so bounded losses need no other test.
+
+Arrays: K segments, L loss levels, J alternatives. Everything is in logarithms (nats), because
+wealth overflows and underflows; weights are floats in (0, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Floats",
+    "Side",
+    "alternatives",
+    "log_guard",
+    "log_mean_exp",
+    "log_restarts",
+    "log_sample_ratio",
+    "log_wealth",
+    "ratio_interval",
+]
+
+Floats = NDArray[np.float64]
+Side = Literal["harm", "pass"]
+
+ALTERNATIVES = 25
+FARTHEST = {"harm": 64.0, "pass": 8.0}
+NEAREST = 1.1
+CONCENTRATION = 1000.0
+"""Of the sample-ratio test's prior around the nominal weight; about 3 percentage points at 50 %."""
+WIDEST = 64.0
+
+
+def alternatives(null: float, side: Side) -> Floats:
+    """Return the ratios that are bet on against `null`: above it for harm, below it for pass."""
+    steps = np.geomspace(NEAREST, FARTHEST[side], ALTERNATIVES)
+    return null * steps if side == "harm" else null / steps
+
+
+def log_wealth(
+    weights: Floats, levels: Floats, losses: Floats, ratios: Floats, null: float
+) -> Floats:
+    """Return per segment and alternative what its bad events add to the log wealth, `[K, J]`.
+
+    `losses[K, L, 2]` counts events of size `levels[L]` on stable and canary.
+    """
+    canary, stable = _log_factors(weights, ratios, null)
+    total = np.zeros_like(stable)
+    for index, level in enumerate(levels):
+        total += losses[:, index, 1, None] * _shrink(canary, level)
+        total += losses[:, index, 0, None] * _shrink(stable, level)
+    return total
+
+
+def _log_factors(weights: Floats, ratios: Floats, null: float) -> tuple[Floats, Floats]:
+    """Return log p(r)/p(null) and log (1-p(r))/(1-p(null)), exact also for tiny weights."""
+    w = weights[:, None]
+    stable = np.log1p(w * (null - 1)) - np.log1p(w * (ratios - 1))
+    return np.log(ratios / null) + stable, stable
+
+
+def _shrink(log_factor: Floats, level: float) -> Floats:
+    return log_factor if level == 1.0 else np.log1p(level * np.expm1(log_factor))
+
+
+def log_mean_exp(values: Floats) -> float:
+    """Return log(mean(exp(values))) without overflow."""
+    peak = float(values.max())
+    return peak + math.log(float(np.exp(values - peak).mean()))
+
+
+def log_restarts(wealth: Floats, ordinals: NDArray[np.int64]) -> float:
+    """Return the log of an e-value that forgets: a mixture over starts at each segment.
+
+    The start with ordinal k holds 1/((k+1)(k+2)) of the capital from the beginning, so harm that
+    sets in late is not outweighed by a long healthy past. A start that was merged away counts as
+    lost capital, which only makes the test more cautious. `wealth` is `log_wealth`'s result.
+    """
+    if not len(ordinals):
+        return 0.0
+    since = np.cumsum(wealth[::-1], axis=0)[::-1]
+    capital = 1.0 / ((ordinals + 1.0) * (ordinals + 2.0))
+    logs = [math.log(c) + log_mean_exp(s) for c, s in zip(capital, since, strict=True)]
+    unspent = -math.log(float(ordinals[-1]) + 2.0)
+    return float(np.logaddexp.reduce([*logs, unspent]))
+
+
+def log_guard(trials: int, bad: float, limit: float) -> float:
+    """Return the log e-value against "the bad rate of this one arm is at most `limit`"."""
+    rates = limit + (1 - limit) * np.linspace(0.02, 0.98, ALTERNATIVES)
+    gain = np.log(rates / limit)
+    loss = np.log1p(-rates) - math.log1p(-limit)
+    return log_mean_exp(bad * gain + (trials - bad) * loss)
+
+
+def log_sample_ratio(stable: int, canary: int, weight: float) -> float:
+    """Return the log e-value against "each request is canary with chance `weight`".
+
+    Beta-binomial mixture (Lindon and Malek), for any deviation in either direction.
+    """
+    a, b = CONCENTRATION * weight, CONCENTRATION * (1 - weight)
+    mixture = _log_beta(a + canary, b + stable) - _log_beta(a, b)
+    return mixture - canary * math.log(weight) - stable * math.log1p(-weight)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+def ratio_interval(
+    weights: Floats, levels: Floats, losses: Floats, alpha: float
+) -> tuple[float, float]:
+    """Return the ratios that the evidence does not exclude at level `alpha`, at any time.
+
+    All of [1/64, 64] until there is evidence.
+    """
+
+    def excess(log_ratio: float) -> float:
+        null = math.exp(log_ratio)
+        bets = np.concatenate([alternatives(null, "pass"), alternatives(null, "harm")])
+        wealth = log_wealth(weights, levels, losses, bets, null).sum(axis=0)
+        return log_mean_exp(wealth) - math.log(1 / alpha)
+
+    widest = math.log(WIDEST)
+    middle = min(np.linspace(-widest, widest, 33), key=excess)
+    return math.exp(_cross(excess, middle, -widest)), math.exp(_cross(excess, middle, widest))
+
+
+def _cross(excess: Callable[[float], float], inside: float, outside: float) -> float:
+    """Bisect for where `excess` turns positive between a ratio inside and one outside."""
+    if excess(outside) < 0:
+        return outside
+    for _ in range(40):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if excess(middle) < 0 else (inside, middle)
+    return (inside + outside) / 2

@@ -1,0 +1,148 @@
+"""Moves of the rollout's state machine: what each decision does to the state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from tidemill.domain.evidence import TOTAL
+from tidemill.domain.rollout import Attempt, Ending, Now, Outcome, Phase, Release, Snapshot, State
+from tidemill.domain.windows import close_span
+
+__all__ = [
+    "Move",
+    "advance",
+    "begin",
+    "close",
+    "detail",
+    "enter",
+    "late",
+    "pause",
+    "roll_back",
+    "since",
+    "unpause",
+    "weigh",
+]
+
+HISTORY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A decision before it is numbered."""
+
+    state: State
+    action: str
+    reason: str
+
+
+def enter(state: State, now: Now, phase: Phase, *, attempt: Attempt | None = None) -> State:
+    """Enter a phase; its deadline counts from now."""
+    return replace(state, phase=phase, since=now.wall, attempt=attempt or state.attempt)
+
+
+def weigh(state: State, now: Now, phase: Phase, weight: int) -> State:
+    """Change the weight: a new epoch, no evidence until it has settled."""
+    attempt = state.attempt
+    if attempt is not None:
+        evidence = replace(close_span(attempt.evidence, now), gap_seconds=0.0)
+        attempt = replace(
+            attempt, evidence=evidence, entered_at=None, entered_wall=None, paused_seconds=0.0
+        )
+    weighed = replace(state, weight=weight, epoch=state.epoch + 1, applied_at=None)
+    return enter(weighed, now, phase, attempt=attempt)
+
+
+def begin(snapshot: Snapshot, now: Now, reason: str) -> Move:
+    """Begin an attempt for the desired revision, with the plan as it is now."""
+    state, spec = snapshot.state, snapshot.spec
+    attempt = Attempt(
+        number=state.attempts + 1,
+        canary=spec.desired,
+        plan=spec.plan,
+        generation=spec.generation,
+        started_at=now.wall,
+    )
+    begun = replace(state, attempts=attempt.number, attempt=attempt, closed="")
+    return Move(weigh(begun, now, "preparing", 0), "begin", reason)
+
+
+def advance(snapshot: Snapshot, now: Now, reason: str) -> Move:
+    """Go to the next step, or to all traffic after the last one."""
+    state, attempt = snapshot.state, snapshot.attempt
+    following = attempt.step + 1
+    passed = f"step {attempt.plan.steps[attempt.step].name}: {reason}"
+    if following == len(attempt.plan.steps):
+        return Move(weigh(state, now, "promoting", TOTAL), "promote", passed)
+    moved = replace(state, attempt=replace(attempt, step=following, approved=False))
+    weight = attempt.plan.steps[following].weight
+    return Move(weigh(moved, now, "progressing", weight), "weight", passed)
+
+
+def pause(snapshot: Snapshot, now: Now, kind: str, reason: str) -> Move:
+    """Freeze the weight and the step's clock; the harm tests go on."""
+    attempt = snapshot.attempt
+    frozen = replace(attempt, pause=kind, paused_since=attempt.paused_since or now.clock)
+    return Move(enter(snapshot.state, now, "paused", attempt=frozen), "pause", reason)
+
+
+def unpause(state: State, attempt: Attempt, now: Now) -> State:
+    """Go on: the step's clock stood still; after an undecided gate it starts again."""
+    paused = (now.clock - (attempt.paused_since or now.clock)).total_seconds()
+    going = replace(
+        attempt, pause="", paused_since=None, paused_seconds=attempt.paused_seconds + paused
+    )
+    if attempt.pause == "inconclusive":
+        going = replace(going, entered_at=now.clock, entered_wall=now.wall, paused_seconds=0.0)
+    return enter(state, now, "progressing", attempt=going)
+
+
+def roll_back(snapshot: Snapshot, now: Now, reason: str) -> Move | None:
+    """Send everything back to stable; only a stable known to be down can keep it from that."""
+    state, attempt = snapshot.state, snapshot.attempt
+    finalizing = state.phase == "finalizing"
+    target = state.previous if finalizing else state.stable
+    assert target
+    if state.weight and snapshot.workloads is not None and not snapshot.ready(target, 1):
+        if attempt.pause == "no way back" or state.phase not in ("progressing", "paused"):
+            return None
+        return pause(snapshot, now, "no way back", f"{reason}; but stable has no ready server")
+    release = Release(
+        "rolled_back", target, attempt.canary, attempt.id, reason, attempt.assessments
+    )
+    failed = replace(
+        state,
+        stable=target,
+        previous=None,
+        attempt=replace(attempt, failure=reason, pause="", paused_since=None),
+        releases=(*state.releases, release),
+    )
+    return Move(weigh(failed, now, "rolling_back", 0), "rollback", reason)
+
+
+def close(state: State, now: Now, outcome: Ending, closed: str) -> State:
+    """End the attempt; `closed` is the revision that is not to be tried again by itself."""
+    attempt = state.attempt
+    assert attempt
+    entry = Outcome(attempt.number, attempt.canary.revision, outcome, attempt.failure, now.wall)
+    history = (entry, *state.history)[:HISTORY]
+    return replace(state, attempt=None, history=history, closed=closed)
+
+
+def late(state: State, now: Now, attempt: Attempt) -> bool:
+    """Whether the phase has outlived the progress deadline."""
+    deadline = timedelta(seconds=attempt.plan.progress_deadline_seconds)
+    return now.wall >= since(state) + deadline
+
+
+def since(state: State) -> datetime:
+    """Return the wall clock when the phase began."""
+    assert state.since
+    return state.since
+
+
+def detail(snapshot: Snapshot, attempt: Attempt) -> str:
+    """Say what is wrong with the canary's servers."""
+    seen = (snapshot.workloads or {}).get(attempt.canary.revision)
+    because = f" ({seen.detail})" if seen and seen.detail else ""
+    return f"the canary's servers are not ready{because}"

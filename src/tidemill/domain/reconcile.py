@@ -1,0 +1,300 @@
+"""The rollout's state machine: one look at the world, at most one decision.
+
+    empty → initializing → stable → preparing → progressing ⇄ paused → promoting → finalizing → stable
+                                        └───────────────┴──────┴─────────┴───────────┴→ rolling_back → stable
+
+`reconcile` is pure. The caller persists the state it returns before acting on it, and acting means
+making the world equal to `intent(state)`.
+"""  # noqa: E501 - the drawing
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from tidemill.domain.commands import command
+from tidemill.domain.conditions import conditions
+from tidemill.domain.evidence import TOTAL
+from tidemill.domain.gate import blockers, elapsed, exhausted, standstill
+from tidemill.domain.moves import (
+    Move,
+    advance,
+    begin,
+    close,
+    detail,
+    enter,
+    late,
+    pause,
+    roll_back,
+    since,
+    unpause,
+    weigh,
+)
+from tidemill.domain.rollout import Decision, Now, Release, Snapshot, State
+from tidemill.domain.windows import absorb
+
+__all__ = ["Result", "reconcile"]
+
+MAX_HOLDS = 3
+"""A canary whose servers are lost more often than this under traffic is a crash loop."""
+IN_FLIGHT = ("preparing", "progressing", "paused", "promoting")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The new state, the decision that led to it (if one was taken), seconds to the next look."""
+
+    state: State
+    decision: Decision | None
+    requeue: float
+
+
+def reconcile(snapshot: Snapshot, now: Now) -> Result:
+    """Decide what to do next; the same snapshot and instants always give the same result."""
+    state = replace(
+        snapshot.state,
+        attempt=absorb(snapshot, now),
+        releases=snapshot.state.releases[snapshot.delivered :],
+    )
+    if state.applied_at is None and snapshot.applied:
+        state = replace(state, applied_at=now.wall)
+    state = _enter_step(state, now)
+    snapshot = replace(snapshot, state=state)
+    move = command(snapshot, now) or _phase(snapshot, now)
+    if move is None:
+        after, decision = state, None
+    else:
+        decision = _number(move, state, now)
+        after = replace(move.state, seq=decision.seq)
+    after = replace(after, conditions=conditions(replace(snapshot, state=after), now))
+    return Result(after, decision, 0.0 if decision else snapshot.spec.plan.interval_seconds)
+
+
+def _enter_step(state: State, now: Now) -> State:
+    """Start the step's clock once its weight is in force."""
+    attempt = state.attempt
+    if state.phase != "progressing" or attempt is None or state.applied_at is None:
+        return state
+    if attempt.entered_at is not None:
+        return state
+    return replace(state, attempt=replace(attempt, entered_at=now.clock, entered_wall=now.wall))
+
+
+def _number(move: Move, before: State, now: Now) -> Decision:
+    after = move.state
+    attempt = before.attempt or after.attempt
+    subject = attempt.canary if attempt else after.stable
+    return Decision(
+        seq=before.seq + 1,
+        at=now.wall,
+        clock=now.clock,
+        attempt=attempt.number if attempt else 0,
+        action=move.action,
+        reason=move.reason,
+        phase=after.phase,
+        revision=subject.revision if subject else "",
+        weight=after.weight,
+        epoch=after.epoch,
+        evidence=attempt.assessments if attempt else (),
+    )
+
+
+def _phase(snapshot: Snapshot, now: Now) -> Move | None:
+    handlers = {
+        "empty": _initialize,
+        "initializing": _initializing,
+        "stable": _stable,
+        "preparing": _preparing,
+        "progressing": _progressing,
+        "paused": _paused,
+        "promoting": _promoting,
+        "finalizing": _finalizing,
+        "rolling_back": _rolling_back,
+    }
+    if snapshot.state.phase in IN_FLIGHT:
+        return (
+            _harm(snapshot, now)
+            or _replaced(snapshot, now)
+            or handlers[snapshot.state.phase](snapshot, now)
+        )
+    return handlers[snapshot.state.phase](snapshot, now)
+
+
+def _harm(snapshot: Snapshot, now: Now) -> Move | None:
+    attempt = snapshot.attempt
+    found = next((a for a in attempt.assessments if a.verdict == "harm"), None)
+    if found is None:
+        return None
+    reason = f"harm in {found.metric}: {found.reason}"
+    if attempt.plan.policy.on_harm == "freeze":
+        frozen = attempt.override or attempt.pause in ("harm", "user")
+        return None if frozen else pause(snapshot, now, "harm", reason)
+    return roll_back(snapshot, now, reason)
+
+
+def _replaced(snapshot: Snapshot, now: Now) -> Move | None:
+    desired = snapshot.spec.desired
+    if desired.revision == snapshot.attempt.canary.revision:
+        return None
+    if desired.revision == snapshot.stable.revision:
+        return roll_back(snapshot, now, "the stable revision is wanted again")
+    if snapshot.attempt.plan.policy.on_new_revision == "queue":
+        return None
+    return roll_back(snapshot, now, f"superseded by {desired.revision}")
+
+
+def _initialize(snapshot: Snapshot, now: Now) -> Move | None:
+    desired = snapshot.spec.desired
+    state = replace(snapshot.state, stable=desired)
+    return Move(enter(state, now, "initializing"), "initialize", "there is no stable revision")
+
+
+def _initializing(snapshot: Snapshot, now: Now) -> Move | None:
+    state, desired = snapshot.state, snapshot.spec.desired
+    if desired.revision != snapshot.stable.revision:
+        return _initialize(snapshot, now)
+    if not snapshot.ready(snapshot.stable, TOTAL):
+        return None
+    reason = "first deployment"
+    release = Release("promoted", desired, desired, f"{desired.model}-0", reason)
+    served = replace(state, releases=(*state.releases, release))
+    return Move(weigh(served, now, "stable", 0), "deploy", reason)
+
+
+def _stable(snapshot: Snapshot, now: Now) -> Move | None:
+    state, desired = snapshot.state, snapshot.spec.desired
+    if desired.revision in (snapshot.stable.revision, state.closed) or snapshot.spec.paused:
+        return None
+    return begin(snapshot, now, "a new revision is wanted")
+
+
+def _preparing(snapshot: Snapshot, now: Now) -> Move | None:
+    state, attempt = snapshot.state, snapshot.attempt
+    step = attempt.plan.steps[attempt.step]
+    identified = attempt.canary.revision in snapshot.reading.counters
+    if not (snapshot.applied and identified and snapshot.ready(attempt.canary, step.weight)):
+        if late(state, now, attempt):
+            return roll_back(snapshot, now, f"{_unprepared(snapshot)} before the deadline")
+        return None
+    if snapshot.spec.paused or not snapshot.ready(snapshot.stable, TOTAL):
+        return None
+    return Move(weigh(state, now, "progressing", step.weight), "weight", f"step {step.name} begins")
+
+
+def _unprepared(snapshot: Snapshot) -> str:
+    attempt = snapshot.attempt
+    if not snapshot.applied:
+        return "the gateway did not take up the canary"
+    if snapshot.ready(attempt.canary, attempt.plan.steps[attempt.step].weight):
+        return "the canary's server did not report its revision"
+    return detail(snapshot, attempt)
+
+
+def _progressing(snapshot: Snapshot, now: Now) -> Move | None:
+    state, attempt = snapshot.state, snapshot.attempt
+    lost = _lost(snapshot, now)
+    if lost:
+        return lost
+    if snapshot.spec.paused:
+        return pause(snapshot, now, "user", "pause was asked for")
+    if state.applied_at is None:
+        if late(state, now, attempt):
+            return roll_back(snapshot, now, "the gateway did not apply the route in time")
+        return None
+    cause = standstill(snapshot, now)
+    if cause:
+        kind, reason = cause
+        if kind == "evidence" and attempt.plan.policy.on_missing_evidence == "rollback":
+            return roll_back(snapshot, now, reason)
+        return pause(snapshot, now, kind, reason)
+    waiting = blockers(snapshot, now)
+    if not waiting:
+        return advance(snapshot, now, "gate passed")
+    if not exhausted(attempt, now):
+        return None
+    reason = f"undecided after {elapsed(attempt, now):.0f} s: {'; '.join(waiting)}"
+    policy = attempt.plan.policy.on_inconclusive
+    if policy == "continue":
+        return advance(snapshot, now, reason)
+    if policy == "rollback":
+        return roll_back(snapshot, now, reason)
+    return pause(snapshot, now, "inconclusive", reason)
+
+
+def _paused(snapshot: Snapshot, now: Now) -> Move | None:
+    attempt = snapshot.attempt
+    lost = _lost(snapshot, now)
+    if lost:
+        return lost
+    cause = standstill(snapshot, now)
+    lifted = {
+        "user": not snapshot.spec.paused,
+        "evidence": cause is None,
+        "unhealthy": cause is None,
+        "no way back": snapshot.ready(snapshot.stable, TOTAL),
+    }
+    if not lifted.get(attempt.pause, False):
+        return None
+    state = unpause(snapshot.state, attempt, now)
+    return Move(state, "resume", f"the cause of the pause is gone: {attempt.pause}")
+
+
+def _promoting(snapshot: Snapshot, now: Now) -> Move | None:
+    state, attempt = snapshot.state, snapshot.attempt
+    if snapshot.workloads is not None and not snapshot.ready(attempt.canary, TOTAL):
+        return roll_back(snapshot, now, detail(snapshot, attempt))
+    if not snapshot.applied:
+        if late(state, now, attempt):
+            return roll_back(snapshot, now, "the gateway did not apply the route in time")
+        return None
+    reason = "promoted by a person" if attempt.override else "all gates passed"
+    release = Release(
+        "promoted", attempt.canary, attempt.canary, attempt.id, reason, attempt.assessments
+    )
+    swapped = replace(
+        state,
+        stable=attempt.canary,
+        previous=state.stable,
+        releases=(*state.releases, release),
+    )
+    return Move(enter(swapped, now, "finalizing"), "finalize", reason)
+
+
+def _finalizing(snapshot: Snapshot, now: Now) -> Move | None:
+    state, attempt = snapshot.state, snapshot.attempt
+    assert state.previous
+    if snapshot.refused:
+        return roll_back(snapshot, now, f"the registry refused it: {snapshot.refused}")
+    harm = _harm(snapshot, now)
+    if harm and harm.state.phase == "rolling_back":
+        return harm
+    if snapshot.spec.desired.revision == state.previous.revision:
+        return roll_back(snapshot, now, "the previous revision is wanted again")
+    delay = timedelta(seconds=attempt.plan.scale_down_seconds)
+    if state.releases or not snapshot.applied or now.wall < since(state) + delay:
+        return None
+    done = close(replace(state, previous=None, weight=0), now, "promoted", "")
+    return Move(enter(done, now, "stable"), "complete", "the way back was kept long enough")
+
+
+def _rolling_back(snapshot: Snapshot, now: Now) -> Move | None:
+    state, attempt = snapshot.state, snapshot.attempt
+    drain = timedelta(seconds=attempt.plan.settle_seconds)
+    if not snapshot.applied or state.applied_at is None or now.wall < state.applied_at + drain:
+        return None
+    outcome = "superseded" if attempt.failure.startswith("superseded") else "rolled_back"
+    done = close(state, now, outcome, attempt.canary.revision)
+    return Move(enter(done, now, "stable"), "complete", f"{outcome}: {attempt.failure}")
+
+
+def _lost(snapshot: Snapshot, now: Now) -> Move | None:
+    """Take traffic off a canary whose servers are gone; give it up if that goes on."""
+    state, attempt = snapshot.state, snapshot.attempt
+    if snapshot.workloads is None or snapshot.ready(attempt.canary, state.weight):
+        return None
+    reason = detail(snapshot, attempt)
+    if attempt.holds >= MAX_HOLDS:
+        return roll_back(snapshot, now, f"{reason}, the {attempt.holds + 1}th time")
+    held = replace(attempt, holds=attempt.holds + 1, pause="", paused_since=None)
+    weighed = weigh(replace(state, attempt=held), now, "preparing", 0)
+    return Move(weighed, "hold", reason)

@@ -1,0 +1,412 @@
+"""The rollout's nouns: plan, specification, state, what was seen, what should be.
+
+A specification belongs to people, the state to the controller; both are plain values that survive
+JSON. What should run and where traffic should go is a function of the state alone (`intent`), so a
+controller that dies anywhere continues by making the world equal to the state it finds.
+
+Two axes of time. Waits for machines are wall clock; durations of steps and the maturation of labels
+are the project's clock, which a replay may move faster.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from tidemill.domain.evidence import TOTAL, Assessment, Loss, Metric, Pair, Segment, Tolerance
+
+__all__ = [
+    "Attempt",
+    "Backend",
+    "Cohort",
+    "Command",
+    "Condition",
+    "Counters",
+    "Decision",
+    "Ending",
+    "Evidence",
+    "Intent",
+    "Now",
+    "Outcome",
+    "Phase",
+    "Plan",
+    "Policy",
+    "Reading",
+    "Release",
+    "Revision",
+    "Route",
+    "Snapshot",
+    "Span",
+    "Spec",
+    "State",
+    "Step",
+    "Workload",
+    "intent",
+]
+
+Phase = Literal[
+    "empty", "initializing", "stable", "preparing", "progressing", "paused", "promoting",
+    "finalizing", "rolling_back",
+]  # fmt: skip
+Ending = Literal["promoted", "rolled_back", "superseded"]
+Action = Literal["approve", "resume", "promote", "abort", "retry"]
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """The promotion tuple: model, feature service, threshold and reference profile as one bundle.
+
+    They switch together because they are the files of one digest.
+    """
+
+    revision: str
+    """First ten hex digits of the bundle's digest."""
+    model: str
+    version: str
+    digest: str
+    bundle: str
+    """Where the bundle lies: a folder here, a URI on Kubernetes."""
+    threshold: float
+    """A score at or above it predicts the event; the event's share in training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A weight and what must hold to leave it; see `settings.rollout.RolloutStep`."""
+
+    name: str
+    weight: int
+    gate: tuple[str, ...]
+    min_events: int
+    min_seconds: float
+    max_seconds: float
+    approval: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is done in the cases that are no verdict; see `settings.rollout.RolloutSettings`."""
+
+    on_harm: Literal["rollback", "freeze"]
+    on_inconclusive: Literal["pause", "rollback", "continue"]
+    on_missing_evidence: Literal["pause", "rollback"]
+    on_stable_unhealthy: Literal["freeze", "proceed"]
+    on_new_revision: Literal["supersede", "queue"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a revision takes over; an attempt keeps the plan that it began with."""
+
+    steps: tuple[Step, ...]
+    metrics: tuple[Metric, ...]
+    tolerance: Tolerance
+    policy: Policy
+    maturation_seconds: float
+    settle_seconds: float
+    missing_after_seconds: float
+    max_gap: float
+    """Share of a step whose evidence may be lost before nothing passes any more."""
+    progress_deadline_seconds: float
+    scale_down_seconds: float
+    interval_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a person asked for, once, about one revision."""
+
+    id: str
+    action: Action
+    revision: str
+    step: str = ""
+    """The step that is approved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What people want; every write raises the generation."""
+
+    generation: int
+    desired: Revision
+    plan: Plan
+    paused: bool = False
+    command: Command | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What one revision's server has counted since it started; only ever grows."""
+
+    started: float
+    """Start of the process, Unix seconds: another one means that the counters began anew."""
+    requests: int
+    events: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Requests of one hour under one weight, whose labels have matured."""
+
+    epoch: int
+    weight: int
+    requests: Pair
+    labelled: Pair
+    losses: tuple[Loss, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One look at the evidence; what is absent from it was not seen."""
+
+    counters: Mapping[str, Counters] = field(default_factory=dict)
+    cohorts: tuple[Cohort, ...] = ()
+    matured_until: datetime | None = None
+    """Exclusive end, project's clock, of the hours in `cohorts`."""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of the project's clock during which one weight was in force."""
+
+    epoch: int
+    weight: int
+    since: datetime
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that an attempt remembers of what it saw."""
+
+    series: Mapping[str, tuple[Segment, ...]] = field(default_factory=dict)
+    """Per metric, and under `requests` the bare traffic."""
+    baseline: Mapping[str, Counters] = field(default_factory=dict)
+    """Counters up to which everything is consumed; empty after a weight change."""
+    spans: tuple[Span, ...] = ()
+    matured_until: datetime | None = None
+    seen_at: datetime | None = None
+    """Wall clock of the last complete window."""
+    gap_seconds: float = 0.0
+    """Evidence lost in this step."""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to bring one revision to all traffic."""
+
+    number: int
+    canary: Revision
+    plan: Plan
+    generation: int
+    started_at: datetime
+    step: int = 0
+    entered_at: datetime | None = None
+    """Project's clock when the step's weight took effect."""
+    entered_wall: datetime | None = None
+    paused_seconds: float = 0.0
+    paused_since: datetime | None = None
+    pause: str = ""
+    approved: bool = False
+    holds: int = 0
+    """How often its servers were lost while they carried traffic."""
+    override: bool = False
+    """A person promoted it; the beta guarantee does not apply."""
+    failure: str = ""
+    """Why it is being rolled back."""
+    evidence: Evidence = field(default_factory=Evidence)
+    assessments: tuple[Assessment, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Name of the attempt in ledgers."""
+        return f"{self.canary.model}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One entry of the decision log: written before anything is done."""
+
+    seq: int
+    at: datetime
+    """Wall clock."""
+    clock: datetime
+    """Project's clock."""
+    attempt: int
+    action: str
+    reason: str
+    phase: Phase
+    revision: str
+    weight: int
+    epoch: int
+    evidence: tuple[Assessment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What registry and ledger must be told: `champion` serves all traffic from now on."""
+
+    kind: Literal["promoted", "rolled_back"]
+    champion: Revision
+    subject: Revision
+    """The revision that was promoted or refused."""
+    attempt: str
+    reason: str
+    evidence: tuple[Assessment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended."""
+
+    attempt: int
+    revision: str
+    outcome: Ending
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One observable fact about the rollout, in the manner of Kubernetes."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All that the controller knows; the only thing it relies on after a crash."""
+
+    phase: Phase = "empty"
+    stable: Revision | None = None
+    previous: Revision | None = None
+    """Kept at full scale after a promotion, for the way back."""
+    attempt: Attempt | None = None
+    weight: int = 0
+    epoch: int = 0
+    since: datetime | None = None
+    """Wall clock when the phase began."""
+    applied_at: datetime | None = None
+    """Wall clock when the data plane was first seen with this epoch's route."""
+    seq: int = 0
+    attempts: int = 0
+    handled: str = ""
+    """Id of the last command."""
+    closed: str = ""
+    """Revision whose last attempt failed: it is not tried again unless someone says retry."""
+    releases: tuple[Release, ...] = ()
+    """Not yet delivered to registry and ledger."""
+    history: tuple[Outcome, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is seen of a revision's servers."""
+
+    ready: int
+    desired: int
+    address: str
+    """Where the data plane reaches it: `host:port` here, a Service on Kubernetes."""
+    detail: str = ""
+
+    def carries(self, weight: int) -> bool:
+        """Whether enough servers are ready for `weight`."""
+        return self.ready >= max(1, math.ceil(self.desired * weight / TOTAL))
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One destination of the route; weight 0 is known to the data plane but not in the route."""
+
+    revision: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How requests are split."""
+
+    backends: tuple[Backend, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What should be, derived from the state."""
+
+    workloads: tuple[Revision, ...]
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The instant on both axes, UTC."""
+
+    wall: datetime
+    clock: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything a decision may depend on. None: could not be observed."""
+
+    spec: Spec
+    state: State
+    workloads: Mapping[str, Workload] | None
+    route: Route | None
+    reading: Reading
+    refused: str = ""
+    """Why registry or ledger refused the pending release; empty when they did not."""
+    delivered: int = 0
+    """How many of the pending releases arrived."""
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt in flight; asked for only in phases that have one."""
+        assert self.state.attempt is not None
+        return self.state.attempt
+
+    @property
+    def stable(self) -> Revision:
+        """The stable revision; asked for only in phases that have one."""
+        assert self.state.stable is not None
+        return self.state.stable
+
+    @property
+    def applied(self) -> bool:
+        """Whether the data plane shows the route that the state asks for."""
+        return self.route == intent(self.state).route
+
+    def ready(self, revision: Revision, weight: int) -> bool:
+        """Whether `revision` is known to carry `weight`."""
+        seen = (self.workloads or {}).get(revision.revision)
+        return seen is not None and seen.carries(weight)
+
+
+def intent(state: State) -> Intent:
+    """Return what should run and how traffic should be split, as the state says it.
+
+    Stable and the revision to fall back to always run at full scale; the canary's servers run until
+    the route was seen without them.
+    """
+    canary = state.attempt.canary if state.attempt else None
+    finalizing = state.phase == "finalizing"
+    running = [state.previous if finalizing else None, state.stable]
+    running.append(None if finalizing else canary)
+    workloads = tuple(revision for revision in running if revision is not None)
+    shares = {r.revision: 0 for r in workloads}
+    if state.stable and state.phase != "initializing":
+        shares[state.stable.revision] = TOTAL
+    if canary and not finalizing:
+        if state.stable:
+            shares[state.stable.revision] = TOTAL - state.weight
+        shares[canary.revision] = state.weight
+    return Intent(workloads, Route(tuple(Backend(r, shares[r]) for r in sorted(shares))))
