@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tidemill.domain.evidence import TOTAL
-from tidemill.domain.gate import blockers, split_broken, standstill
-from tidemill.domain.rollout import Condition, Now, Snapshot
+from tidemill.domain.rollout.gate import blockers, split_broken, standstill
+from tidemill.domain.rollout.model import Condition, Now, Snapshot
 
 __all__ = ["conditions"]
 

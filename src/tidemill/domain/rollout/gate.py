@@ -6,8 +6,8 @@ import math
 from datetime import timedelta
 
 from tidemill.domain.evidence import TOTAL, log_split
-from tidemill.domain.rollout import Attempt, Now, Snapshot
-from tidemill.domain.windows import REQUESTS
+from tidemill.domain.rollout.model import Attempt, Now, Snapshot
+from tidemill.domain.rollout.windows import REQUESTS
 
 __all__ = ["blockers", "elapsed", "events", "exhausted", "split_broken", "standstill"]
 

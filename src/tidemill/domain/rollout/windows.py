@@ -7,7 +7,16 @@ from dataclasses import replace
 from datetime import timedelta
 
 from tidemill.domain.evidence import LEVELS, TOTAL, Pair, Segment, assess, extend
-from tidemill.domain.rollout import Attempt, Counters, Evidence, Now, Reading, Snapshot, Span, State
+from tidemill.domain.rollout.model import (
+    Attempt,
+    Counters,
+    Evidence,
+    Now,
+    Reading,
+    Snapshot,
+    Span,
+    State,
+)
 
 __all__ = ["REQUESTS", "absorb", "close_span", "settled"]
 

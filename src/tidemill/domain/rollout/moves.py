@@ -6,8 +6,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tidemill.domain.evidence import TOTAL
-from tidemill.domain.rollout import Attempt, Ending, Now, Outcome, Phase, Release, Snapshot, State
-from tidemill.domain.windows import close_span
+from tidemill.domain.rollout.model import (
+    Attempt,
+    Ending,
+    Now,
+    Outcome,
+    Phase,
+    Release,
+    Snapshot,
+    State,
+)
+from tidemill.domain.rollout.windows import close_span
 
 __all__ = [
     "Move",

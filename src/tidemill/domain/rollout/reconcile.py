@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from tidemill.domain.commands import command
-from tidemill.domain.conditions import conditions
+from tidemill.domain.rollout.commands import command
+from tidemill.domain.rollout.conditions import conditions
 from tidemill.domain.evidence import TOTAL
-from tidemill.domain.gate import blockers, elapsed, exhausted, standstill
-from tidemill.domain.moves import (
+from tidemill.domain.rollout.gate import blockers, elapsed, exhausted, standstill
+from tidemill.domain.rollout.moves import (
     Move,
     advance,
     begin,
@@ -30,8 +30,8 @@ from tidemill.domain.moves import (
     unpause,
     weigh,
 )
-from tidemill.domain.rollout import Decision, Now, Release, Snapshot, State
-from tidemill.domain.windows import absorb
+from tidemill.domain.rollout.model import Decision, Ending, Now, Release, Snapshot, State
+from tidemill.domain.rollout.windows import absorb
 
 __all__ = ["Result", "reconcile"]
 
@@ -282,7 +282,7 @@ def _rolling_back(snapshot: Snapshot, now: Now) -> Move | None:
     drain = timedelta(seconds=attempt.plan.settle_seconds)
     if not snapshot.applied or state.applied_at is None or now.wall < state.applied_at + drain:
         return None
-    outcome = "superseded" if attempt.failure.startswith("superseded") else "rolled_back"
+    outcome: Ending = "superseded" if attempt.failure.startswith("superseded") else "rolled_back"
     done = close(state, now, outcome, attempt.canary.revision)
     return Move(enter(done, now, "stable"), "complete", f"{outcome}: {attempt.failure}")
 
