@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,7 @@ class Encoder:
     def __init__(self, manifest: Manifest, labels: tuple[str, str, str]) -> None:
         self._labels = labels
         inputs = {column.name: TYPES[column.datatype] for column in manifest.inputs}
-        self._numbers = [name for name, kind in inputs.items() if kind == pa.float32()]
-        self._strings = [name for name in inputs if name not in self._numbers]
+        self._inputs = list(inputs)
         self._keys = [key for key in manifest.entities if key not in inputs]
         own = {**HEAD, **MODEL, "features_as_of": INSTANT, **TAIL}
         if taken := sorted(own.keys() & (inputs.keys() | set(self._keys))):
@@ -81,39 +81,42 @@ class Encoder:
 
     def encode(self, predictions: Sequence[Prediction]) -> bytes:
         """Return one Parquet file, a row per scored row, in the order of the requests."""
-        counts = [p.rows for p in predictions]
+        request = np.repeat(np.arange(len(predictions)), [p.rows for p in predictions])
         columns: dict[str, Any] = {
-            "request_id": _repeat([p.request_id for p in predictions], counts),
-            "row_id": _join([p.row_ids or [None] * p.rows for p in predictions]),
-            "at": _repeat([p.at for p in predictions], counts),
-            "features_as_of": _repeat([p.features_as_of for p in predictions], counts),
-            "defaulted": [names for p in predictions for names in _defaulted(p)],
-            "score": np.concatenate([p.scores for p in predictions]),
-            "seconds": np.repeat([p.seconds for p in predictions], counts),
-            "trace_id": _repeat([p.trace_id for p in predictions], counts),
+            "request_id": [p.request_id for p in predictions],
+            "at": [p.at for p in predictions],
+            "features_as_of": [p.features_as_of for p in predictions],
+            "seconds": [p.seconds for p in predictions],
+            "trace_id": [p.trace_id for p in predictions],
         }
-        columns |= {n: np.concatenate([p.columns[n] for p in predictions]) for n in self._numbers}
-        columns |= {n: _join([p.columns[n] for p in predictions]) for n in self._strings}
-        columns |= {k: _join([_text(p, k) for p in predictions]) for k in self._keys}
+        columns = {name: self._array(name, v).take(request) for name, v in columns.items()}
+        columns |= {n: np.concatenate([p.columns[n] for p in predictions]) for n in self._inputs}
+        columns |= {k: _join(_text(p, k) for p in predictions) for k in self._keys}
+        columns["row_id"] = _join(p.row_ids or [None] * p.rows for p in predictions)
+        columns["defaulted"] = _join(map(_defaulted, predictions))
+        columns["score"] = np.concatenate([p.scores for p in predictions])
         for name, label in zip(MODEL, self._labels, strict=True):
-            columns[name] = pa.DictionaryArray.from_arrays(np.zeros(sum(counts), np.int32), [label])
-        arrays = [pa.array(columns[f.name], f.type, from_pandas=False) for f in self._schema]
+            columns[name] = pa.DictionaryArray.from_arrays(
+                np.zeros(len(request), np.int32), [label]
+            )
+        arrays = [self._array(name, columns[name]) for name in self._schema.names]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_arrays(arrays, schema=self._schema), sink, compression="zstd")
         return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
-
-def _repeat(values: Sequence[Any], counts: Sequence[int]) -> list[Any]:
-    return [value for value, n in zip(values, counts, strict=True) for _ in range(n)]
+    def _array(self, name: str, values: Any) -> pa.Array:
+        if isinstance(values, pa.Array):
+            return values
+        return pa.array(values, self._schema.field(name).type)
 
 
 def _join(parts: Iterable[Iterable[Any]]) -> list[Any]:
-    return [value for part in parts for value in part]
+    return list(chain.from_iterable(parts))
 
 
-def _text(prediction: Prediction, key: str) -> list[str | None]:
+def _text(prediction: Prediction, key: str) -> Sequence[str | None]:
     values = prediction.keys.get(key) or [None] * prediction.rows
-    return [None if value is None else str(value) for value in values]
+    return [str(value) if type(value) is int else value for value in values]
 
 
 def _defaulted(prediction: Prediction) -> list[list[str]]:

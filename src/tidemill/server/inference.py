@@ -6,9 +6,6 @@ import itertools
 import uuid
 from time import perf_counter
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tidemill.ports.clock import Clock
 from tidemill.server.encoding import Prediction
 from tidemill.server.lookup import Found, Lookup
@@ -69,8 +66,9 @@ class Inference:
         columns = batch.columns | found.columns if found.columns else batch.columns
         scores = self.model.predict(columns)
         request_id = f"{self._boot}-{next(self._numbers)}" if request.id is None else request.id
-        answer = encode(self._response(request_id, scores, found))
-        self._count(scores, found)
+        values = scores.tolist()
+        answer = encode(self._response(request_id, values, found))
+        self._count(values, found)
         self._log.append(
             Prediction(
                 request_id,
@@ -87,9 +85,7 @@ class Inference:
         )
         return answer
 
-    def _response(
-        self, request_id: str, scores: NDArray[np.float32], found: Found
-    ) -> InferResponse:
+    def _response(self, request_id: str, scores: list[float], found: Found) -> InferResponse:
         model = self.model
         parameters = {"revision": model.revision}
         if found.as_of is not None:
@@ -98,13 +94,13 @@ class Inference:
             parameters["defaulted"] = ",".join(
                 f"{name}={rows.mean():.4g}" for name, rows in found.defaulted.items()
             )
-        output = OutputTensor(model.manifest.output, "FP32", [len(scores)], scores.tolist())
+        output = OutputTensor(model.manifest.output, "FP32", [len(scores)], scores)
         return InferResponse(model.name, model.version, request_id, parameters, [output])
 
-    def _count(self, scores: NDArray[np.float32], found: Found) -> None:
+    def _count(self, scores: list[float], found: Found) -> None:
         metrics = self._metrics
         metrics.rows += len(scores)
         # NaN compares false, so it is invalid too.
-        metrics.invalid += not ((scores >= 0) & (scores <= 1)).all()
+        metrics.invalid += not all(0.0 <= score <= 1.0 for score in scores)
         if found.by_view:
             metrics.defaults.update(found.by_view)

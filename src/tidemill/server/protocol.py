@@ -31,6 +31,10 @@ __all__ = [
 
 JSON = b"application/json"
 DATATYPES = "BYTES, FP32, INT64"
+FP32_MAX = 3.4028234663852886e38
+
+Fp32 = Annotated[float, Meta(ge=-FP32_MAX, le=FP32_MAX)]
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Rejected(DataError):
@@ -61,13 +65,13 @@ class BytesTensor(_Tensor, tag="BYTES", gc=False):
 class Fp32Tensor(_Tensor, tag="FP32", gc=False):
     """Numbers; flat, or nested as `[N, 1]`."""
 
-    data: list[float | list[float | None] | None]
+    data: list[Fp32 | list[Fp32 | None] | None]
 
 
 class Int64Tensor(_Tensor, tag="INT64", gc=False):
     """Whole numbers: entity keys alone; no input of a model has this type."""
 
-    data: list[int | list[int | None] | None]
+    data: list[Int64 | list[Int64 | None] | None]
 
 
 Tensor = BytesTensor | Fp32Tensor | Int64Tensor
@@ -95,7 +99,7 @@ class OutputTensor(Struct, gc=False):
     name: str
     datatype: str
     shape: list[int]
-    data: list[float]
+    data: list[Fp32 | list[Fp32 | None] | None]
 
 
 class InferResponse(Struct, gc=False):

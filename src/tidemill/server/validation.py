@@ -7,7 +7,7 @@ numeric columns are converted in one step: at one row per request, numpy's calls
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -58,6 +58,7 @@ class Validator:
         self._output = manifest.output
         self._row_id = manifest.row_id
         self._inputs = {column.name for column in manifest.inputs}
+        self._categories = [c.name for c in manifest.inputs if c.datatype == "BYTES"]
         self._required = {c.name for c in manifest.inputs if c.origin == "request"}
         self._views = {
             feature.name: view for view in manifest.features.views for feature in view.fields
@@ -80,10 +81,12 @@ class Validator:
         if absent := self._required - tensors.keys():
             raise Rejected("missing_input", f"the input {_list(absent)} is required and not given")
         views = self._views_to_read(tensors)
-        rows = self._rows(tensors)
+        rows = self._rows(request.inputs)
         data = {name: _flat(tensor, rows) for name, tensor in tensors.items()}
-        columns = self._numbers([n for n, t in tensors.items() if type(t) is Fp32Tensor], data)
-        columns |= self._strings([n for n in data if n in self._inputs and n not in columns], data)
+        if self._nan_policy == "reject":
+            _refuse_null(data, self._inputs)
+        columns = _numbers([n for n, t in tensors.items() if type(t) is Fp32Tensor], data)
+        columns |= {n: _strings(data[n]) for n in self._categories if n in data}
         return Batch(
             rows,
             columns,
@@ -127,54 +130,25 @@ class Validator:
                 )
         return tuple(views.values())
 
-    def _rows(self, tensors: dict[str, Tensor]) -> int:
-        rows = -1
-        for name, tensor in tensors.items():
-            shape = tensor.shape
-            if len(shape) != 1 and (len(shape) != 2 or shape[1] != 1):
-                raise Rejected(
-                    "wrong_shape", f"input '{name}' has shape {shape}, expected [N] or [N, 1]"
-                )
-            if rows < 0:
-                rows = shape[0]
-            elif shape[0] != rows:
-                raise Rejected(
-                    "row_mismatch",
-                    f"input '{name}' has {shape[0]} rows, the inputs before it have {rows}",
-                )
+    def _rows(self, inputs: list[Tensor]) -> int:
+        """Return the number of rows that the first input announces; `_flat` holds all to it."""
+        rows = inputs[0].shape[0] if inputs and inputs[0].shape else 0
         if not 1 <= rows <= self._max_rows:
             raise Rejected(
                 "wrong_row_count", f"the request has {rows} rows, expected 1 to {self._max_rows}"
             )
         return rows
 
-    def _numbers(self, names: list[str], data: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
-        if not names:
-            return {}
-        with np.errstate(over="ignore"):
-            matrix = np.array([data[name] for name in names], dtype=np.float32)
-        if not np.isfinite(matrix).all():
-            for name, row in zip(names, matrix, strict=True):
-                if np.isinf(row).any():
-                    raise Rejected("invalid_value", f"input '{name}' holds a number beyond FP32")
-                if self._nan_policy == "reject" and np.isnan(row).any():
-                    raise _null(name)
-        return dict(zip(names, matrix, strict=True))
-
-    def _strings(self, names: list[str], data: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
-        columns = {}
-        for name in names:
-            values = data[name]
-            if None in values:
-                if self._nan_policy == "reject":
-                    raise _null(name)
-                values = ["" if value is None else value for value in values]
-            columns[name] = np.array(values, dtype=object)
-        return columns
-
 
 def _flat(tensor: Tensor, rows: int) -> list[Any]:
+    """Return a tensor's values, which must be as many as its shape and the request say."""
     data: list[Any] = tensor.data
+    if tensor.shape not in ([rows], [rows, 1]):
+        raise Rejected(
+            "wrong_shape",
+            f"input '{tensor.name}' has shape {tensor.shape}, expected [N] or [N, 1], with N = "
+            f"{rows} as the first input has",
+        )
     if list in map(type, data):
         if len(tensor.shape) != 2 or not all(type(x) is list and len(x) == 1 for x in data):
             raise Rejected(
@@ -191,9 +165,24 @@ def _flat(tensor: Tensor, rows: int) -> list[Any]:
     return data
 
 
-def _null(name: str) -> Rejected:
-    return Rejected("missing_value", f"input '{name}' holds null, which this server refuses")
+def _numbers(names: list[str], data: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
+    """Convert numeric columns; numpy makes NaN of None."""
+    matrix = np.array([data[name] for name in names], dtype=np.float32)
+    return dict(zip(names, matrix, strict=True))
 
 
-def _list(names: Sequence[str] | set[str] | dict[str, Any]) -> str:
+def _strings(values: list[Any]) -> NDArray[Any]:
+    """Convert a column of categories; a missing one is the empty string."""
+    if None in values:
+        values = ["" if value is None else value for value in values]
+    return np.array(values, dtype=object)
+
+
+def _refuse_null(data: dict[str, list[Any]], inputs: set[str]) -> None:
+    for name in inputs & data.keys():
+        if None in data[name]:
+            raise Rejected("missing_value", f"input '{name}' holds null, this server refuses it")
+
+
+def _list(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names))
