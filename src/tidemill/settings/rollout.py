@@ -19,7 +19,9 @@ class AnalysisMetric(Group):
     kind: Literal["EventRatio", "DelayedOutcome"] = "EventRatio"
     """`EventRatio` counts at request time; `DelayedOutcome` waits for matured labels."""
     event: Literal["error", "slow", "invalid", "wrong"]
-    """What is counted: 5xx, slower than the SLO, score not in [0,1], label says wrong."""
+    """What is counted: 5xx, slower than the SLO, score not in [0,1]; `wrong` is a loss: a missed
+    event costs 1, a false alarm the stable model's prior odds, so that a model that knows nothing
+    loses the same whichever way it leans (docs: rollout)."""
     harm_ratio: float = Field(default=1.2, ge=1)
     """Harm is a canary-to-stable ratio of event rates above this."""
     pass_ratio: float = Field(default=1.5, gt=1)
@@ -41,6 +43,8 @@ class AnalysisSettings(Group):
     """Bad canary events needed before harm acts: one poisoned client cannot decide."""
     srm_alpha: float = Field(default=0.0001, gt=0, lt=0.1)
     """Level of the sample-ratio test."""
+    min_coverage: float = Field(default=0.8, ge=0, le=1)
+    """Share of each arm's requests that must have a matured label; cancelled flights never do."""
     metrics: list[AnalysisMetric] = Field(
         default=[
             AnalysisMetric(name="errors", event="error", max_rate=0.05, alpha_share=0.4),
@@ -49,8 +53,8 @@ class AnalysisSettings(Group):
                 name="wrong",
                 kind="DelayedOutcome",
                 event="wrong",
-                harm_ratio=1.05,
-                pass_ratio=1.15,
+                harm_ratio=1.1,
+                pass_ratio=1.25,
                 alpha_share=0.4,
             ),
         ]
@@ -71,8 +75,8 @@ class RolloutStep(Group):
     """Requests both arms together must have answered in this step."""
     min_seconds: float = Field(default=0, ge=0)
     """Shortest stay, in seconds of the rollout's clock."""
-    max_seconds: float = Field(default=3600, gt=0)
-    """Undecided after this: `on_inconclusive`."""
+    max_seconds: float = Field(default=604800, gt=0)
+    """Undecided after this, in seconds of the rollout's clock: `on_inconclusive`."""
     approval: bool = False
     """Wait for `tidemill rollout approve`."""
 
@@ -83,8 +87,8 @@ class RolloutSettings(Group):
     steps: list[RolloutStep] = Field(
         min_length=1,
         default=[
-            RolloutStep(name="c5", weight=500, gate=[], min_events=300),
-            RolloutStep(name="c25", weight=2500, gate=[], min_events=1000),
+            RolloutStep(name="c5", weight=500, min_events=300),
+            RolloutStep(name="c25", weight=2500, min_events=600),
             RolloutStep(
                 name="c50", weight=5000, gate=["wrong"], min_events=2000, max_seconds=1209600
             ),
@@ -101,6 +105,10 @@ class RolloutSettings(Group):
     """What missing evidence does; it is never read as health."""
     missing_after_seconds: float = Field(default=60, gt=0)
     """How long evidence may be missing."""
+    max_gap: float = Field(default=0.05, ge=0, lt=1)
+    """Share of a step whose evidence may be lost (a server restarted) before nothing passes."""
+    on_stable_unhealthy: Literal["freeze", "proceed"] = "freeze"
+    """Stable itself is above a `max_rate`: wait, or let a canary that may be the cure go on."""
     on_new_revision: Literal["supersede", "queue"] = "supersede"
     """A newer version during an attempt: replace it, or wait for its end."""
     progress_deadline_seconds: float = Field(default=120, gt=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Integer, MetaData, String, Table, Text, UniqueConstraint
 
-__all__ = ["ledger", "metadata", "partition"]
+__all__ = ["ledger", "metadata", "partition", "rollout_decision", "rollout_spec", "rollout_state"]
 
 metadata = MetaData(
     naming_convention={
@@ -49,3 +49,30 @@ ledger = Table(
     Column("digest", String(64), nullable=False),
 )
 """The promotion ledger; rows are only ever added."""
+
+rollout_spec = Table(
+    "rollout_spec",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+)
+"""What people want of a rollout."""
+
+rollout_state = Table(
+    "rollout_state",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+)
+"""What the rollout's controller knows."""
+
+rollout_decision = Table(
+    "rollout_decision",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
+)
+"""The decision log, written together with the state; rows are only ever added."""

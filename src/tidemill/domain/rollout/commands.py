@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tidemill.domain.evidence import TOTAL
-from tidemill.domain.rollout.moves import Move, begin, roll_back, unpause, weigh
 from tidemill.domain.rollout.model import Attempt, Now, Snapshot
+from tidemill.domain.rollout.moves import Move, begin, roll_back, unpause, weigh
 
 __all__ = ["command"]
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.commands import command
 from tidemill.domain.rollout.conditions import conditions
-from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.gate import blockers, elapsed, exhausted, standstill
+from tidemill.domain.rollout.model import Decision, Ending, Now, Release, Snapshot, State
 from tidemill.domain.rollout.moves import (
     Move,
     advance,
@@ -30,7 +31,6 @@ from tidemill.domain.rollout.moves import (
     unpause,
     weigh,
 )
-from tidemill.domain.rollout.model import Decision, Ending, Now, Release, Snapshot, State
 from tidemill.domain.rollout.windows import absorb
 
 __all__ = ["Result", "reconcile"]

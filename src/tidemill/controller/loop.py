@@ -1,0 +1,179 @@
+"""One controller for one rollout; `tick` may be killed at any point and called again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from threading import Event
+
+import structlog
+
+from tidemill.domain.rollout.model import (
+    Decision,
+    Now,
+    Reading,
+    Route,
+    Snapshot,
+    Spec,
+    State,
+    Workload,
+    intent,
+)
+from tidemill.domain.rollout.reconcile import reconcile
+from tidemill.errors import Conflict, PermanentError, RetryableError
+from tidemill.ports.clock import Clock
+from tidemill.ports.rollout import EvidenceSource, Releases, Router, Specs, States, Workloads
+
+__all__ = ["Controller", "Hands"]
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What the controller acts and looks through."""
+
+    workloads: Workloads
+    router: Router
+    evidence: EvidenceSource
+    releases: Releases
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivery:
+    delivered: int = 0
+    refused: str = ""
+
+
+class Controller:
+    """Brings the world to the state, and the state to what the evidence says."""
+
+    def __init__(
+        self,
+        name: str,
+        specs: Specs,
+        states: States,
+        hands: Hands,
+        clock: Clock,
+        wall: Callable[[], datetime],
+    ) -> None:
+        self.name = name
+        self._specs = specs
+        self._states = states
+        self._hands = hands
+        self._clock = clock
+        self._wall = wall
+
+    def run(self, stop: Event, *, idle_seconds: float = 1.0) -> None:
+        """Tick until `stop` is set."""
+        while not stop.is_set():
+            try:
+                wait = self.tick()
+            except RetryableError as error:
+                log.warning("will look again", rollout=self.name, problem=error.message)
+                wait = idle_seconds
+            stop.wait(idle_seconds if wait is None else wait)
+
+    def tick(self) -> float | None:
+        """Look, decide, persist, act; return the seconds until the next look.
+
+        None when there is no rollout of this name yet. Raises Unavailable when the store does not
+        answer; whoever else wrote first makes this look void.
+        """
+        spec = self._specs.spec(self.name)
+        if spec is None:
+            return None
+        state, version = self._states.state(self.name)
+        delivery = self._act(state)
+        now = Now(self._wall(), self._clock.now())
+        result = reconcile(self._observe(spec, state, delivery, now), now)
+        if result.state == state:
+            return result.requeue
+        try:
+            self._states.commit(self.name, result.state, result.decision, version)
+        except Conflict:
+            log.info("another controller was faster", rollout=self.name)
+            return 0.0
+        _tell(result.decision)
+        return result.requeue
+
+    def _act(self, state: State) -> _Delivery:
+        """Make the world equal to the state's intent; what does not answer is tried next time.
+
+        Servers start before they get traffic and stop after they lost it.
+        """
+        wanted, hands = intent(state), self._hands
+        seen = self._workloads() or {}
+        for revision in wanted.workloads:
+            _attempt(hands.workloads.ensure, revision)
+        addresses = {revision: found.address for revision, found in seen.items() if found.address}
+        if all(b.revision in addresses for b in wanted.route.backends):
+            _attempt(hands.router.apply, wanted.route, addresses)
+        if self._route() == wanted.route:
+            for gone in sorted(set(seen) - {r.revision for r in wanted.workloads}):
+                _attempt(hands.workloads.remove, gone)
+        return self._deliver(state)
+
+    def _deliver(self, state: State) -> _Delivery:
+        for count, release in enumerate(state.releases):
+            try:
+                self._hands.releases.record(release)
+            except RetryableError as error:
+                log.warning("release not recorded yet", problem=error.message)
+                return _Delivery(count)
+            except PermanentError as error:
+                log.error("release refused", kind=release.kind, problem=error.message)
+                return _Delivery(count + 1, error.message if release.kind == "promoted" else "")
+        return _Delivery(len(state.releases))
+
+    def _observe(self, spec: Spec, state: State, delivery: _Delivery, now: Now) -> Snapshot:
+        workloads = self._workloads()
+        reading = Reading()
+        if state.attempt is not None and workloads is not None:
+            reading = self._hands.evidence.read(workloads, state.attempt, now)
+        return Snapshot(
+            spec=spec,
+            state=state,
+            workloads=workloads,
+            route=self._route(),
+            reading=reading,
+            refused=delivery.refused,
+            delivered=delivery.delivered,
+        )
+
+    def _workloads(self) -> Mapping[str, Workload] | None:
+        try:
+            return self._hands.workloads.observe()
+        except RetryableError as error:
+            log.warning("the servers cannot be observed", problem=error.message)
+            return None
+
+    def _route(self) -> Route | None:
+        try:
+            return self._hands.router.observe()
+        except RetryableError as error:
+            log.warning("the gateway cannot be observed", problem=error.message)
+            return None
+
+
+def _attempt(act: Callable[..., None], *arguments: object) -> None:
+    """Act; what does not answer now is noticed by the next look and tried again."""
+    try:
+        act(*arguments)
+    except RetryableError as error:
+        log.warning("not done yet", problem=error.message)
+
+
+def _tell(decision: Decision | None) -> None:
+    if decision is not None:
+        brief = replace(decision, evidence=())
+        log.info(
+            "decided",
+            seq=brief.seq,
+            action=brief.action,
+            reason=brief.reason,
+            phase=brief.phase,
+            revision=brief.revision,
+            weight=brief.weight,
+        )

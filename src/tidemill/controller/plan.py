@@ -1,0 +1,63 @@
+"""The plan of an attempt, made from the settings."""
+
+from __future__ import annotations
+
+from tidemill.domain.evidence import Metric, Tolerance
+from tidemill.domain.rollout.model import Plan, Policy, Step
+from tidemill.settings import Settings
+
+__all__ = ["make_plan"]
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Return the rollout's plan; an attempt keeps the one it began with."""
+    rollout, analysis = settings.rollout, settings.rollout.analysis
+    metrics = tuple(
+        Metric(
+            name=metric.name,
+            event=metric.event,
+            delayed=metric.kind == "DelayedOutcome",
+            harm_ratio=metric.harm_ratio,
+            pass_ratio=metric.pass_ratio,
+            max_rate=metric.max_rate,
+            alpha=analysis.alpha * metric.alpha_share,
+        )
+        for metric in analysis.metrics
+    )
+    steps = tuple(
+        Step(
+            name=step.name,
+            weight=step.weight,
+            gate=tuple(step.gate),
+            min_events=step.min_events,
+            min_seconds=step.min_seconds,
+            max_seconds=step.max_seconds,
+            approval=step.approval,
+        )
+        for step in rollout.steps
+    )
+    maturity = settings.monitoring.maturity_hours * 3600
+    return Plan(
+        steps=steps,
+        metrics=metrics,
+        tolerance=Tolerance(
+            beta=analysis.beta,
+            srm_alpha=analysis.srm_alpha,
+            min_bad_events=analysis.min_bad_events,
+            min_coverage=analysis.min_coverage,
+        ),
+        policy=Policy(
+            on_harm=rollout.on_harm,
+            on_inconclusive=rollout.on_inconclusive,
+            on_missing_evidence=rollout.on_missing_evidence,
+            on_stable_unhealthy=rollout.on_stable_unhealthy,
+            on_new_revision=rollout.on_new_revision,
+        ),
+        maturation_seconds=maturity + settings.features.horizon_minutes * 60,
+        settle_seconds=rollout.settle_seconds,
+        missing_after_seconds=rollout.missing_after_seconds,
+        max_gap=rollout.max_gap,
+        progress_deadline_seconds=rollout.progress_deadline_seconds,
+        scale_down_seconds=rollout.scale_down_seconds,
+        interval_seconds=rollout.interval_seconds,
+    )

@@ -1,0 +1,106 @@
+"""What the rollout's controller needs: a store with compare-and-swap, and hands and eyes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from tidemill.domain.rollout.model import (
+    Attempt,
+    Decision,
+    Now,
+    Reading,
+    Release,
+    Revision,
+    Route,
+    Spec,
+    State,
+    Workload,
+)
+
+__all__ = ["EvidenceSource", "Releases", "Router", "Specs", "States", "Workloads"]
+
+
+class Specs(Protocol):
+    """What people want; on Kubernetes the resource's `spec`."""
+
+    def spec(self, name: str) -> Spec | None:
+        """Return the specification of a rollout, or None when there is none."""
+        ...
+
+    def propose(self, name: str, spec: Spec) -> None:
+        """Write a specification whose generation follows the one in place.
+
+        Raises Conflict when another was written since.
+        """
+        ...
+
+
+class States(Protocol):
+    """What the controller knows; on Kubernetes the resource's `status`."""
+
+    def state(self, name: str) -> tuple[State, int]:
+        """Return the state and its version; the empty state at version 0 when there is none."""
+        ...
+
+    def commit(self, name: str, state: State, decision: Decision | None, expected: int) -> int:
+        """Write the state and the decision that led to it, together, and return the new version.
+
+        Raises Conflict when the version in place is not `expected`.
+        """
+        ...
+
+    def decisions(self, name: str) -> list[Decision]:
+        """Return the decision log, oldest first."""
+        ...
+
+
+class Workloads(Protocol):
+    """The servers, one set per revision."""
+
+    def ensure(self, revision: Revision) -> None:
+        """Make the servers of `revision` run; they may take long to become ready."""
+        ...
+
+    def remove(self, revision: str) -> None:
+        """Let the servers of a revision end; an unknown one is no error."""
+        ...
+
+    def observe(self) -> Mapping[str, Workload]:
+        """Return what is seen of every revision's servers; raises Unavailable."""
+        ...
+
+
+class Router(Protocol):
+    """The data plane's split of requests."""
+
+    def apply(self, route: Route, addresses: Mapping[str, str]) -> None:
+        """Ask for a route; addresses are by revision. Idempotent, cheap when nothing changed.
+
+        A destination is known to the data plane before the route names it, and forgotten after.
+        Raises Unavailable.
+        """
+        ...
+
+    def observe(self) -> Route:
+        """Return the route that the data plane has in force; raises Unavailable."""
+        ...
+
+
+class EvidenceSource(Protocol):
+    """Counters of the servers, and outcomes of what they predicted."""
+
+    def read(self, workloads: Mapping[str, Workload], attempt: Attempt, now: Now) -> Reading:
+        """Read what can be read; what cannot is absent and named in the reading's `problem`."""
+        ...
+
+
+class Releases(Protocol):
+    """Registry and ledger, told about the end of an attempt."""
+
+    def record(self, release: Release) -> None:
+        """Make them say what the release says; the same release twice has no further effect.
+
+        Raises RetryableError to be called again, PermanentError when it is refused.
+        """
+        ...

@@ -1,0 +1,201 @@
+"""Fakes of the rollout's ports: a small world whose traffic follows the route in force."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tidemill.domain.evidence import TOTAL
+from tidemill.domain.rollout.model import (
+    Attempt,
+    Counters,
+    Decision,
+    Now,
+    Reading,
+    Release,
+    Revision,
+    Route,
+    Spec,
+    State,
+    Workload,
+)
+from tidemill.errors import Conflict, Refused, Unavailable
+
+__all__ = ["FakeGateway", "FakeReleases", "FakeServers", "FakeTraffic", "MemoryRollouts"]
+
+
+@dataclass
+class MemoryRollouts:
+    """Specs and states in memory, with compare-and-swap."""
+
+    specs: dict[str, Spec] = field(default_factory=dict)
+    states: dict[str, tuple[State, int]] = field(default_factory=dict)
+    log: list[Decision] = field(default_factory=list)
+
+    def spec(self, name: str) -> Spec | None:
+        """Return the specification."""
+        return self.specs.get(name)
+
+    def propose(self, name: str, spec: Spec) -> None:
+        """Write a specification of the next generation."""
+        before = self.specs.get(name)
+        if spec.generation != (before.generation if before else 0) + 1:
+            raise Conflict(f"generation {spec.generation} does not follow")
+        self.specs[name] = spec
+
+    def state(self, name: str) -> tuple[State, int]:
+        """Return state and version."""
+        return self.states.get(name, (State(), 0))
+
+    def commit(self, name: str, state: State, decision: Decision | None, expected: int) -> int:
+        """Write state and decision together."""
+        if self.state(name)[1] != expected:
+            raise Conflict(f"version {expected} is not in place")
+        self.states[name] = state, expected + 1
+        if decision is not None:
+            self.log.append(decision)
+        return expected + 1
+
+    def decisions(self, name: str) -> list[Decision]:  # noqa: ARG002 - one rollout is enough
+        """Return the decision log."""
+        return list(self.log)
+
+
+@dataclass
+class FakeServers:
+    """Servers that are ready as soon as they run, unless their revision is `broken`."""
+
+    running: dict[str, int] = field(default_factory=dict)
+    """Number of the start, by revision."""
+    broken: set[str] = field(default_factory=set)
+    silent: bool = False
+    """Nobody can see the servers."""
+    starts: int = 0
+
+    def ensure(self, revision: Revision) -> None:
+        """Start what does not run."""
+        if revision.revision not in self.running:
+            self.starts += 1
+            self.running[revision.revision] = self.starts
+
+    def remove(self, revision: str) -> None:
+        """Stop it."""
+        self.running.pop(revision, None)
+
+    def restart(self, revision: str) -> None:
+        """Begin its counters anew."""
+        self.starts += 1
+        self.running[revision] = self.starts
+
+    def observe(self) -> Mapping[str, Workload]:
+        """Return what is seen."""
+        if self.silent:
+            raise Unavailable("the servers cannot be seen")
+        return {
+            revision: Workload(0 if revision in self.broken else 1, 1, f"127.0.0.1:{8100 + start}")
+            for revision, start in self.running.items()
+        }
+
+
+@dataclass
+class FakeGateway:
+    """A route that is in force as soon as it was asked for, unless the gateway is `stuck`."""
+
+    route: Route = Route()
+    wanted: Route = Route()
+    stuck: bool = False
+    silent: bool = False
+
+    def apply(self, route: Route, addresses: Mapping[str, str]) -> None:
+        """Ask for a route."""
+        assert all(backend.revision in addresses for backend in route.backends)
+        self.wanted = route
+        if not self.stuck:
+            self.route = route
+
+    def observe(self) -> Route:
+        """Return the route in force."""
+        if self.silent:
+            raise Unavailable("the gateway does not answer")
+        if not self.stuck:
+            self.route = self.wanted
+        return self.route
+
+    def weights(self) -> dict[str, int]:
+        """Return weight by revision."""
+        return {b.revision: b.weight for b in self.route.backends}
+
+
+@dataclass
+class FakeTraffic:
+    """Requests split by the route in force; each revision's servers count what they answer."""
+
+    servers: FakeServers
+    gateway: FakeGateway
+    seed: int = 0
+    rates: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Chance of an event, by revision and event."""
+    unreadable: set[str] = field(default_factory=set)
+    outcomes: Reading = Reading()
+    """Cohorts that have matured; their `matured_until` decides whether they are new."""
+
+    def __post_init__(self) -> None:
+        self._random = np.random.default_rng(self.seed)
+        self._counted: Counter[tuple[str, int, str]] = Counter()
+        self.failed = 0
+
+    def send(self, requests: int) -> None:
+        """Send requests; those that meet no ready server fail."""
+        weights = self.gateway.weights()
+        seen = self.servers.running
+        if not weights or not requests:
+            return
+        shares = np.array(list(weights.values())) / TOTAL
+        for revision, count in zip(
+            weights, self._random.multinomial(requests, shares), strict=True
+        ):
+            if not count:
+                continue
+            if revision not in seen or revision in self.servers.broken:
+                self.failed += int(count)
+                continue
+            key = revision, seen[revision]
+            self._counted[*key, "requests"] += int(count)
+            for event, rate in self.rates.get(revision, {}).items():
+                self._counted[*key, event] += int(self._random.binomial(count, rate))
+
+    def read(self, workloads: Mapping[str, Workload], attempt: Attempt, now: Now) -> Reading:  # noqa: ARG002 - the port's signature
+        """Return the counters of every readable server."""
+        counters = {
+            revision: Counters(
+                float(start),
+                self._counted[revision, start, "requests"],
+                {e: self._counted[revision, start, e] for e in ("error", "slow", "invalid")},
+            )
+            for revision, start in self.servers.running.items()
+            if revision in workloads and revision not in self.unreadable
+        }
+        problem = f"unreadable: {sorted(self.unreadable)}" if self.unreadable else ""
+        return Reading(counters, self.outcomes.cohorts, self.outcomes.matured_until, problem)
+
+
+@dataclass
+class FakeReleases:
+    """Remembers what was told, once per attempt and kind."""
+
+    told: list[Release] = field(default_factory=list)
+    refuse: str = ""
+    silent: bool = False
+
+    def record(self, release: Release) -> None:
+        """Take note."""
+        if self.silent:
+            raise Unavailable("the registry does not answer")
+        if self.refuse and release.kind == "promoted":
+            raise Refused(self.refuse)
+        known = {(r.attempt, r.kind) for r in self.told}
+        if (release.attempt, release.kind) not in known:
+            self.told.append(release)
