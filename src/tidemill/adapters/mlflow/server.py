@@ -1,0 +1,60 @@
+"""The local MLflow server: one process, one import, its database ready before it listens.
+
+`mlflow server` imports MLflow twice, in its own process and in that of a worker; this module does
+what it does, in the worker alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tidemill.ports.processes import ProcessSpec
+from tidemill.settings import Paths, Settings
+
+__all__ = ["main", "server_spec"]
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def server_spec(settings: Settings, paths: Paths) -> ProcessSpec | None:
+    """Return the local server's process, or None when `registry.uri` names another machine."""
+    at = urlsplit(settings.registry.uri)
+    if at.hostname not in LOOPBACK:
+        return None
+    port = at.port or 80
+    backend = paths.database(settings.registry.backend)
+    artifacts = paths.url(settings.registry.artifacts)
+    return ProcessSpec(
+        name="mlflow",
+        argv=(sys.executable, "-m", __name__, backend, artifacts, at.hostname, str(port)),
+        ready_url=f"{settings.registry.uri.rstrip('/')}/health",
+        port=port,
+    )
+
+
+def main(backend: str, artifacts: str, host: str, port: int) -> None:
+    """Serve MLflow's API and pages on `host:port`, artifacts through the server."""
+    for folder in (backend.removeprefix("sqlite:///"), artifacts):
+        if "://" not in folder:
+            Path(folder).parent.mkdir(parents=True, exist_ok=True)
+    from mlflow.server import constants
+
+    os.environ |= {
+        constants.BACKEND_STORE_URI_ENV_VAR: backend,
+        constants.REGISTRY_STORE_URI_ENV_VAR: backend,
+        constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: artifacts,
+        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+    }
+    import uvicorn
+    from mlflow.server.handlers import initialize_backend_stores
+
+    initialize_backend_stores(backend, backend, "mlflow-artifacts:/")
+    uvicorn.run("mlflow.server.fastapi_app:app", host=host, port=port, access_log=False)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
