@@ -22,7 +22,12 @@ __all__ = ["Globals", "app", "globals_of", "main", "open_project"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("tidemill.cli.config", "Show, explain and check the settings."),
+    "data": ("tidemill.cli.data", "Ingest, validate, publish and fetch raw data."),
     "run": ("tidemill.cli.run", "Run a pipeline to its end, here or on Kubeflow Pipelines."),
+    "submit": ("tidemill.cli.runs:submit", "Start a run on Kubeflow Pipelines, do not wait."),
+    "watch": ("tidemill.cli.runs:watch", "Show a run until it ends."),
+    "logs": ("tidemill.cli.runs:logs", "Print what a run's steps printed."),
+    "cancel": ("tidemill.cli.runs:cancel", "Stop a run and everything it started."),
     "compile": ("tidemill.cli.compile", "Write the definitions that a KFP backend takes."),
 }
 """Verb → module (and name, `app` by default) of its Typer app, and its line in `--help`."""

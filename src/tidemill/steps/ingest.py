@@ -42,17 +42,19 @@ def ingest(
     *,
     months: Sequence[str],
     as_of: datetime,
+    again: bool = False,
 ) -> list[Ingested]:
     """Bring every table's partitions up to `as_of`: the given months and the static tables.
 
-    Months that begin after `as_of` are skipped. Raises DataError that names every partition that
-    could not be read, after all others were ingested; Conflict when another ingest keeps winning.
+    Months that begin after `as_of` are skipped. `again` reads even what did not change, which
+    restores a lost object. Raises DataError that names every partition that could not be read,
+    after all others were ingested; Conflict when another ingest keeps winning.
     """
     done: list[Ingested] = []
     broken: list[str] = []
     for table, period in _periods(source, months, as_of):
         try:
-            done.append(_ingest(source, ledger, objects, table, period, as_of))
+            done.append(_ingest(source, ledger, objects, table, period, as_of, again))
         except DataError as error:
             broken.append(f"{table} {period}: {error.message}")
     if broken:
@@ -85,13 +87,14 @@ def _ingest(
     table: str,
     period: str,
     as_of: datetime,
+    again: bool,
 ) -> Ingested:
     digest = source.digest(table, period, as_of)
     draft: Partition | None = None
     for _ in range(TRIES):
         attempts = ledger.attempts(table, period)
         known = next((a for a in attempts if a.as_of <= as_of), None)
-        if known and known.source_digest == digest:
+        if known and known.source_digest == digest and not again:
             return Ingested("unchanged", known)
         draft = draft or _store(source, objects, table, period, as_of, digest)
         try:

@@ -22,58 +22,9 @@ from tidemill.ports.data import Partition, PartitionLedger
 from tidemill.ports.objects import ObjectStore
 from tidemill.settings.contract import Contract, TableContract
 from tidemill.steps.checks import Finding, Span, check_frame, check_rows
+from tidemill.steps.verdicts import Report, Verdict
 
-__all__ = ["Report", "Verdict", "validate"]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was found about one month of a table."""
-
-    table: str
-    period: str
-    attempt: int
-    """The newest attempt; 0 if there is none."""
-    in_use: int
-    """The attempt that the dataset holds; 0 if there is none."""
-    rows: int
-    """Rows of the newest attempt."""
-    findings: tuple[Finding, ...]
-    """About the newest attempt."""
-
-    @property
-    def broken(self) -> list[Finding]:
-        """The findings that are errors."""
-        return [f for f in self.findings if f.severity == "error"]
-
-    def __str__(self) -> str:
-        kept = f"attempt {self.in_use} stays in use" if self.in_use else "nothing is in use"
-        lines = "".join(f"\n    {f}" for f in self.broken)
-        return f"{self.table} {self.period}: attempt {self.attempt} is broken, {kept}{lines}"
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All verdicts of one validation."""
-
-    as_of: datetime
-    contract: str
-    """Digest of the contract."""
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def broken(self) -> list[Verdict]:
-        """Months whose newest attempt breaks the contract."""
-        return [v for v in self.verdicts if v.broken]
-
-    def require_valid(self) -> None:
-        """Raise DataError that names every broken rule, its rows and examples."""
-        if self.broken:
-            raise DataError(
-                f"{len(self.broken)} of {len(self.verdicts)} partitions break the contract:\n  "
-                + "\n  ".join(map(str, self.broken)),
-                hint="mend the source and ingest again, or correct the contract if it is wrong",
-            )
+__all__ = ["validate"]
 
 
 def validate(
@@ -87,8 +38,8 @@ def validate(
 ) -> Report:
     """Judge each month as known at `as_of` and make `folder` hold the current partitions.
 
-    Returns the report whether or not something is broken: store it, then `require_valid`.
-    Raises ConfigError for a contract that cannot be evaluated.
+    Keeps the report as evidence and returns it, whether or not something is broken: call
+    `require_valid` on it. Raises ConfigError for a contract that cannot be evaluated.
     """
     verdicts: list[Verdict] = []
     kept: set[Path] = set()
@@ -101,7 +52,9 @@ def validate(
             if current:
                 kept.add(_place(folder / name / f"{period}.parquet", current.content))
     _remove_others(folder, kept)
-    return Report(as_of, contract.digest, tuple(verdicts))
+    report = Report(as_of, contract.digest, tuple(verdicts))
+    report.keep(objects)
+    return report
 
 
 @dataclass(frozen=True, slots=True)
