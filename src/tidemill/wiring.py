@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from tidemill.errors import ConfigError, UsageError
 from tidemill.settings import Paths, Settings, load
+from tidemill.settings.features import SqliteOnline
+from tidemill.settings.secrets import reveal
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from tidemill.adapters.kfp.backend import KfpRuns
+    from tidemill.adapters.mlflow.client import Client
+    from tidemill.adapters.mlflow.registry import MlflowRegistry
+    from tidemill.adapters.mlflow.tracker import MlflowTracker
+    from tidemill.adapters.signing import Signer
+    from tidemill.adapters.store.ledger import StoredLedger
     from tidemill.local.platform import Platform
     from tidemill.ports.clock import Clock
     from tidemill.ports.data import DatasetVersions, PartitionLedger, Source
-    from tidemill.ports.features import FeatureSource, Transforms
+    from tidemill.ports.features import FeatureSource, OnlineReader, Transforms
     from tidemill.ports.objects import ObjectStore
     from tidemill.ports.runs import Runs
+    from tidemill.server import App, PredictionLog
     from tidemill.settings.contract import Contract
 
 __all__ = ["Project"]
@@ -47,16 +57,38 @@ class Project:
 
     @classmethod
     def open(cls, config: str) -> Project:
-        """Open a project from a resolved configuration that `save` wrote; steps get its path."""
-        body = json.loads(Path(config).read_text())
-        return cls(Path(body["root"]), Settings.model_validate(body["settings"]))
+        """Open a project from a resolved configuration that `save` or `publish` wrote."""
+        if "://" in config:
+            from tidemill.adapters.objects import open_objects
+
+            prefix, _, key = config.rpartition("/")
+            body = json.loads(open_objects(prefix).get(key))
+        else:
+            body = json.loads(Path(config).read_text())
+        return cls(Path(body["root"]).absolute(), Settings.model_validate(body["settings"]))
 
     def save(self, path: Path) -> Path:
         """Write the resolved configuration, so that other processes open the very same project."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        body = {"root": str(self.root), "settings": self.settings.model_dump(mode="json")}
-        path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+        path.write_text(self._resolved(self.root))
         return path
+
+    def publish(self, name: str) -> str:
+        """Store the resolved configuration for the pods of run `name`; return its URL.
+
+        A pod opens it in its image's project folder; the environment names the S3 endpoint.
+        """
+        if not self.settings.storage.objects.startswith("s3://"):
+            raise ConfigError(
+                f"storage.objects is {self.settings.storage.objects}, which no pod can read",
+                hint="set it to s3://bucket/prefix in configs/<env>.yaml",
+            )
+        content = self._resolved(Path()).encode()
+        return self.objects.put(f"runs/{name}/settings.json", content)
+
+    def _resolved(self, root: Path) -> str:
+        body = {"root": str(root), "settings": self.settings.model_dump(mode="json")}
+        return json.dumps(body, indent=1, sort_keys=True) + "\n"
 
     @cached_property
     def clock(self) -> Clock:
@@ -133,7 +165,85 @@ class Project:
         from tidemill.adapters.feast import FeastRepository
 
         settings = self.settings.features
-        return FeastRepository(self.paths.resolve(settings.repo), settings)
+        return FeastRepository(
+            self.paths.resolve(settings.repo),
+            settings,
+            registry=self.paths.database(settings.registry),
+            online_path=self._online_path,
+        )
+
+    @cached_property
+    def online(self) -> OnlineReader:
+        """The online store as a server reads it, without Feast."""
+        from tidemill.adapters.online import open_online
+
+        deadline = self.settings.serving.lookup_deadline_ms / 1000
+        return open_online(self.settings.features, self._online_path, deadline)
+
+    def server(
+        self, bundle: Path, *, version: str, name: str = "", verify: bool = True
+    ) -> tuple[App, PredictionLog]:
+        """A bundle, verified and loaded, as an application, and the log that it writes."""
+        from tidemill import server
+
+        model = server.load_model(
+            bundle,
+            version=version,
+            name=name,
+            threads=self.settings.serving.intra_op_threads,
+            public_key=self.paths.resolve(self.settings.registry.verify_key) if verify else None,
+        )
+        server.verify_features(model, self.online)
+        return server.build(
+            model,
+            self.settings.serving,
+            reader=self.online,
+            objects=self.objects,
+            clock=self.clock,
+        )
+
+    @property
+    def _online_path(self) -> Path:
+        online = self.settings.features.online
+        path = online.path if online.type == "sqlite" else SqliteOnline().path
+        return self.paths.resolve(path)
+
+    @cached_property
+    def mlflow(self) -> Client:
+        """The connection to MLflow."""
+        from tidemill.adapters.mlflow.client import Client
+
+        return Client(self.settings.registry.uri, reveal(self.settings.registry.token))
+
+    @cached_property
+    def registry(self) -> MlflowRegistry:
+        """The model registry, its aliases and its catalog."""
+        from tidemill.adapters.mlflow.registry import MlflowRegistry
+
+        return MlflowRegistry(self.mlflow, self.settings.registry.experiment)
+
+    def tracker(self, run: str, tags: Mapping[str, str] | None = None) -> MlflowTracker:
+        """Open the record of the pipeline run `run`, begun by whichever step comes first."""
+        from tidemill.adapters.mlflow.tracker import MlflowTracker
+
+        return MlflowTracker.open(self.mlflow, self.settings.registry.experiment, run, tags)
+
+    @cached_property
+    def signer(self) -> Signer:
+        """Signs bundles with the project's key."""
+        from tidemill.adapters.signing import Signer
+
+        registry = self.settings.registry
+        return Signer(
+            self.paths.resolve(registry.signing_key), self.paths.resolve(registry.verify_key)
+        )
+
+    @cached_property
+    def ledger(self) -> StoredLedger:
+        """The promotion ledger."""
+        from tidemill.adapters.store.ledger import StoredLedger
+
+        return StoredLedger(self.store)
 
     @cached_property
     def platform(self) -> Platform:
@@ -149,6 +259,19 @@ class Project:
 
     def runs_on(self, place: str) -> Runs:
         """Return the runs on this machine (`local`) or on Kubeflow Pipelines (`kfp`)."""
+        if place == "kfp":
+            return self.backend
+        if place != "local":
+            raise UsageError(f"pipelines run on 'local' or 'kfp', not on '{place}'")
         from tidemill.adapters.kfp.local import LocalRuns
 
         return LocalRuns(self.root, self.paths.runs, self.settings.execution, self.save, self.clock)
+
+    @cached_property
+    def backend(self) -> KfpRuns:
+        """The Kubeflow Pipelines backend; raises ConfigError when its token cannot be read."""
+        from tidemill.adapters.kfp.backend import KfpRuns
+
+        execution = self.settings.execution
+        token = reveal(execution.kfp.token)
+        return KfpRuns(self.root, execution, token, self.publish, self.clock)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -35,15 +34,9 @@ def _run(
     finish(run)
 
 
-def parameters(assignments: list[str]) -> dict[str, Any]:
-    """Read `name=value` assignments: a value is JSON if it can be read as such, else text."""
-    found: dict[str, Any] = {}
+def parameters(assignments: list[str]) -> dict[str, str]:
+    """Read `name=value` assignments; the pipeline knows the types."""
     for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
+        if "=" not in assignment:
             raise UsageError(f"-p {assignment} is not of the form name=value")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
+    return dict(assignment.split("=", 1) for assignment in assignments)

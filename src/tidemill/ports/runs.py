@@ -83,6 +83,10 @@ class Runs(Protocol):
         """Return a run as it is now; raises NotFound."""
         ...
 
+    def log(self, run_id: str, step: str) -> str:
+        """Return what a step printed; raises NotFound."""
+        ...
+
     def cancel(self, run_id: str) -> None:
         """Stop a run and everything it started; a run that has ended is left as it is."""
         ...

@@ -45,8 +45,8 @@ class KfpSettings(Group):
 
     host: str = ""
     """URL of the Pipelines API."""
-    namespace: str = "kubeflow"
-    """Namespace of the runs."""
+    namespace: str = ""
+    """Namespace of the runs on a multi-user installation; a single-user one takes none."""
     token: Secret = ""
     """Bearer token by reference; empty means none."""
     service_account: str = "pipeline-runner"

@@ -12,14 +12,15 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from tidemill import errors
-from tidemill.adapters.kfp.compile import Definition, compile_pipeline
-from tidemill.adapters.kfp.lint import check_parameters, refuse
+from tidemill.adapters.kfp.compile import Definition, compile_pipeline, step_names
+from tidemill.adapters.kfp.lint import refuse
 from tidemill.adapters.kfp.memo import Memo, version_of
+from tidemill.adapters.kfp.parameters import bind
 from tidemill.adapters.kfp.record import RunFolder
 from tidemill.adapters.kfp.sdk import components, local
 from tidemill.adapters.kfp.step import Steps, without_colour
@@ -80,34 +81,11 @@ def _run(folder: RunFolder, output: Plain) -> dict[str, Any]:
     definition = compile_pipeline(root, request["pipeline"], execution, "local")
     ir = definition.ir
     refuse(request["pipeline"], ir)
-    known = ir["root"].get("inputDefinitions", {}).get("parameters", {})
-    context = {k: v for k, v in request["context"].items() if k in known}
-    parameters = context | request["parameters"]
-    check_parameters(request["pipeline"], ir, parameters)
-    folder.append("planned", steps=list(_steps(ir, ir["root"])), parameters=parameters)
+    parameters = bind(request["pipeline"], ir, request["parameters"], request["context"])
+    folder.append("planned", steps=list(step_names(ir)), parameters=parameters)
     if request["dry_run"]:
         return {"state": "planned", "cause": ""}
     return _execute(folder, definition, root, parameters, output)
-
-
-def _steps(ir: Mapping[str, Any], component: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the steps in the order in which they will run; those of loops show when they start."""
-    tasks = component["dag"]["tasks"]
-    ordered: dict[str, None] = {}
-
-    def visit(name: str) -> None:
-        for upstream in sorted(tasks[name].get("dependentTasks", [])):
-            visit(upstream)
-        ordered[name] = None
-
-    for name in tasks:
-        visit(name)
-    for name in ordered:
-        reference = tasks[name]["componentRef"]["name"]
-        if "dag" not in ir["components"][reference]:
-            yield reference.removeprefix("comp-")
-        elif "parameterIterator" not in tasks[name]:
-            yield from _steps(ir, ir["components"][reference])
 
 
 def _execute(

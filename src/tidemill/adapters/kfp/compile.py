@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tidemill.adapters.kfp.sdk import compiler, dsl
 from tidemill.errors import ConfigError, NotFound
 from tidemill.settings.execution import ExecutionSettings
 
-__all__ = ["Definition", "compile_pipeline", "pipelines_of"]
+__all__ = ["Definition", "compile_pipeline", "pipelines_of", "step_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +76,28 @@ def _build(pipeline: Any, execution: ExecutionSettings, target: Target) -> Any:
         return result
 
     return dsl.pipeline(name=pipeline.name, description=pipeline.description)(configured)
+
+
+def step_names(ir: Mapping[str, Any], dag: str = "") -> Iterator[str]:
+    """Yield the steps in the order in which they will run; those of loops are left out.
+
+    `dag` is a component that is a graph itself; by default the whole pipeline.
+    """
+    tasks = (ir["components"][dag] if dag else ir["root"])["dag"]["tasks"]
+    ordered: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        if name in ordered:
+            return
+        for upstream in sorted(tasks[name].get("dependentTasks", [])):
+            visit(upstream)
+        ordered[name] = None
+
+    for name in tasks:
+        visit(name)
+    for name in ordered:
+        component = tasks[name]["componentRef"]["name"]
+        if "dag" not in ir["components"][component]:
+            yield component.removeprefix("comp-")
+        elif "parameterIterator" not in tasks[name]:
+            yield from step_names(ir, component)

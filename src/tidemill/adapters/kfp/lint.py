@@ -11,16 +11,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tidemill.errors import ConfigError, NotFound, UsageError
+from tidemill.errors import ConfigError
 
-__all__ = ["Finding", "check_parameters", "lint", "refuse"]
+__all__ = ["Finding", "lint", "refuse"]
 
 Tree = Mapping[str, Any]
 EXECUTOR = "kfp.dsl.executor_main"
 REFERENCE = re.compile(r"inputs\.parameter_values\['([^']+)'\]")
 PINNED = re.compile(r"(@sha256:[0-9a-f]{64}|:(?!latest$)[\w.-]+)$")
-MAX_PARAMETER_BYTES = 10_000
-"""The API server's default limit on all parameters of a run together."""
 
 
 class Finding(NamedTuple):
@@ -158,28 +156,4 @@ def _text(place: str, value: object) -> Iterator[Finding]:
     if "python3" in str(value):
         yield Finding(
             "python3", place, "a local run replaces 'python3' in values by the interpreter's path"
-        )
-
-
-def check_parameters(pipeline: str, ir: Tree, parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters that the pipeline does not have, lacks, or that KFP would change.
-
-    Raises NotFound or UsageError.
-    """
-    known: Tree = ir["root"].get("inputDefinitions", {}).get("parameters", {})
-    for name, value in parameters.items():
-        if name not in known:
-            raise NotFound.among(f"parameter of '{pipeline}'", name, known)
-        if value is None or "python3" in str(value):
-            raise UsageError(f"KFP cannot carry {name}={value!r}: None, or a text with 'python3'")
-    missing = [n for n, spec in known.items() if n not in parameters and not spec.get("isOptional")]
-    if missing:
-        raise UsageError(
-            f"'{pipeline}' needs the parameter {', '.join(missing)}",
-            hint=f"tidemill run {pipeline} -p {missing[0]}=…",
-        )
-    size = sum(len(str(value).encode()) for value in parameters.values())
-    if size > MAX_PARAMETER_BYTES:
-        raise UsageError(
-            f"the parameters of '{pipeline}' take {size} bytes; KFP takes {MAX_PARAMETER_BYTES}"
         )

@@ -73,6 +73,13 @@ class LocalRuns:
         """Return a run as it is now; raises NotFound."""
         return self._find(run_id).result()
 
+    def log(self, run_id: str, step: str) -> str:
+        """Return what a step printed, over all attempts; raises NotFound."""
+        logs = {s.name: s.log for s in self.status(run_id).steps if s.log}
+        if step not in logs or not Path(logs[step]).exists():
+            raise NotFound.among(f"step of {run_id} with a log", step, logs)
+        return Path(logs[step]).read_text(errors="replace")
+
     def cancel(self, run_id: str) -> None:
         """Stop a run, whoever launched it; its launcher records the end."""
         run = self._find(run_id)

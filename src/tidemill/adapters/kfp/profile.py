@@ -31,6 +31,8 @@ def _configure(task: Any, execution: ExecutionSettings, target: Target) -> None:
             task.set_container_image(image)
     for name, value in execution.environment.items():
         task.set_env_variable(name, value)
+    # KFP's key holds neither the code in the image nor what a step reads beyond its arguments.
+    task.set_caching_options(enable_caching=False)
     if wanted.retries:
         task.set_retry(wanted.retries)
     if target == "kfp":

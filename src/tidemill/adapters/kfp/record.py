@@ -118,7 +118,9 @@ class RunFolder:
                     steps[event["name"]] = StepResult(**fields)
                 case "ended":
                     if event["state"] != "planned":
-                        steps = {n: _closed(s, event["cause"]) for n, s in steps.items()}
+                        steps = {
+                            n: _closed(s, event["cause"], event["at"]) for n, s in steps.items()
+                        }
                     run = replace(
                         run,
                         state=event["state"],
@@ -128,13 +130,14 @@ class RunFolder:
                     )
         if run.state == "running" and not self.alive():
             run = replace(run, state="failed", cause=GONE)
-            steps = {n: _closed(s, GONE) for n, s in steps.items()}
+            steps = {n: _closed(s, GONE, time.time()) for n, s in steps.items()}
         return replace(run, steps=tuple(steps.values()))
 
 
-def _closed(step: StepResult, cause: str) -> StepResult:
+def _closed(step: StepResult, cause: str, at: float) -> StepResult:
     if step.state == "running":
-        return replace(step, state="failed", cause=cause)
+        began = datetime.fromisoformat(step.started_at).timestamp()
+        return replace(step, state="failed", cause=cause, wall_seconds=round(at - began, 3))
     return replace(step, state="skipped") if step.state == "pending" else step
 
 

@@ -1,0 +1,71 @@
+"""The parameters of a run: completed from the context, typed as the pipeline declares, checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tidemill.errors import NotFound, UsageError
+
+__all__ = ["bind"]
+
+MAX_BYTES = 10_000
+"""The API server's default limit on all parameters of a run together."""
+
+
+def bind(
+    pipeline: str, ir: Mapping[str, Any], given: Mapping[str, Any], context: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a run: the given ones over those of the context it has.
+
+    A text is read as the declared type. Raises NotFound for an unknown parameter, UsageError for
+    one that is missing, of the wrong type, or that KFP would change.
+    """
+    declared = ir["root"].get("inputDefinitions", {}).get("parameters", {})
+    bound = {name: value for name, value in context.items() if name in declared}
+    for name, value in given.items():
+        if name not in declared:
+            raise NotFound.among(f"parameter of '{pipeline}'", name, declared)
+        bound[name] = _typed(name, value, declared[name]["parameterType"])
+    missing = [n for n, spec in declared.items() if n not in bound and not spec.get("isOptional")]
+    if missing:
+        raise UsageError(
+            f"'{pipeline}' needs the parameter {', '.join(missing)}",
+            hint=f"tidemill run {pipeline} -p {missing[0]}=…",
+        )
+    size = sum(len(str(value).encode()) for value in bound.values())
+    if size > MAX_BYTES:
+        raise UsageError(f"the parameters take {size} bytes, KFP takes {MAX_BYTES}")
+    return bound
+
+
+def _boolean(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+READERS: dict[str, tuple[type | tuple[type, ...], Callable[[str], Any]]] = {
+    "STRING": (str, str),
+    "NUMBER_INTEGER": (int, int),
+    "NUMBER_DOUBLE": (float, float),
+    "BOOLEAN": (bool, _boolean),
+    "LIST": (list, json.loads),
+    "STRUCT": (dict, json.loads),
+}
+
+
+def _typed(name: str, value: Any, declared: str) -> Any:
+    kind, read = READERS[declared]
+    wrong = UsageError(f"{name}={value!r} is no {declared}")
+    if "python3" in str(value):
+        raise UsageError(f"{name}: a local run replaces 'python3' in values by a path")
+    if isinstance(value, str):
+        try:
+            value = read(value)
+        except (ValueError, KeyError) as error:
+            raise wrong from error
+    if declared == "NUMBER_DOUBLE" and type(value) is int:
+        return float(value)
+    if not isinstance(value, kind) or (type(value) is bool) != (declared == "BOOLEAN"):
+        raise wrong
+    return value

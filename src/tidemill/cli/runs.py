@@ -1,0 +1,84 @@
+"""`tidemill submit`, `watch`, `logs`, `cancel`: runs that were started, here or on a backend."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tidemill.cli.app import open_project
+from tidemill.cli.output import emit
+from tidemill.cli.run import parameters
+from tidemill.errors import NotFound
+from tidemill.ports.runs import RunResult
+
+submit = typer.Typer()
+watch = typer.Typer()
+logs = typer.Typer()
+cancel = typer.Typer()
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
+On = Annotated[str, typer.Option(help="local or kfp; default: execution.on.")]
+LOOK_SECONDS = 1.0
+
+
+@submit.command()
+def _submit(
+    pipeline: Annotated[str, typer.Argument(help="A file of pipelines/, without '.py'.")],
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="A pipeline parameter, name=value.")
+    ] = None,
+) -> None:
+    """Start a run on Kubeflow Pipelines and print its id, without waiting."""
+    run_id = open_project().backend.submit(pipeline, parameters(param or []))
+    emit({"run_id": run_id}, run_id)
+
+
+@watch.command()
+def _watch(run_id: RunId, on: On = "") -> None:
+    """Show a run until it ends; the exit code is that of its state. Ctrl-C leaves it running."""
+    import time
+
+    from tidemill.cli.progress import finish, progress
+
+    project = open_project()
+    runs = project.runs_on(on or project.settings.execution.on)
+    with progress() as see:
+        run = runs.status(run_id)
+        while run.state == "running":
+            see(run)
+            time.sleep(LOOK_SECONDS)
+            run = runs.status(run_id)
+        see(run)
+    finish(run)
+
+
+@logs.command()
+def _logs(
+    run_id: RunId,
+    step: Annotated[str, typer.Argument(help="Step; default: the one that failed, or all.")] = "",
+    on: On = "",
+) -> None:
+    """Print what a run's steps printed."""
+    project = open_project()
+    runs = project.runs_on(on or project.settings.execution.on)
+    text = {name: runs.log(run_id, name) for name in _steps(runs.status(run_id), step)}
+    emit(text, "\n".join(text.values()))
+
+
+def _steps(run: RunResult, step: str) -> list[str]:
+    names = [s.name for s in run.steps]
+    if step and step not in names:
+        raise NotFound.among(f"step of {run.run_id}", step, names)
+    failed = [s.name for s in run.steps if s.state == "failed"]
+    return [step] if step else failed or [s.name for s in run.steps if s.started_at]
+
+
+@cancel.command()
+def _cancel(run_id: RunId, on: On = "") -> None:
+    """Stop a run and everything it started; one that has ended is left as it is."""
+    project = open_project()
+    runs = project.runs_on(on or project.settings.execution.on)
+    runs.cancel(run_id)
+    run = runs.status(run_id)
+    emit({"run_id": run_id, "state": run.state}, f"{run_id} {run.state}")
