@@ -8,17 +8,21 @@ May not live here: an adapter, a training SDK. This process never imports torch,
 evidently or pandas; the store of features, the object store and the clock arrive as ports.
 """
 
-from tidemill.server.build import build, check_features
+from tidemill.server.app import App
+from tidemill.server.build import build, verify_features
 from tidemill.server.model import Model, load_model
+from tidemill.server.predictions import PredictionLog
 from tidemill.server.process import forbid_imports, listen, log_as_json, serve
 
 __all__ = [
+    "App",
     "Model",
+    "PredictionLog",
     "build",
-    "check_features",
     "forbid_imports",
     "listen",
     "load_model",
     "log_as_json",
     "serve",
+    "verify_features",
 ]

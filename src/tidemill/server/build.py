@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tidemill.errors import IntegrityError
+import structlog
+
+from tidemill.errors import RetryableError
 from tidemill.ports.clock import Clock
 from tidemill.ports.features import OnlineReader
 from tidemill.ports.objects import ObjectStore
@@ -16,7 +18,9 @@ from tidemill.server.predictions import PredictionLog
 from tidemill.server.validation import Validator
 from tidemill.settings.serving import ServingSettings
 
-__all__ = ["build", "check_features"]
+__all__ = ["build", "verify_features"]
+
+log = structlog.get_logger(__name__)
 
 
 def build(
@@ -30,7 +34,7 @@ def build(
     """Return the application that serves `model`, and the log that it writes."""
     manifest = model.manifest
     labels = (model.name, model.version, model.revision)
-    log = PredictionLog(
+    predictions = PredictionLog(
         objects,
         Encoder(manifest, labels),
         prefix=f"predictions/{model.name}",
@@ -40,23 +44,21 @@ def build(
         labels,
         slow_seconds=settings.slow_ms / 1000,
         views=tuple(view.name for view in manifest.features.views),
-        logged=log.counts,
+        logged=predictions.counts,
     )
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
     lookup = Lookup(manifest, reader, settings.lookup_deadline_ms)
-    inference = Inference(model, validator, lookup, log, metrics, clock)
-    return App(inference, metrics, max_body_bytes=settings.max_body_bytes), log
+    inference = Inference(model, validator, lookup, predictions, metrics, clock)
+    return App(inference, metrics, max_body_bytes=settings.max_body_bytes), predictions
 
 
-def check_features(model: Model, served: str) -> None:
+def verify_features(model: Model, reader: OnlineReader) -> None:
     """Refuse a model whose features are not defined as those in the online store.
 
-    `served` is the digest of the service that fills the online store.
+    Raises IntegrityError that names both digests. A store that does not answer is no reason to stay
+    down: features fall back to their defaults until it does, and is verified then.
     """
-    service = model.manifest.features
-    if service.digest != served:
-        raise IntegrityError(
-            f"the model was trained with feature service '{service.name}' at {service.digest}, the "
-            f"online store is filled by {served}",
-            hint="serve a model trained with the present definition, or restore the old one",
-        )
+    try:
+        reader.verify(model.manifest.features)
+    except RetryableError as error:
+        log.warning("the online store cannot be verified yet", reason=error.message)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 from tidemill.bundle import FeatureView, InputColumn, Manifest
 from tidemill.ports.features import OnlineBatch, OnlineReader, Value
 from tidemill.server.model import placeholder
+from tidemill.server.protocol import FP32_MAX
 from tidemill.server.validation import Batch
 
 __all__ = ["Found", "Lookup"]
 
 log = structlog.get_logger(__name__)
 
+USABLE: dict[str, set[type]] = {"BYTES": {str, NoneType}, "FP32": {float, int, bool, NoneType}}
 THREADS = 4
 """Reads at once; a reader that hangs holds one, the others go on."""
 
@@ -45,7 +48,9 @@ class Lookup:
 
     def __init__(self, manifest: Manifest, reader: OnlineReader, deadline_ms: float) -> None:
         self._inputs = {c.name: c for c in manifest.inputs if c.origin == "feature"}
+        self._service = manifest.features
         self._reader = reader
+        self._verified: datetime | None = None
         self._deadline = deadline_ms / 1000
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lookup")
 
@@ -72,7 +77,7 @@ class Lookup:
         views = batch.views
         keys = {key: batch.keys[key] for view in views for key in view.join_keys}
         read = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._reader.read, views, keys, moment
+            self._threads, self._verified_read, views, keys, moment
         )
         try:
             return await asyncio.wait_for(read, self._deadline)
@@ -83,25 +88,35 @@ class Lookup:
         log.warning("lookup failed, features fall back", views=_names(views), reason=reason)
         return OnlineBatch({}, None)
 
+    def _verified_read(
+        self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], moment: datetime
+    ) -> OnlineBatch:
+        """Read, and after each materialisation make sure that the definition is still the same."""
+        online = self._reader.read(views, keys, moment)
+        if online.as_of is None or online.as_of != self._verified:
+            self._reader.verify(self._service)
+            self._verified = online.as_of
+        return online
+
 
 def _complete(
     column: InputColumn, values: Sequence[Value] | None, rows: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Turn looked-up values into a model's input; rows without a usable value get the default."""
+    """Turn looked-up values into a model's input; rows without a usable value get the default.
+
+    A column with a value of a wrong type is not used at all: the store holds something else.
+    """
     filled = placeholder(column, rows)
-    missing = np.ones(rows, dtype=np.bool_)
-    for row, value in enumerate(values or ()):
-        if usable(column, value):
-            filled[row] = value
-            missing[row] = False
-    return filled, missing
-
-
-def usable(column: InputColumn, value: Value) -> bool:
-    """Tell whether a stored value has the input's type and is there."""
+    if values is None or not USABLE[column.datatype].issuperset(map(type, values)):
+        return filled, np.ones(rows, dtype=np.bool_)
     if column.datatype == "BYTES":
-        return isinstance(value, str)
-    return isinstance(value, int | float) and bool(np.isfinite(value))
+        found = np.array(values, dtype=object)
+        present = np.array([value is not None for value in values])
+    else:
+        found = np.array(values, dtype=np.float64)
+        present = np.abs(found) <= FP32_MAX
+    filled[present] = found[present]
+    return filled, ~present
 
 
 def _names(views: Sequence[FeatureView]) -> list[str]:

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from tidemill.errors import DataError
 
 __all__ = [
+    "FP32_MAX",
     "BytesTensor",
     "Fp32Tensor",
     "InferRequest",
@@ -29,7 +30,6 @@ __all__ = [
     "encode",
 ]
 
-JSON = b"application/json"
 DATATYPES = "BYTES, FP32, INT64"
 FP32_MAX = 3.4028234663852886e38
 
@@ -99,7 +99,7 @@ class OutputTensor(Struct, gc=False):
     name: str
     datatype: str
     shape: list[int]
-    data: list[Fp32 | list[Fp32 | None] | None]
+    data: list[float]
 
 
 class InferResponse(Struct, gc=False):
