@@ -183,7 +183,7 @@ class Project:
     def server(
         self, bundle: Path, *, version: str, name: str = "", verify: bool = True
     ) -> tuple[App, PredictionLog]:
-        """A bundle, verified and loaded, as an application, and the log that it writes."""
+        """Verify and load a bundle; return the application, and the log that it writes."""
         from tidemill import server
 
         model = server.load_model(
