@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tidemill.domain.profile import PerformanceProfile
 
-__all__ = ["Gaps", "auc", "calibrate", "expected_auc", "expected_logloss", "gaps", "logloss", "z"]
+__all__ = ["Gaps", "auc", "calibrate", "expected_auc", "expected_logloss", "gaps", "z"]
 
 Floats = npt.NDArray[np.float64]
 EPS = 1e-6
@@ -37,11 +37,6 @@ def calibrate(scores: Floats, calibration: tuple[Sequence[float], Sequence[float
     return np.clip(np.interp(scores, knots, rates), EPS, 1 - EPS)
 
 
-def logloss(labels: Floats, scores: Floats) -> float:
-    """Return the mean negative log-likelihood, nats per row."""
-    return expected_logloss(scores, labels)
-
-
 def expected_logloss(scores: Floats, rates: Floats) -> float:
     """Return the log-loss of `scores` if events happen at `rates`."""
     p = np.clip(scores, EPS, 1 - EPS)
@@ -54,7 +49,10 @@ def auc(labels: Floats, scores: Floats) -> float:
 
 
 def expected_auc(scores: Floats, rates: Floats) -> float:
-    """Return the AUC of `scores` if events happen at `rates`: each row is part event, part not."""
+    """Return the AUC of `scores` if events happen at `rates`: each row is part event, part not.
+
+    Ties count half. NaN when there are no events, or nothing else.
+    """
     _, group = np.unique(scores, return_inverse=True)
     events = np.bincount(group, weights=rates)
     others = np.bincount(group, weights=1 - rates)
@@ -67,10 +65,10 @@ def expected_auc(scores: Floats, rates: Floats) -> float:
 def gaps(
     labels: Floats, scores: Floats, calibration: tuple[Sequence[float], Sequence[float]]
 ) -> Gaps:
-    """Return realised minus expected performance."""
+    """Return realised minus expected performance; a label is an event rate of 0 or 1."""
     rates = calibrate(scores, calibration)
     return Gaps(
-        logloss(labels, scores) - expected_logloss(scores, rates),
+        expected_logloss(scores, labels) - expected_logloss(scores, rates),
         float(labels.mean() - scores.mean()),
         auc(labels, scores) - expected_auc(scores, rates),
     )

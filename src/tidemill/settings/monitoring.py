@@ -21,6 +21,8 @@ class MonitoringSettings(Group):
     still filling there, and would widen every bound."""
     maturity_hours: float = Field(default=24, ge=0)
     """Labels are complete this long after the event's scheduled instant."""
+    settle_hours: float = Field(default=0.25, ge=0)
+    """A window is judged this long after its end, when servers have written their logs."""
     null_margin: float = Field(default=0.05, gt=0)
     """T1: null share above the in-control maximum by this much."""
     unseen_share: float = Field(default=0.05, gt=0)
@@ -35,6 +37,8 @@ class MonitoringSettings(Group):
     """Rows sampled for T2 and T3."""
     pooled_days: int = Field(default=7, ge=1)
     """T4: matured label-days pooled before performance is judged."""
+    min_label_share: float = Field(default=0.8, gt=0, le=1)
+    """T4: share of matured predictions that must have a label; cancelled flights never get one."""
     performance_z: float = Field(default=3.0, gt=0)
     """T4: bound on |z| against in-control pools."""
     drift_factor: float = Field(default=1.25, gt=1)

@@ -1,0 +1,87 @@
+"""The prediction log and the labels, read by time; their layout is in docs/architecture.md."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+import polars as pl
+
+from tidemill.errors import NotFound
+from tidemill.ports.objects import ObjectStore
+
+__all__ = ["Read", "days", "read_labels", "read_predictions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Rows of a period, and the files in it that could not be read."""
+
+    frame: pl.DataFrame
+    """Empty and without columns when there was no readable file."""
+    unreadable: tuple[str, ...] = ()
+
+
+def read_predictions(
+    objects: ObjectStore,
+    model: str,
+    start: datetime,
+    end: datetime,
+    columns: tuple[str, ...] = (),
+) -> Read:
+    """Return the predictions with `start <= at < end`, ordered by `at`.
+
+    `columns` limits what is read; a column that a file lacks is null there. Files may differ in
+    type: the wider type wins, so a number that was once written as text arrives as text.
+    """
+    return _read(objects, f"predictions/{model}", "at", start, end, columns)
+
+
+def read_labels(objects: ObjectStore, model: str, start: datetime, end: datetime) -> Read:
+    """Return the labels with `start <= scheduled_at < end`, one per `row_id`: the last known."""
+    read = _read(objects, f"labels/{model}", "scheduled_at", start, end, ())
+    if read.frame.is_empty():
+        return read
+    newest = read.frame.sort("label_at").unique("row_id", keep="last", maintain_order=True)
+    return Read(newest, read.unreadable)
+
+
+def _read(
+    objects: ObjectStore,
+    prefix: str,
+    at: str,
+    start: datetime,
+    end: datetime,
+    columns: tuple[str, ...],
+) -> Read:
+    frames, unreadable = [], []
+    for day in days(start, end):
+        for key in objects.list(f"{prefix}/dt={day}/"):
+            try:
+                frames.append(_file(objects.get(key), columns))
+            except (NotFound, pl.exceptions.PolarsError, OSError) as error:
+                unreadable.append(f"{key} ({type(error).__name__})")
+    if not frames:
+        return Read(pl.DataFrame(), tuple(unreadable))
+    frame = pl.concat(frames, how="diagonal_relaxed")
+    if at not in frame.columns:
+        return Read(pl.DataFrame(), (*unreadable, f"{prefix}: no column {at}"))
+    inside = frame.filter((pl.col(at) >= start) & (pl.col(at) < end)).sort(at)
+    return Read(inside, tuple(unreadable))
+
+
+def _file(content: bytes, columns: tuple[str, ...]) -> pl.DataFrame:
+    if not columns:
+        return pl.read_parquet(io.BytesIO(content))
+    present = pl.read_parquet_schema(io.BytesIO(content))
+    return pl.read_parquet(io.BytesIO(content), columns=[c for c in columns if c in present])
+
+
+def days(start: datetime, end: datetime) -> Iterator[date]:
+    """Yield every day that [start, end) touches."""
+    day = start.date()
+    while day < end.date() or (day == end.date() and end.time() > datetime.min.time()):
+        yield day
+        day += timedelta(days=1)
