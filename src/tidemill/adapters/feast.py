@@ -1,172 +1,229 @@
 """The Feast repository: services and their digests, training joins, materialisation.
 
-Import cost is about five CPU seconds, so a process opens this once or not at all. The repository's
-`definitions.py` is the source of truth; registries are derived from it. Joins use a registry of
-their own in a temporary folder, so that two runs never see each other's tables.
+Importing Feast takes about five CPU seconds: a process opens this once or not at all. The
+repository's `definitions.py` is the source of truth, registries are derived from it. A join uses a
+registry of its own in a temporary folder, so that two runs never see each other's tables.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import fcntl
 import io
-import json
+import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import polars as pl
-from feast import Entity, FeatureStore, FeatureView, FileSource, RepoConfig
-from feast import FeatureService as FeastService
+from feast import FeatureStore
 
-from tidemill.adapters.feast_config import repo_config
-from tidemill.adapters.project_code import load
-from tidemill.bundle import FeatureField, FeatureService
-from tidemill.bundle import FeatureView as PinnedView
-from tidemill.errors import ConfigError, DataError, NotFound
+from tidemill.adapters.asof import latest
+from tidemill.adapters.feast_config import private_config, repo_config
+from tidemill.adapters.feast_definitions import Definitions
+from tidemill.adapters.feast_table import check_table
+from tidemill.adapters.online import Filled, open_online
+from tidemill.bundle import FeatureService, FeatureView
+from tidemill.errors import Conflict, DataError, IntegrityError, Refused, TidemillError
+from tidemill.ports.features import Materialised, Value
 from tidemill.settings.features import FeatureSettings
 
 __all__ = ["FeastRepository"]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TIMEOUT = 30.0
+"""Seconds that a fill waits for the online store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Definitions that are in the project's registry."""
+
+    definitions: Definitions
+    store: FeatureStore
+    views: dict[str, Any]
 
 
 class FeastRepository:
     """A folder of Feast definitions, opened."""
 
-    def __init__(self, repo: Path, settings: FeatureSettings) -> None:
+    def __init__(
+        self, repo: Path, settings: FeatureSettings, *, registry: str, online_path: Path
+    ) -> None:
         self._repo = repo
         self._settings = settings
+        self._registry = registry
+        self._online_path = online_path
+        self._online = open_online(settings, online_path, TIMEOUT)
+        self._applied: dict[Path, Applied] = {}
+        self._written: dict[str, pl.DataFrame] = {}
 
     def resolve(self, name: str) -> FeatureService:
-        """Resolve a service to its views and digest; raises NotFound or ConfigError."""
-        views = [self._pin(view) for view in self._views(name)]
-        body = [_identity(pinned, self._view(pinned.name).batch_source) for pinned in views]
-        text = json.dumps(sorted(body, key=lambda view: str(view["name"])), sort_keys=True)
-        digest = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-        return FeatureService(name, self._settings.project, digest, tuple(views))
+        """Resolve a service to its views and digest; see `ports.features.FeatureSource`."""
+        return self._definitions.resolve(name)
 
     def join(self, service: str, spine: pl.DataFrame, tables: Path) -> pl.DataFrame:
         """Add the service's features to `spine`; see `ports.features.FeatureSource`."""
-        pinned = self.resolve(service)
-        for view in pinned.views:
-            self._check(view, tables)
-        keys = sorted({key for view in pinned.views for key in view.join_keys})
+        definitions = Definitions(self._repo, self._settings.project, tables)
+        views = definitions.resolve(service).views
+        for view in views:
+            check_table(definitions.table(view.name), view, tables)
+        keys = sorted({key for view in views for key in view.join_keys})
         entities = spine.select(*keys, "event_timestamp").to_pandas()
-        names = [field.name for view in pinned.views for field in view.fields]
-        with tempfile.TemporaryDirectory() as folder, _feast_errors("join features"):
-            store = self._store(repo_config(self._repo, self._settings, Path(folder)))
-            store.apply(self._objects(tables))
+        with tempfile.TemporaryDirectory() as folder, _quiet("join the features"):
+            config = private_config(self._repo, self._settings, Path(folder))
+            store = FeatureStore(config=config)
+            store.apply(definitions.objects)
             job = store.get_historical_features(
                 entity_df=entities,
                 features=store.get_feature_service(service),
                 filter_by_created_timestamp=True,
             )
-            joined = pl.from_arrow(job.to_arrow())
-        assert isinstance(joined, pl.DataFrame)
-        return spine.hstack(joined.select(names))
+            joined = pl.DataFrame(job.to_arrow())
+        return spine.hstack(joined.select(f.name for view in views for f in view.fields))
+
+    def apply(self, tables: Path) -> dict[str, str]:
+        """Write the definitions to the project's registry; return services and digests."""
+        return self._apply(tables).definitions.digests()
+
+    def materialise(
+        self, service: str, tables: Path, until: datetime, *, replace: bool = False
+    ) -> Materialised:
+        """Fill the online store; see `ports.features.FeatureSource`."""
+        with self._lock():
+            applied = self._apply(tables)
+            digests = applied.definitions.digests()
+            if not replace:
+                self._guard(digests, until)
+            views = applied.definitions.resolve(service).views
+            rows = {view.name: self._fill(applied, view, tables, until) for view in views}
+            self._online.advance(Filled(until, digests))
+        return Materialised(until, {view: count for view, count in rows.items() if count})
+
+    def _fill(self, applied: Applied, view: FeatureView, tables: Path, until: datetime) -> int:
+        """Write each key's newest row that can still be served; return how many keys.
+
+        The window reaches back a whole ttl: late and corrected rows arrive whenever they come. It
+        is Feast's provider that reads and writes; `FeatureStore.materialize` around it adds every
+        window to a list in the registry, which grows for ever and takes most of the time.
+        """
+        table = applied.definitions.table(view.name)
+        check_table(table, view, tables)
+        since = until - timedelta(seconds=view.ttl_seconds) if view.ttl_seconds else EPOCH
+        newest = latest(
+            pl.scan_parquet(tables / table.file),
+            keys=view.join_keys,
+            timestamp=table.timestamp,
+            created=table.created,
+            since=since,
+            until=until,
+        ).collect()
+        held = self._written.get(view.name)
+        if newest.is_empty() or (held is not None and newest.equals(held)):
+            return 0
+        store = applied.store
+        with _quiet(f"materialise the view '{view.name}'"):
+            store._get_provider().materialize_single_feature_view(
+                config=store.config,
+                feature_view=applied.views[view.name],
+                start_date=since,
+                end_date=until,
+                registry=store.registry,
+                project=store.project,
+                tqdm_builder=None,
+            )
+        self._verify(view, newest, until)
+        self._written[view.name] = newest
+        return newest.height
+
+    def _verify(self, view: FeatureView, newest: pl.DataFrame, until: datetime) -> None:
+        """Read every written key back; raises IntegrityError at the first difference."""
+        keys = {key: newest[key].to_list() for key in view.join_keys}
+        columns = self._online.read([view], keys, until).columns
+        for feature in view.fields:
+            for row, (wanted, found) in enumerate(
+                zip(newest[feature.name], columns[feature.name], strict=True)
+            ):
+                if _plain(wanted) != found:
+                    entity = ", ".join(f"{key}={values[row]}" for key, values in keys.items())
+                    raise IntegrityError(
+                        f"after materialising, {view.name}:{feature.name} of {entity} is {found} "
+                        f"online and {wanted} offline",
+                        hint="empty the online store and run: tidemill features materialize",
+                    )
+
+    def _guard(self, digests: dict[str, str], until: datetime) -> None:
+        """Refuse to go back in time, or to change a service under models that are pinned to it."""
+        filled = self._online.filled()
+        if filled is None:
+            return
+        if filled.as_of > until:
+            raise Refused(
+                f"the online store is filled up to {filled.as_of.isoformat()}; it cannot go back "
+                f"to {until.isoformat()}",
+                hint="features materialize --replace starts over from that instant",
+            )
+        changed = [n for n, d in filled.services.items() if digests.get(n, d) != d]
+        if changed:
+            raise Refused(
+                f"the definition of {', '.join(changed)} changed in place; models that are served "
+                "are pinned to the old one",
+                hint="give it a new name, or run: tidemill features materialize --replace",
+            )
 
     @cached_property
-    def _definitions(self) -> ModuleType:
-        return load(self._repo / "definitions.py")
+    def _definitions(self) -> Definitions:
+        return Definitions(self._repo, self._settings.project, Path())
 
-    def _named(self, kind: type[Any]) -> dict[str, Any]:
-        found: Iterable[Any] = vars(self._definitions).values()
-        return {value.name: value for value in found if isinstance(value, kind)}
-
-    def _view(self, name: str) -> FeatureView:
-        return self._named(FeatureView)[name]
-
-    def _views(self, service: str) -> list[Any]:
-        services = self._named(FeastService)
-        if service not in services:
-            raise NotFound.among("feature service", service, services)
-        return list(services[service].feature_view_projections)
-
-    def _pin(self, projection: Any) -> PinnedView:
-        """Resolve one view of a service; what the online reader cannot honour is refused."""
-        view = self._named(FeatureView).get(projection.name)
-        if view is None or projection.name_alias or projection.join_key_map:
-            raise ConfigError(
-                f"the service's view '{projection.name}' is on demand, renamed or has mapped keys",
-                hint="tidemill serves plain feature views under their own name",
+    def _apply(self, tables: Path) -> Applied:
+        """Apply the definitions, their sources in `tables`, once per process."""
+        if tables not in self._applied:
+            definitions = Definitions(self._repo, self._settings.project, tables)
+            config = repo_config(
+                self._repo,
+                self._settings,
+                registry=self._registry,
+                online_path=self._online_path,
             )
-        source = view.batch_source
-        if source.tags.get("revised") == "true" and not source.created_timestamp_column:
-            raise ConfigError(
-                f"the source of view '{view.name}' is revised but names no created column: "
-                "training would see corrections before they were made",
-                hint="set created_timestamp_column on the source",
-            )
-        entities = self._named(Entity)
-        return PinnedView(
-            name=view.name,
-            join_keys=tuple(sorted(entities[name].join_key for name in view.entities)),
-            fields=tuple(FeatureField(f.name, str(f.dtype)) for f in projection.features),
-            ttl_seconds=int(view.ttl.total_seconds()) if view.ttl else 0,
-        )
+            with _quiet("apply the definitions"):
+                store = FeatureStore(config=config)
+                store.apply(definitions.objects)
+                views = {view.name: view for view in store.list_feature_views()}
+            self._applied[tables] = Applied(definitions, store, views)
+        return self._applied[tables]
 
-    def _objects(self, tables: Path) -> list[Any]:
-        """Return the repository's objects with their sources moved to the folder `tables`."""
-        module = load(self._repo / "definitions.py")
-        objects = [o for o in vars(module).values() if isinstance(o, Entity | FeastService)]
-        for view in (o for o in vars(module).values() if isinstance(o, FeatureView)):
-            source = view.batch_source
-            if isinstance(source, FileSource):
-                source.file_options.uri = str(tables / Path(source.path).name)
-            objects.append(view)
-        return objects
-
-    def _store(self, config: RepoConfig) -> FeatureStore:
-        return FeatureStore(repo_path=str(self._repo), config=config)
-
-    def _check(self, view: PinnedView, tables: Path) -> None:
-        """Compare a feature table's columns with its view."""
-        path = tables / Path(self._view(view.name).batch_source.path).name
-        if not path.is_file():
-            raise NotFound(
-                f"the feature table {path.name} is not in {tables}",
-                hint="compute the feature tables: tidemill features build",
-            )
-        try:
-            schema = pl.read_parquet_schema(path)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"the feature table {path} cannot be read: {error}") from error
-        source = self._view(view.name).batch_source
-        stamps = [source.timestamp_field, *filter(None, [source.created_timestamp_column])]
-        wanted = [*view.join_keys, *stamps, *(field.name for field in view.fields)]
-        missing = [name for name in wanted if name not in schema]
-        if missing:
-            raise DataError(
-                f"the feature table {path.name} lacks {', '.join(missing)} of view '{view.name}'",
-                hint="definitions.py and transforms.py of the feature repository must agree",
-            )
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Let one process of this machine fill the store at a time."""
+        path = self._online_path.with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Conflict(
+                    "another process is materialising",
+                    hint="wait for it; `tidemill status` shows the follower",
+                ) from error
+            yield
 
 
-def _identity(view: PinnedView, source: Any) -> dict[str, Any]:
-    """Return what a view's values depend on; neither registry timestamps nor folders."""
-    return {
-        "name": view.name,
-        "fields": sorted([field.name, field.dtype] for field in view.fields),
-        "ttl_seconds": view.ttl_seconds,
-        "join_keys": list(view.join_keys),
-        "source": {
-            "type": type(source).__name__,
-            "file": Path(source.path).name,
-            "timestamp": source.timestamp_field,
-            "created": source.created_timestamp_column or None,
-            "mapping": dict(source.field_mapping),
-            "tags": dict(source.tags),
-        },
-    }
+def _plain(value: Value) -> Value:
+    """Return what the online store keeps of a value: NaN is null."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 @contextlib.contextmanager
-def _feast_errors(doing: str) -> Iterator[None]:
-    """Keep Feast's progress output to itself and raise its errors as DataError."""
+def _quiet(doing: str) -> Iterator[None]:
+    """Drop Feast's progress output and raise its errors as DataError."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
+    except TidemillError:
+        raise
     except Exception as error:
         raise DataError(f"Feast could not {doing}: {type(error).__name__}: {error}") from error

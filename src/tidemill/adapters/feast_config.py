@@ -1,4 +1,4 @@
-"""Feast's configuration, built from tidemill's settings."""
+"""Feast's configuration, built from tidemill's settings: they win over `feature_store.yaml`."""
 
 from __future__ import annotations
 
@@ -7,23 +7,43 @@ from typing import Any
 
 from feast import RepoConfig
 
-from tidemill.settings.features import FeatureSettings
+from tidemill.settings.features import FeatureSettings, SqliteOnline
 
-__all__ = ["repo_config"]
+__all__ = ["private_config", "repo_config"]
+
+STORES = "tidemill.adapters.feast_stores"
 
 
 def repo_config(
-    repo: Path, settings: FeatureSettings, folder: Path | None = None, online: Any = None
+    repo: Path, settings: FeatureSettings, *, registry: str, online_path: Path
 ) -> RepoConfig:
-    """Describe the registry and stores.
+    """Describe the project's registry and stores; makes the folders that SQLite needs.
 
-    With `folder` everything lives there: a registry for one join that nobody else sees.
+    `registry` is an absolute SQLAlchemy URL, `online_path` the SQLite online store's file.
     """
-    if folder is not None:
-        registry = f"sqlite:///{folder / 'registry.db'}"
-        online = {"type": "sqlite", "path": str(folder / "online.db")}
+    online: dict[str, Any]
+    if isinstance(settings.online, SqliteOnline):
+        online_path.parent.mkdir(parents=True, exist_ok=True)
+        online = {"type": f"{STORES}.NewestSqliteOnlineStore", "path": str(online_path)}
+    else:
+        online = {
+            "type": f"{STORES}.NewestRedisOnlineStore",
+            "connection": settings.online.model_dump(),
+        }
+    if registry.startswith("sqlite:///"):
+        Path(registry.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return _config(repo, settings.project, registry, online)
+
+
+def private_config(repo: Path, settings: FeatureSettings, folder: Path) -> RepoConfig:
+    """Describe a registry of its own in `folder`, for one join that nobody else sees."""
+    online = {"type": "sqlite", "path": str(folder / "online.db")}
+    return _config(repo, settings.project, f"sqlite:///{folder / 'registry.db'}", online)
+
+
+def _config(repo: Path, project: str, registry: str, online: dict[str, Any]) -> RepoConfig:
     return RepoConfig(
-        project=settings.project,
+        project=project,
         provider="local",
         repo_path=repo,
         registry={
@@ -34,4 +54,5 @@ def repo_config(
         offline_store={"type": "tidemill.adapters.asof.AsofPolarsOfflineStore"},
         online_store=online,
         entity_key_serialization_version=3,
+        materialization={"pull_latest_features": True},
     )

@@ -53,6 +53,10 @@ class OnlineReader(Protocol):
         """
         ...
 
+    def verify(self, service: FeatureService) -> None:
+        """Raise IntegrityError unless the store holds exactly this definition of the service."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Materialised:
@@ -102,9 +106,12 @@ class FeatureSource(Protocol):
         """
         ...
 
-    def materialise(self, service: str, tables: Path, until: datetime) -> Materialised:
-        """Fill the online store with the newest values known at `until`.
+    def materialise(
+        self, service: str, tables: Path, until: datetime, *, replace: bool = False
+    ) -> Materialised:
+        """Fill the online store with the newest values known at `until`, then read them back.
 
-        Raises Refused when the store already holds values of a later instant.
+        Raises Refused when the store is filled up to a later instant or for another definition of
+        the service, unless `replace`; Conflict when another process is at it.
         """
         ...
