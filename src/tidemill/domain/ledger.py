@@ -27,7 +27,7 @@ __all__ = [
     "newest",
 ]
 
-Action = Literal["registered", "moving", "moved"]
+Action = Literal["registered", "moving", "moved", "rejected"]
 
 GENESIS = "0" * 64
 """What the first entry names as the one before it."""
@@ -43,7 +43,7 @@ class Record:
     model: str
     version: str
     alias: str = ""
-    """The alias that moves; empty for `registered`."""
+    """The alias that moves; empty for `registered` and `rejected`."""
     who: str
     """Person or process."""
     why: str

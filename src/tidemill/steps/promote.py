@@ -1,7 +1,8 @@
 """Move an alias: the only place that does, and never without an entry in the ledger.
 
-The intent is on record before the registry is touched, and confirmed after. Whoever comes next
-after a crash calls `settle`, which finishes what was begun.
+`champion` is the version that serves, `challenger` the one that was registered last. The intent is
+on record before the registry is touched, and confirmed after. Whoever comes next after a crash
+calls `settle`, which finishes what was begun.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from tidemill.ports.clock import Clock
 from tidemill.ports.ledger import Ledger
 from tidemill.ports.registry import Aliases, ModelVersion
 
-__all__ = ["promote", "settle", "settle_all"]
+__all__ = ["promote", "reject", "settle", "settle_all"]
 
 
 def promote(
@@ -29,9 +30,10 @@ def promote(
 ) -> Entry:
     """Let `alias` (`champion`, `challenger`) mean `version` and return the entry that confirms it.
 
-    `evidence` is the digest of what it rests on. When two promotions of one alias meet, the one
-    whose intent is later in the ledger holds. Raises Unavailable when the registry does not
-    answer; the intent stays on record and `settle` finishes it.
+    `evidence` is the digest of what it rests on. A call that repeats an earlier one, with the same
+    `correlation`, has no further effect. When two promotions of one alias meet, the one whose
+    intent is later in the ledger holds. Raises Unavailable when the registry does not answer; the
+    intent stays on record and `settle` finishes it.
     """
     if newest(ledger.entries(), version.name, alias):
         settle(version.name, alias, aliases=aliases, ledger=ledger, clock=clock)
@@ -46,8 +48,43 @@ def promote(
         evidence=evidence,
         correlation=correlation,
     )
-    ledger.append(intent)
+    if not repeats(intent, ledger):
+        ledger.append(intent)
     return settle(version.name, alias, aliases=aliases, ledger=ledger, clock=clock)
+
+
+def reject(
+    version: ModelVersion,
+    *,
+    ledger: Ledger,
+    clock: Clock,
+    who: str,
+    why: str,
+    evidence: str = "",
+    correlation: str = "",
+) -> None:
+    """Put on record that a version was refused, by a canary or a person; no alias moves."""
+    refusal = Record(
+        at=clock.now().isoformat(),
+        action="rejected",
+        model=version.name,
+        version=version.version,
+        who=who,
+        why=why,
+        evidence=evidence,
+        correlation=correlation,
+    )
+    if not repeats(refusal, ledger):
+        ledger.append(refusal)
+
+
+def repeats(record: Record, ledger: Ledger) -> bool:
+    """Tell whether the ledger holds this act already, under the same correlation id."""
+
+    def act(of: Record) -> tuple[str, ...]:
+        return (of.correlation, of.action, of.model, of.version, of.alias)
+
+    return bool(record.correlation) and act(record) in map(act, ledger.entries())
 
 
 def settle(model: str, alias: str, *, aliases: Aliases, ledger: Ledger, clock: Clock) -> Entry:
