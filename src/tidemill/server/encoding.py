@@ -19,9 +19,8 @@ from tidemill.errors import IntegrityError
 __all__ = ["Encoder", "Prediction"]
 
 INSTANT = pa.timestamp("us", tz="UTC")
-LABEL = pa.dictionary(pa.int32(), pa.string())
 HEAD = {"request_id": pa.string(), "row_id": pa.string(), "at": INSTANT}
-MODEL = {"model": LABEL, "version": LABEL, "revision": LABEL}
+MODEL = {"model": pa.string(), "version": pa.string(), "revision": pa.string()}
 TAIL = {
     "defaulted": pa.list_(pa.string()),
     "score": pa.float32(),
@@ -96,9 +95,7 @@ class Encoder:
         columns["defaulted"] = _join(map(_defaulted, predictions))
         columns["score"] = np.concatenate([p.scores for p in predictions])
         for name, label in zip(MODEL, self._labels, strict=True):
-            columns[name] = pa.DictionaryArray.from_arrays(
-                np.zeros(len(request), np.int32), [label]
-            )
+            columns[name] = pa.repeat(label, len(request))
         arrays = [self._array(name, columns[name]) for name in self._schema.names]
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_arrays(arrays, schema=self._schema), sink, compression="zstd")

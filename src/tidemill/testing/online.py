@@ -1,0 +1,52 @@
+"""An online store in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tidemill.bundle import FeatureService, FeatureView
+from tidemill.errors import IntegrityError
+from tidemill.ports.features import OnlineBatch, Value
+
+__all__ = ["MemoryOnline"]
+
+
+@dataclass
+class MemoryOnline:
+    """Holds values that never expire; `failure` is raised by every call while it is set."""
+
+    digest: str
+    """Digest of the definition it was filled for."""
+    as_of: datetime | None = None
+    values: dict[str, dict[tuple[str | int, ...], dict[str, Value]]] = field(default_factory=dict)
+    """View → join keys' values → feature → value."""
+    failure: Exception | None = None
+
+    def read(
+        self,
+        views: Sequence[FeatureView],
+        keys: Mapping[str, Sequence[str | int | None]],
+        moment: datetime,  # noqa: ARG002 - nothing expires here
+    ) -> OnlineBatch:
+        """Look up the features of `views`."""
+        self._fail()
+        columns: dict[str, list[Value]] = {}
+        for view in views:
+            rows = zip(*(keys[name] for name in view.join_keys), strict=True)
+            held = self.values.get(view.name, {})
+            found = [held.get(row, {}) for row in rows]  # type: ignore[call-overload]
+            for column in view.fields:
+                columns[column.name] = [values.get(column.name) for values in found]
+        return OnlineBatch(columns, self.as_of)
+
+    def verify(self, service: FeatureService) -> None:
+        """Raise IntegrityError unless the digests are equal."""
+        self._fail()
+        if service.digest != self.digest:
+            raise IntegrityError(f"pinned to {service.digest}, the store holds {self.digest}")
+
+    def _fail(self) -> None:
+        if self.failure:
+            raise self.failure
