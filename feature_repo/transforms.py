@@ -14,6 +14,8 @@ LATE_MINUTES = 15
 """A flight is late when it arrives or departs more than this after its schedule."""
 FATE_KNOWN = timedelta(hours=3)
 """A cancellation is known this long after the scheduled departure."""
+DAY, WEEK, MONTH = timedelta(days=1), timedelta(days=7), timedelta(days=28)
+"""Windows; `features.lookback_days` covers the longest."""
 DAY_BEGINS = timedelta(hours=9)
 """Daily statistics are taken at 09:00 UTC: after the night's last arrivals, before the first
 departures of New York's morning."""
@@ -46,7 +48,7 @@ def tables(
     flights = raw["flights"].collect()
     first, last = _span(flights, since, until)
     steps = _instants(first, last, timedelta(minutes=step_minutes), timedelta())
-    days = _instants(first, last, timedelta(days=1), DAY_BEGINS)
+    days = _instants(first, last, DAY, DAY_BEGINS)
     return {
         "carrier_delay": carrier_delay(flights, steps),
         "route_stats": route_stats(flights, days),
@@ -86,8 +88,8 @@ def spine(raw: Raw, *, horizon_minutes: int) -> pl.DataFrame:
 def carrier_delay(flights: pl.DataFrame, steps: pl.Series) -> pl.DataFrame:
     """Tell how late a carrier's flights arrived, over the last day and the last week."""
     arrivals = _arrivals(flights)
-    day = _totals(arrivals, ["carrier"], steps, timedelta(days=1))
-    week = _totals(arrivals, ["carrier"], steps, timedelta(days=7))
+    day = _totals(arrivals, ["carrier"], steps, DAY)
+    week = _totals(arrivals, ["carrier"], steps, WEEK)
     return (
         week.join(day, on=["carrier", "event_timestamp"], suffix="_day")
         .filter(pl.col("rows") > 0)
@@ -103,7 +105,7 @@ def carrier_delay(flights: pl.DataFrame, steps: pl.Series) -> pl.DataFrame:
 
 def route_stats(flights: pl.DataFrame, days: pl.Series) -> pl.DataFrame:
     """Tell how late a route's flights arrived over the last four weeks, and how many they were."""
-    month = _totals(_arrivals(flights), ["origin", "dest"], days, timedelta(days=28))
+    month = _totals(_arrivals(flights), ["origin", "dest"], days, MONTH)
     return month.filter(pl.col("rows") > 0).select(
         "origin",
         "dest",
@@ -270,11 +272,11 @@ def _ratio(total: str, rows: str) -> pl.Expr:
 def _span(
     flights: pl.DataFrame, since: datetime | None, until: datetime | None
 ) -> tuple[datetime, datetime]:
+    """Bound the grids: after the last event plus the longest window every total is empty."""
     first = since or flights["scheduled_at"].min() or ALWAYS
-    last = until or max(
-        (flights[name].max() or first for name in ("departed_at", "arrived_at")), default=first
-    )
-    return first, last
+    happened = (flights[name].max() for name in ("scheduled_at", "departed_at", "arrived_at"))
+    last = max((instant for instant in happened if instant), default=first) + MONTH
+    return first, min(last, until or last)
 
 
 def _instants(first: datetime, last: datetime, every: timedelta, offset: timedelta) -> pl.Series:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tidemill.ports.runs import Runs
     from tidemill.server import App, PredictionLog
     from tidemill.settings.contract import Contract
+    from tidemill.steps.materialize import Follower
 
 __all__ = ["Project"]
 
@@ -85,6 +86,14 @@ class Project:
             )
         content = self._resolved(Path()).encode()
         return self.objects.put(f"runs/{name}/settings.json", content)
+
+    def keep(self, folder: Path, run: str) -> None:
+        """Keep the files of a step's evidence with the objects, below `runs/<run>/`.
+
+        Evidence must outlive a refusal, and a backend drops what a failed step wrote.
+        """
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            self.objects.put(f"runs/{run}/{path.relative_to(folder).as_posix()}", path)
 
     def _resolved(self, root: Path) -> str:
         body = {"root": str(root), "settings": self.settings.model_dump(mode="json")}
@@ -200,6 +209,20 @@ class Project:
             reader=self.online,
             objects=self.objects,
             clock=self.clock,
+        )
+
+    @cached_property
+    def follower(self) -> Follower:
+        """What brings the online store up to an instant; loads Feast."""
+        from tidemill.steps.materialize import Follower
+
+        return Follower(
+            source=self.source,
+            transforms=self.transforms,
+            features=self.features,
+            settings=self.settings.features,
+            start=self.settings.data.start,
+            tables=self.paths.state / "feast" / "recent",
         )
 
     @property

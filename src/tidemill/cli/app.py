@@ -23,6 +23,7 @@ __all__ = ["Globals", "app", "globals_of", "main", "open_project"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("tidemill.cli.config", "Show, explain and check the settings."),
     "serve": ("tidemill.cli.serve", "Serve a model bundle."),
+    "features": ("tidemill.cli.features", "Build, join, materialise and follow the features."),
     "data": ("tidemill.cli.data", "Ingest, validate, publish and fetch raw data."),
     "run": ("tidemill.cli.run", "Run a pipeline to its end, here or on Kubeflow Pipelines."),
     "submit": ("tidemill.cli.runs:submit", "Start a run on Kubeflow Pipelines, do not wait."),

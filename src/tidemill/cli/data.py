@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tidemill.cli.app import open_project
+from tidemill.cli.instants import AsOf, instant
 from tidemill.cli.output import emit, table
 from tidemill.domain.months import STATIC, months
-from tidemill.errors import UsageError
 
 if TYPE_CHECKING:
     from tidemill.wiring import Project
@@ -20,7 +19,6 @@ app = typer.Typer(no_args_is_help=True, help="Ingest, validate, publish and fetc
 
 First = Annotated[str, typer.Option("--from", metavar="YYYY-MM", help="First month [data.start].")]
 Last = Annotated[str, typer.Option("--to", metavar="YYYY-MM", help="Last month [data.end].")]
-AsOf = Annotated[str, typer.Option(metavar="INSTANT", help="As known then, ISO 8601 [the clock].")]
 
 
 @app.callback()
@@ -48,7 +46,7 @@ def ingest(
         project.partitions,
         project.objects,
         months=_months(project, first, last),
-        as_of=_instant(project, as_of),
+        as_of=instant(project, as_of),
         again=again,
     )
     parts = [one.partition for one in done]
@@ -74,7 +72,7 @@ def validate(first: First = "", last: Last = "", as_of: AsOf = "") -> None:
         project.objects,
         project.contract,
         months=_months(project, first, last),
-        as_of=_instant(project, as_of),
+        as_of=instant(project, as_of),
         folder=project.paths.raw,
     )
     report.write(project.paths.raw.parent)
@@ -123,13 +121,3 @@ def status(first: First = "", last: Last = "") -> None:
 
 def _months(project: Project, first: str, last: str) -> list[str]:
     return months(first or project.settings.data.start, last or project.settings.data.end)
-
-
-def _instant(project: Project, text: str) -> datetime:
-    if not text:
-        return project.clock.now()
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"'{text}' is no instant", hint="write 2013-04-01T00:00+00:00") from error
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

@@ -55,5 +55,5 @@ class FeatureSettings(Group):
     """A prediction is made this many minutes before the event's scheduled instant."""
     step_minutes: int = Field(default=180, ge=1)
     """Distance between two snapshots of the rolling statistics, and between materialisations."""
-    overlap_hours: int = Field(default=48, ge=1)
-    """Each materialisation reaches back this far, so that late rows arrive."""
+    lookback_days: int = Field(default=28, ge=0)
+    """The longest window of `transforms.py`: the follower reads raw data this far back."""
