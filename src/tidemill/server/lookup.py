@@ -51,6 +51,7 @@ class Lookup:
         self._service = manifest.features
         self._reader = reader
         self._verified: datetime | None = None
+        self._failing = False
         self._deadline = deadline_ms / 1000
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lookup")
 
@@ -79,14 +80,24 @@ class Lookup:
         read = asyncio.get_running_loop().run_in_executor(
             self._threads, self._verified_read, views, keys, moment
         )
+        reason = ""
+        online = OnlineBatch({}, None)
         try:
-            return await asyncio.wait_for(read, self._deadline)
+            online = await asyncio.wait_for(read, self._deadline)
         except TimeoutError:
             reason = f"no answer within {self._deadline * 1000:g} ms"
         except Exception as error:  # noqa: BLE001 - whatever a store does, inference goes on
             reason = f"{type(error).__name__}: {error}"
-        log.warning("lookup failed, features fall back", views=_names(views), reason=reason)
-        return OnlineBatch({}, None)
+        self._report(reason)
+        return online
+
+    def _report(self, reason: str) -> None:
+        """Log when lookups begin to fail and when they work again; metrics count in between."""
+        if reason and not self._failing:
+            log.warning("lookups fail, features fall back to defaults", reason=reason)
+        elif self._failing and not reason:
+            log.info("lookups work again")
+        self._failing = bool(reason)
 
     def _verified_read(
         self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], moment: datetime
@@ -117,7 +128,3 @@ def _complete(
         present = np.abs(found) <= FP32_MAX
     filled[present] = found[present]
     return filled, ~present
-
-
-def _names(views: Sequence[FeatureView]) -> list[str]:
-    return [view.name for view in views]

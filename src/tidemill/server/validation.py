@@ -63,7 +63,7 @@ class Validator:
         self._views = {
             feature.name: view for view in manifest.features.views for feature in view.fields
         }
-        self._features = self._inputs - self._required
+        self._features = [c.name for c in manifest.inputs if c.origin == "feature"]
         self._keys = manifest.entities
         self._types: dict[str, tuple[type, ...]] = {manifest.row_id: ROW_ID_TYPES}
         self._types |= dict.fromkeys(manifest.entities, KEY_TYPES)
@@ -119,7 +119,9 @@ class Validator:
     def _views_to_read(self, tensors: dict[str, Tensor]) -> tuple[FeatureView, ...]:
         """Return the views of the features that were not given; their keys must be."""
         views: dict[str, FeatureView] = {}
-        for feature in self._features - tensors.keys():
+        for feature in self._features:
+            if feature in tensors:
+                continue
             view = self._views[feature]
             views[view.name] = view
             if absent := set(view.join_keys) - tensors.keys():

@@ -36,7 +36,7 @@ class MemoryOnline:
         for view in views:
             rows = zip(*(keys[name] for name in view.join_keys), strict=True)
             held = self.values.get(view.name, {})
-            found = [held.get(row, {}) for row in rows]  # type: ignore[call-overload]
+            found = [held.get(row, {}) for row in rows]
             for column in view.fields:
                 columns[column.name] = [values.get(column.name) for values in found]
         return OnlineBatch(columns, self.as_of)
