@@ -56,7 +56,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     folder = RunFolder(Path(sys.argv[1]))
     output = Plain(sys.stdout)
-    sys.stdout = output
+    sys.stdout = sys.stderr = output
     try:
         folder.append("ended", **_run(folder, output))
     except errors.TidemillError as error:
@@ -124,7 +124,7 @@ def _verdict(
         refused = _is_refusal(failed[0].cause)
         cause = f"{failed[0].name}: {failed[0].cause}"
         return {"state": "refused" if refused else "failed", "cause": cause}
-    if silent and not cause:
+    if silent:
         cause = f"KFP could not evaluate a condition and went on: {silent[0]}"
     return {"state": "failed" if cause else "succeeded", "cause": cause, "outputs": outputs}
 

@@ -60,9 +60,11 @@ class LocalRuns:
         else:
             run = self._create(pipeline, parameters or {}, dry_run)
         with run.locked() as lock:
-            self._attend(run, lock, watch or _unwatched)
-            result, error = run.result(), _error(run)
-            run.save(result)
+            try:
+                self._attend(run, lock, watch or _unwatched)
+            finally:
+                run.save(result := run.result())
+            error = _error(run)
             if dry_run or (error and not resume):
                 shutil.rmtree(run.path)
         if error:
@@ -146,10 +148,11 @@ class LocalRuns:
         except BaseException:
             _stop(child.pid, lambda: child.poll() is not None)
             run.append("ended", state="cancelled", cause="interrupted")
+            watch(run.result())
             raise
         finally:
             _kill(child.pid, signal.SIGKILL)
-            child.wait()
+            child.communicate()
             for name in ("tmp", "workspace"):
                 shutil.rmtree(run.file(name), ignore_errors=True)
         if run.result().state == "running":

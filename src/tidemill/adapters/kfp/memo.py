@@ -1,4 +1,4 @@
-"""What a finished step had read and written, so that a resumed run need not run it again.
+"""What the steps of a run had read and written, so that a resumed run need not start over.
 
 KFP's own local cache takes a step for done when component, arguments and the *names* of its inputs
 are the same. Here the inputs' and outputs' bytes, the settings and the code count as well: whatever
@@ -31,13 +31,28 @@ class Memo:
         body = json.dumps([self.version, component, inputs, read, dict(env)], sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()
 
+    def begin(self, key: str, executor_input: Mapping[str, Any]) -> None:
+        """Hand a step what its interrupted execution with the same inputs had written.
+
+        KFP names a new folder at every attempt; a training finds its checkpoint there.
+        """
+        now = {uri: Path(uri).name for uri in _uris(executor_input.get("outputs", {}))}
+        note = self.folder / f"{key}.begun"
+        if note.exists():
+            before = {name: uri for uri, name in json.loads(note.read_text()).items()}
+            for uri, name in now.items():
+                if Path(before[name]).exists():
+                    Path(uri).parent.mkdir(parents=True, exist_ok=True)
+                    Path(before[name]).rename(uri)
+        self.folder.mkdir(exist_ok=True)
+        note.write_text(json.dumps(now))
+
     def keep(self, key: str, executor_input: Mapping[str, Any]) -> None:
         """Remember what a step that succeeded wrote."""
         outputs = executor_input.get("outputs", {})
         texts = {name: _read(path) for name, path in _files(outputs)}
         produced = _uris(json.loads(texts["*"] or "{}"))
         body = {"texts": texts, "artifacts": {uri: self._digest(uri) for uri in produced}}
-        self.folder.mkdir(exist_ok=True)
         (self.folder / f"{key}.json").write_text(json.dumps(body))
 
     def restore(self, key: str, executor_input: Mapping[str, Any]) -> bool:

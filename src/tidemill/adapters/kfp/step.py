@@ -57,6 +57,7 @@ class Steps:
         if self.memo.restore(key, request):
             self.folder.append("step", state="reused", **fields)
             return 0
+        self.memo.begin(key, request)
         self.folder.append("step", state="running", **fields)
         code, cause, times = self._process(full_command, env_vars or {}, name, log)
         if code == 0:

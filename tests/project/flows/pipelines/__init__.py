@@ -1,0 +1,1 @@
+"""Small pipelines that the tests of the runner run."""
