@@ -7,15 +7,10 @@ these numbers alone: it needs no training data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from tidemill.errors import IntegrityError
-
-__all__ = ["FeatureProfile", "PerformanceProfile", "Profile", "read_profile"]
-
-FORMAT = 1
+__all__ = ["FeatureProfile", "PerformanceProfile", "Profile"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,40 +79,5 @@ class Profile:
     score: FeatureProfile
     """The distribution of the score; reported, not judged: days differ too much."""
     performance: PerformanceProfile
-    format: int = FORMAT
-
-    def body(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return asdict(self)
-
-
-def read_profile(body: Mapping[str, Any]) -> Profile:
-    """Build a profile from its JSON form; raises IntegrityError when it is malformed."""
-    try:
-        if body["format"] != FORMAT:
-            raise ValueError(f"format {body['format']}, this version reads {FORMAT}")
-        performance = dict(body["performance"])
-        scores, rates = performance["calibration"]
-        performance |= {
-            "calibration": (tuple(scores), tuple(rates)),
-            "mean": tuple(performance["mean"]),
-            "sd": tuple(performance["sd"]),
-        }
-        return Profile(
-            **{
-                **body,
-                "features": tuple(_feature(f) for f in body["features"]),
-                "score": _feature(body["score"]),
-                "performance": PerformanceProfile(**performance),
-            }
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(
-            f"the reference profile cannot be read: {type(error).__name__} {error}",
-            hint="train and release the model again: the profile is part of its bundle",
-        ) from error
-
-
-def _feature(body: Mapping[str, Any]) -> FeatureProfile:
-    lists = {key: tuple(body[key]) for key in ("edges", "categories", "known", "counts")}
-    return FeatureProfile(**{**body, **lists})
+    format: Literal[1] = 1
+    """Version of this form; another one is refused."""

@@ -11,8 +11,8 @@ T5 features      distributions against the reference     information
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 __all__ = [
     "TIERS",
@@ -22,7 +22,6 @@ __all__ = [
     "Tier",
     "TierResult",
     "WindowVerdict",
-    "read_verdict",
 ]
 
 Tier = Literal["T0", "T1", "T2", "T3", "T4", "T5"]
@@ -105,14 +104,3 @@ class WindowVerdict:
     def top(self, count: int = 3) -> tuple[Finding, ...]:
         """Return the findings that speak most for the cause: pages first, then by excess."""
         return tuple(sorted(self.findings, key=lambda f: (not f.page, -f.excess))[:count])
-
-    def body(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return asdict(self)
-
-
-def read_verdict(body: Mapping[str, Any]) -> WindowVerdict:
-    """Build a verdict from its JSON form."""
-    lists = {key: tuple(body[key]) for key in ("hypotheses", "fired", "raised")}
-    findings = tuple(Finding(**finding) for finding in body["findings"])
-    return WindowVerdict(**{**body, **lists, "findings": findings})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 
 import polars as pl
+from pydantic import TypeAdapter
 
 from tidemill.bundle import Manifest, read_manifest
 from tidemill.domain.diagnosis import diagnose
-from tidemill.domain.profile import Profile, read_profile
+from tidemill.domain.profile import Profile
 from tidemill.domain.tiers import (
     check_contract,
     check_features,
@@ -33,6 +33,7 @@ from tidemill.steps.window_counts import Ranges, count, count_columns
 
 __all__ = ["Judge", "Reference", "Window", "expected_volume", "without_defaults"]
 
+PROFILE = TypeAdapter(Profile)
 EXPECTATION = 7
 """Earlier windows whose median volume is what the next one should have."""
 FEWEST = 3
@@ -64,10 +65,12 @@ class Reference:
         """The reference profile; raises IntegrityError when it is absent or malformed."""
         path = self.bundle / "profile.json"
         try:
-            body = json.loads(path.read_text())
+            return PROFILE.validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise IntegrityError(f"the reference profile {path} cannot be read: {error}") from error
-        return read_profile(body)
+            raise IntegrityError(
+                f"the reference profile {path} cannot be read: {error}",
+                hint="train and release the model again: the profile is part of its bundle",
+            ) from error
 
     @cached_property
     def rescorer(self) -> Rescorer:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import Column, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
 
-__all__ = ["ledger", "metadata", "partition", "rollout_decision", "rollout_spec", "rollout_state"]
+__all__ = [
+    "incident",
+    "ledger",
+    "metadata",
+    "monitor_window",
+    "partition",
+    "retrain_decision",
+    "retrain_request",
+    "rollout_decision",
+    "rollout_spec",
+    "rollout_state",
+]
 
 metadata = MetaData(
     naming_convention={
@@ -76,3 +87,67 @@ rollout_decision = Table(
     Column("body", Text, nullable=False),
 )
 """The decision log, written together with the state; rows are only ever added."""
+
+monitor_window = Table(
+    "monitor_window",
+    metadata,
+    Column("model", String(200), primary_key=True),
+    Column("end", String(32), primary_key=True),
+    Column("body", Text, nullable=False),
+)
+"""The verdict on each monitored window."""
+
+incident = Table(
+    "incident",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("model", String(200), nullable=False),
+    Column("revision", String(20), nullable=False),
+    Column("cause", String(20), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("opened_at", String(32), nullable=False),
+    Column("edits", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+)
+"""Incidents; at most one unresolved per model, revision and cause."""
+Index(
+    "uq_incident_unresolved",
+    incident.c.model,
+    incident.c.revision,
+    incident.c.cause,
+    unique=True,
+    sqlite_where=incident.c.state != "resolved",
+    postgresql_where=incident.c.state != "resolved",
+)
+
+retrain_request = Table(
+    "retrain_request",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("model", String(200), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("requested_at", String(32), nullable=False),
+    Column("edits", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+)
+"""Wishes to retrain; at most one per model is pending or running."""
+ACTIVE = retrain_request.c.state.in_(["pending", "running"])
+Index(
+    "uq_retrain_request_active",
+    retrain_request.c.model,
+    unique=True,
+    sqlite_where=ACTIVE,
+    postgresql_where=ACTIVE,
+)
+
+retrain_decision = Table(
+    "retrain_decision",
+    metadata,
+    Column("request", String(40), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("model", String(200), nullable=False),
+    Column("verb", String(10), nullable=False),
+    Column("at", String(32), nullable=False),
+    Column("body", Text, nullable=False),
+)
+"""The governor's journal; rows are only ever added."""
