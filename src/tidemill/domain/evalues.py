@@ -38,8 +38,10 @@ Floats = NDArray[np.float64]
 Side = Literal["harm", "pass"]
 
 ALTERNATIVES = 25
-FARTHEST = {"harm": 64.0, "pass": 8.0}
-NEAREST = 1.1
+STEPS = {
+    "harm": np.geomspace(1.1, 64.0, ALTERNATIVES),
+    "pass": np.geomspace(1.1, 8.0, ALTERNATIVES),
+}
 CONCENTRATION = 1000.0
 """Of the sample-ratio test's prior around the nominal weight; about 3 percentage points at 50 %."""
 WIDEST = 64.0
@@ -47,8 +49,7 @@ WIDEST = 64.0
 
 def alternatives(null: float, side: Side) -> Floats:
     """Return the ratios that are bet on against `null`: above it for harm, below it for pass."""
-    steps = np.geomspace(NEAREST, FARTHEST[side], ALTERNATIVES)
-    return null * steps if side == "harm" else null / steps
+    return null * STEPS["harm"] if side == "harm" else null / STEPS["pass"]
 
 
 def log_wealth(
@@ -135,8 +136,10 @@ def ratio_interval(
         wealth = log_wealth(weights, levels, losses, bets, null).sum(axis=0)
         return log_mean_exp(wealth) - math.log(1 / alpha)
 
+    if not losses.any():
+        return 1 / WIDEST, WIDEST
     widest = math.log(WIDEST)
-    middle = min(np.linspace(-widest, widest, 33), key=excess)
+    middle = min(np.linspace(-widest, widest, 25), key=excess)
     return math.exp(_cross(excess, middle, -widest)), math.exp(_cross(excess, middle, widest))
 
 
@@ -144,7 +147,7 @@ def _cross(excess: Callable[[float], float], inside: float, outside: float) -> f
     """Bisect for where `excess` turns positive between a ratio inside and one outside."""
     if excess(outside) < 0:
         return outside
-    for _ in range(40):
+    for _ in range(20):
         middle = (inside + outside) / 2
         inside, outside = (middle, outside) if excess(middle) < 0 else (inside, middle)
     return (inside + outside) / 2

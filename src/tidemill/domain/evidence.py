@@ -109,6 +109,8 @@ class Assessment:
     split_at: float
     log_e_guard: tuple[float, float] | None
     guard_at: float
+    limit: float | None
+    """The absolute guard's `max_rate`."""
     ratio: tuple[float, float]
     """Canary-to-stable ratios that the evidence does not exclude at level beta."""
     requests: Pair
@@ -116,6 +118,7 @@ class Assessment:
     bad: tuple[float, float]
     """Sum of losses."""
     stable_unhealthy: bool = False
+    """Stable's rate is above the limit, or seems so while the canary's is: nobody to go back to."""
 
 
 def extend(segments: tuple[Segment, ...], piece: Segment) -> tuple[Segment, ...]:
@@ -193,6 +196,7 @@ def assess(
         split_at=split_at,
         log_e_guard=guard,
         guard_at=math.log(2 / metric.alpha),
+        limit=metric.max_rate,
         ratio=ratio_interval(*arrays, tolerance.beta),
         requests=requests,
         trials=trials,
@@ -214,10 +218,12 @@ def _judge(found: Assessment, tolerance: Tolerance, events: Pair, broken: bool) 
     stable_guard, canary_guard = (
         e >= found.guard_at for e in (found.log_e_guard or (-math.inf, -math.inf))
     )
-    stable_guard = stable_guard and events[0] >= tolerance.min_bad_events
-    found = replace(found, stable_unhealthy=stable_guard)
+    sick = stable_guard and events[0] >= tolerance.min_bad_events
+    if canary_guard and found.limit is not None and found.trials[0]:
+        sick = sick or found.bad[0] / found.trials[0] > found.limit
+    found = replace(found, stable_unhealthy=sick)
     coverage = min(_share(t, r) for t, r in zip(found.trials, found.requests, strict=True))
-    if canary_guard and enough and not stable_guard:
+    if canary_guard and enough and not sick:
         return replace(found, verdict="harm", reason="the canary's rate is above max_rate")
     if broken:
         reason = "the observed split of requests contradicts the weight"

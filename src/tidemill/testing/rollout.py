@@ -104,8 +104,8 @@ class FakeServers:
 class FakeGateway:
     """A route that is in force as soon as it was asked for, unless the gateway is `stuck`."""
 
-    route: Route = Route()
-    wanted: Route = Route()
+    route: Route = field(default_factory=Route)
+    wanted: Route = field(default_factory=Route)
     stuck: bool = False
     silent: bool = False
 
@@ -139,7 +139,7 @@ class FakeTraffic:
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
     """Chance of an event, by revision and event."""
     unreadable: set[str] = field(default_factory=set)
-    outcomes: Reading = Reading()
+    outcomes: Reading = field(default_factory=Reading)
     """Cohorts that have matured; their `matured_until` decides whether they are new."""
 
     def __post_init__(self) -> None:

@@ -32,7 +32,7 @@ def settled(state: State, now: Now) -> bool:
 
 
 def absorb(snapshot: Snapshot, now: Now) -> Attempt | None:
-    """Return the attempt with the reading consumed and every metric judged again.
+    """Return the attempt with the reading consumed, and judged again what it changed.
 
     A window counts only if both arms were read, the route is the intended one and has settled; a
     cohort counts whenever it matured. What is not consumed now is read again the next time, because
@@ -44,13 +44,13 @@ def absorb(snapshot: Snapshot, now: Now) -> Attempt | None:
     evidence = _mature(attempt.evidence, attempt, snapshot.reading)
     if snapshot.applied and settled(state, now):
         evidence = _consume(evidence, attempt, state, snapshot.reading, now)
-    if evidence == attempt.evidence:
-        return attempt
-    assessments = tuple(
-        assess(metric, evidence.series.get(metric.name, ()), attempt.plan.tolerance, state.epoch)
-        for metric in attempt.plan.metrics
-    )
-    return replace(attempt, evidence=evidence, assessments=assessments)
+    judged = {found.metric: found for found in attempt.assessments}
+    for metric in attempt.plan.metrics:
+        series = evidence.series.get(metric.name, ())
+        if series != attempt.evidence.series.get(metric.name, ()):
+            judged[metric.name] = assess(metric, series, attempt.plan.tolerance, state.epoch)
+    ordered = tuple(judged[m.name] for m in attempt.plan.metrics if m.name in judged)
+    return replace(attempt, evidence=evidence, assessments=ordered)
 
 
 def close_span(evidence: Evidence, now: Now) -> Evidence:

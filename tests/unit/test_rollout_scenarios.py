@@ -1,0 +1,474 @@
+"""The rollout's behaviour, scenario by scenario, on the real controller and a world of fakes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from tests.unit.rollout_world import NAME, START, World, plan
+from tidemill.domain.evidence import TOTAL
+from tidemill.domain.rollout.model import Cohort, Reading
+
+
+def test_first_deployment_needs_no_analysis():
+    world = World()
+    world.deploy()
+    assert world.actions == ["initialize", "deploy"]
+    assert world.weight("v1") == TOTAL
+    assert [(r.kind, r.champion.revision) for r in world.releases.told] == [("promoted", "v1")]
+    assert world.condition("Promoted") == ("True", "Promoted")
+
+
+def test_a_healthy_canary_walks_through_every_step_and_takes_over():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("finalizing")
+    assert world.weight("v2") == TOTAL
+    assert set(world.servers.running) == {"v1", "v2"}, "stable stays up for the way back"
+    world.run_until("stable")
+    world.run(2)
+    assert [d.weight for d in world.store.log if d.action == "weight"] == [500, 2500, 5000]
+    assert set(world.servers.running) == {"v2"}
+    assert world.state.history[0].outcome == "promoted"
+    assert world.releases.told[-1].champion.revision == "v2"
+    assert world.traffic.failed == 0
+
+
+@pytest.mark.parametrize("bad_from", ["c5", "c25", "c50", "promoting", "finalizing"])
+def test_harm_sends_everything_back_in_every_step(bad_from):
+    world = World(plan(scale_down_seconds=60))
+    world.deploy()
+    world.want("v2")
+    in_a_step = bad_from.startswith("c")
+    world.run_until("progressing" if in_a_step else bad_from, step=bad_from if in_a_step else "")
+    world.rates(v2=0.9)
+    world.run_until("rolling_back")
+    reason = world.store.log[-1].reason
+    assert "harm in errors" in reason
+    world.run_until("stable")
+    world.run(1)
+    assert world.weight("v1") == TOTAL
+    assert "v2" not in world.gateway.weights()
+    assert set(world.servers.running) == {"v1"}
+    assert world.state.history[0].outcome == "rolled_back"
+    assert world.releases.told[-1].champion.revision == "v1"
+
+
+def test_a_failed_revision_is_not_tried_again_until_someone_says_retry():
+    world = World()
+    world.deploy()
+    world.rates(v2=0.9)
+    world.want("v2")
+    world.run_until("rolling_back")
+    world.run(30)
+    assert world.state.attempts == 1
+    world.command("retry", "v1")
+    world.run(2)
+    assert "not the revision that failed" in world.log[-1][1]
+    world.rates(v2=0.02)
+    world.command("retry", "v2")
+    world.run_until("finalizing")
+    assert world.state.attempts == 2
+
+
+def test_pause_freezes_the_weight_and_keeps_protecting():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.change(paused=True)
+    world.run(100)
+    assert world.phase == "paused"
+    assert world.weight("v2") == 500
+    assert world.state.attempt.paused_since is not None
+    world.rates(v2=0.9)
+    world.run_until("rolling_back")
+
+
+def test_a_paused_rollout_goes_on_where_it_stood():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.change(paused=True)
+    world.run(5000, requests=0)
+    world.change(paused=False)
+    world.run_until("finalizing")
+    assert "undecided" not in str(world.log), "the pause did not count as time of the step"
+
+
+def test_approval_is_waited_for_and_bound_to_step_and_revision():
+    steps = (replace(plan().steps[0], approval=True),)
+    world = World(plan(steps=steps))
+    world.deploy()
+    world.want("v2")
+    world.run(60)
+    assert world.condition("Progressing") == ("True", "WaitingApproval")
+    world.command("approve", "v9")
+    world.run(1)
+    world.command("approve", "v2", "c50")
+    world.run(2)
+    assert [a for a in world.actions if a == "ignore"] == ["ignore", "ignore"]
+    world.command("approve", "v2", "c5")
+    world.run_until("finalizing")
+
+
+def test_a_late_abort_is_a_no_op():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("finalizing")
+    world.run_until("stable")
+    world.command("abort", "v2")
+    world.run(3)
+    assert world.log[-1] == ("ignore", "abort: no rollout of v2 is in flight")
+    assert world.weight("v2") == TOTAL
+
+
+@pytest.mark.parametrize("phase", ["preparing", "progressing", "paused", "promoting", "finalizing"])
+def test_abort_is_legal_in_every_phase(phase):
+    world = World(plan(scale_down_seconds=60))
+    world.deploy()
+    world.servers.broken = {"v2"} if phase == "preparing" else set()
+    world.want("v2", paused=False)
+    if phase == "paused":
+        world.run_until("progressing")
+        world.change(paused=True)
+    world.run_until(phase)
+    world.command("abort", "v2")
+    world.run(5)
+    assert world.phase == "stable"
+    assert world.weight("v1") == TOTAL
+    assert set(world.servers.running) == {"v1"}
+
+
+def test_a_new_revision_supersedes_and_the_canary_is_off_before_it_starts():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.want("v3")
+    world.settle()
+    assert world.weight("v2") == 0
+    assert "v3" not in world.servers.running
+    world.run_until("progressing")
+    assert world.state.attempt.canary.revision == "v3"
+    assert world.state.attempt.evidence.series == {}
+    assert world.state.stable.revision == "v1"
+    assert world.state.history[0].outcome == "superseded"
+
+
+def test_queued_revisions_wait_and_only_the_newest_is_tried():
+    world = World(plan(on_new_revision="queue"))
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.want("v3")
+    world.want("v4")
+    world.rates(v4=0.02)
+    world.run_until("finalizing")
+    assert world.state.stable.revision == "v2"
+    world.run_until("progressing")
+    assert world.state.attempt.canary.revision == "v4"
+
+
+def test_wanting_stable_again_is_an_abort():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.want("v1")
+    world.run(5)
+    assert world.phase == "stable"
+    assert world.state.history[0].reason == "the stable revision is wanted again"
+
+
+def test_no_traffic_is_undecided_then_inconclusive():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.run(3700, requests=0)
+    assert world.phase == "paused"
+    assert world.state.attempt.pause == "inconclusive"
+    assert world.condition("Stalled") == ("True", "Inconclusive")
+    world.command("resume", "v2")
+    world.run_until("finalizing")
+
+
+@pytest.mark.parametrize(("policy", "phase"), [("pause", "paused"), ("rollback", "rolling_back")])
+def test_missing_evidence_is_neither_health_nor_harm(policy, phase):
+    world = World(plan(on_missing_evidence=policy))
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.run(2)
+    world.traffic.unreadable = {"v2"}
+    world.run(29)
+    assert world.phase == "progressing"
+    assert world.weight("v2") == 500
+    world.run_until(phase, limit=5)
+    assert "no evidence" in world.store.log[-1].reason
+    if policy == "pause":
+        world.traffic.unreadable = set()
+        world.run_until("finalizing")
+
+
+def test_a_counter_reset_is_a_gap_that_blocks_until_it_is_small():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.run(3)
+    world.servers.restart("v2")
+    world.run(2)
+    assert world.state.attempt.evidence.gap_seconds == 1.0
+    assert "evidence lost" in world.state.conditions[-3].message
+    world.run(15)
+    assert world.phase == "progressing"
+    assert world.weight("v2") == 500
+    world.run_until("finalizing")
+
+
+def test_a_canary_that_crashes_loses_its_traffic_and_gets_it_back():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.servers.broken = {"v2"}
+    world.settle()
+    assert world.weight("v2") == 0
+    assert world.phase == "preparing"
+    world.servers.broken = set()
+    world.run_until("finalizing")
+    assert "hold" in world.actions
+
+
+def test_a_crash_loop_is_rolled_back():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    for _ in range(4):
+        world.run_until("progressing")
+        world.servers.broken = {"v2"}
+        world.run(1)
+        world.servers.broken = set()
+    world.run(5)
+    assert world.state.history[0].outcome == "rolled_back"
+    assert "the 4th time" in world.state.history[0].reason
+
+
+def test_a_canary_that_never_starts_is_rolled_back_at_the_deadline():
+    world = World()
+    world.deploy()
+    world.servers.broken = {"v2"}
+    world.want("v2")
+    world.run(70)
+    assert world.phase == "stable"
+    assert "not ready before the deadline" in world.state.history[0].reason
+    assert world.traffic.failed == 0
+
+
+def test_a_route_that_is_not_taken_up_blocks_then_rolls_back():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing", step="c25")
+    world.gateway.stuck = True
+    world.run(30)
+    stuck_at = world.state.weight
+    assert world.condition("TrafficApplied") == ("False", "Differs")
+    assert stuck_at == 2500
+    world.run_until("rolling_back")
+    assert "did not apply" in world.store.log[-1].reason
+
+
+def test_both_arms_failing_freezes_instead_of_blaming_the_canary():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.rates(v1=0.6, v2=0.6)
+    world.run_until("paused")
+    world.run(60)
+    assert world.condition("Stalled") == ("True", "Unhealthy")
+    assert "rollback" not in world.actions
+
+
+def test_both_arms_failing_at_half_the_traffic_is_nobodys_fault():
+    for seed in range(20):
+        world = World(plan(steps=(replace(plan().steps[2], gate=()),)), seed=seed)
+        world.deploy()
+        world.rates(v1=0.3, v2=0.3)
+        world.want("v2")
+        world.run(20)
+        assert world.phase == "paused"
+
+
+@pytest.mark.parametrize(("policy", "end"), [("freeze", "paused"), ("proceed", "finalizing")])
+def test_a_failing_stable_freezes_or_lets_the_cure_proceed(policy, end):
+    world = World(plan(on_stable_unhealthy=policy))
+    world.deploy()
+    world.rates(v1=0.6, v2=0.02)
+    world.want("v2")
+    world.run_until(end)
+
+
+def test_harm_may_freeze_instead_and_a_person_decides():
+    world = World(plan(on_harm="freeze"))
+    world.deploy()
+    world.rates(v2=0.5)
+    world.want("v2")
+    world.run_until("paused")
+    assert world.weight("v2") == 500
+    world.command("resume", "v2")
+    world.run(2)
+    assert world.phase == "paused"
+    world.command("promote", "v2")
+    world.run_until("finalizing")
+    world.run(1)
+    assert world.state.attempt.override
+    assert world.releases.told[-1].reason == "promoted by a person"
+
+
+def test_without_a_stable_server_nothing_is_sent_to_nowhere():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.servers.broken = {"v1"}
+    world.command("abort", "v2")
+    world.run(5)
+    assert world.weight("v2") == 500, "weights are kept, there is no way back"
+    world.servers.broken = set()
+    world.run(5)
+    assert world.weight("v1") == TOTAL
+    assert world.state.history[0].reason == "abort was asked for"
+
+
+def test_rollback_needs_nothing_but_the_route():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.servers.silent = True
+    world.traffic.unreadable = {"v1", "v2"}
+    world.releases.silent = True
+    world.command("abort", "v2")
+    world.run(2)
+    assert world.weight("v1") == TOTAL
+
+
+def test_a_refused_promotion_goes_back():
+    world = World()
+    world.deploy()
+    world.releases.refuse = "the ledger does not agree with the registry"
+    world.want("v2")
+    world.run_until("rolling_back")
+    assert "refused" in world.store.log[-1].reason
+    world.run(3)
+    assert world.weight("v1") == TOTAL
+
+
+def test_a_silent_registry_keeps_the_way_back_open():
+    world = World()
+    world.deploy()
+    world.releases.silent = True
+    world.want("v2")
+    world.run_until("finalizing")
+    world.run(30)
+    assert world.phase == "finalizing"
+    assert set(world.servers.running) == {"v1", "v2"}
+    world.releases.silent = False
+    world.run_until("stable")
+
+
+def test_a_wrong_split_blocks_the_gates_and_quarantines_the_weight():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.run(1)
+    send = world.traffic.send
+    other = replace(world.gateway.route)
+
+    def skewed(requests: int) -> None:
+        kept, world.gateway.route = world.gateway.route, _half(world.gateway.route)
+        send(requests)
+        world.gateway.route = kept
+
+    world.traffic.send = skewed
+    world.run(30)
+    assert other
+    assert world.phase == "progressing"
+    assert world.weight("v2") == 500
+    assert world.condition("TrafficVerified") == ("False", "SampleRatioMismatch")
+    assert world.state.attempt.assessments[0].verdict == "missing"
+
+
+def _half(route):
+    return replace(
+        route, backends=tuple(replace(backend, weight=5000) for backend in route.backends)
+    )
+
+
+def test_the_plan_of_an_attempt_does_not_change_under_it():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.plan = plan(steps=(replace(plan().steps[0], weight=9000),))
+    world.change(plan=world.plan)
+    world.run_until("finalizing")
+    assert [d.weight for d in world.store.log if d.action == "weight"] == [500, 2500, 5000]
+
+
+def test_matured_labels_roll_back_and_are_counted_once():
+    world = World(plan(steps=(replace(plan().steps[0], gate=("wrong",), max_seconds=1e6),)))
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.run(3)
+    epoch = world.state.epoch
+    for hour in range(1, 200):
+        cohort = Cohort(epoch, 500, (380, 20), (370, 20), ((20, 40, 6), (6, 60, 5)))
+        until = START + timedelta(hours=hour)
+        world.traffic.outcomes = Reading(cohorts=(cohort,), matured_until=until)
+        world.run(2)
+        if world.phase != "progressing":
+            break
+        segments = world.state.attempt.evidence.series["wrong"]
+        assert sum(s.trials[1] for s in segments) == 20 * hour, "read twice, counted once"
+    assert world.phase in ("rolling_back", "stable")
+    assert "harm in wrong" in str(world.log)
+
+
+def test_a_label_shortage_is_missing_evidence():
+    world = World(plan(steps=(replace(plan().steps[0], gate=("wrong",)),)))
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.run(2)
+    cohort = Cohort(world.state.epoch, 500, (9500, 500), (9000, 200), ((20, 10, 100),))
+    world.traffic.outcomes = Reading(cohorts=(cohort,), matured_until=START + timedelta(hours=1))
+    world.run(2)
+    found = next(a for a in world.state.attempt.assessments if a.metric == "wrong")
+    assert found.verdict == "missing"
+    assert world.phase == "progressing"
+
+
+def test_decisions_carry_their_numbers():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("finalizing")
+    promoted = next(d for d in world.store.log if d.action == "promote")
+    errors = next(a for a in promoted.evidence if a.metric == "errors")
+    assert errors.verdict == "pass"
+    assert errors.log_e_pass >= errors.pass_at
+    assert errors.ratio[0] < 1.2 < 2.0
+    assert [d.seq for d in world.store.log] == list(range(1, len(world.store.log) + 1))
+    assert world.store.spec(NAME).desired.revision == "v2"
