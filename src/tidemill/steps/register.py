@@ -32,8 +32,7 @@ def register(
     why: str,
     correlation: str = "",
 ) -> ModelVersion:
-    """Sign and publish a bundle as the next version of its model, enter it in the ledger, and let
-    `challenger` mean it.
+    """Sign and publish a bundle as its model's next version, on record, with alias `challenger`.
 
     `run_id` is the tracker's run. Repeating it after a crash, with the same bundle, finishes what
     was begun and makes no second version. Raises IntegrityError when the bundle is incomplete.

