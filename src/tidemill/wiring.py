@@ -21,6 +21,7 @@ from tidemill.settings.secrets import reveal
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from tidemill.adapters.feast import FeastRepository
     from tidemill.adapters.kfp.backend import KfpRuns
     from tidemill.adapters.mlflow.client import Client
     from tidemill.adapters.mlflow.registry import MlflowRegistry
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from tidemill.local.platform import Platform
     from tidemill.ports.clock import Clock
     from tidemill.ports.data import DatasetVersions, PartitionLedger, Source
-    from tidemill.ports.features import FeatureSource, OnlineReader, Transforms
+    from tidemill.ports.features import OnlineReader, Transforms
     from tidemill.ports.objects import ObjectStore
     from tidemill.ports.runs import Runs
     from tidemill.server import App, PredictionLog
@@ -169,7 +170,7 @@ class Project:
         )
 
     @cached_property
-    def features(self) -> FeatureSource:
+    def features(self) -> FeastRepository:
         """The feature repository; loads Feast."""
         from tidemill.adapters.feast import FeastRepository
 
@@ -278,10 +279,11 @@ class Project:
     @cached_property
     def runs(self) -> Runs:
         """Where pipelines run by default."""
-        return self.runs_on(self.settings.execution.on)
+        return self.runs_on("")
 
     def runs_on(self, place: str) -> Runs:
         """Return the runs on this machine (`local`) or on Kubeflow Pipelines (`kfp`)."""
+        place = place or self.settings.execution.target
         if place == "kfp":
             return self.backend
         if place != "local":

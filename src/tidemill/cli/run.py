@@ -18,15 +18,14 @@ def _run(
     param: Annotated[
         list[str] | None, typer.Option("--param", "-p", help="A pipeline parameter, name=value.")
     ] = None,
-    on: Annotated[str, typer.Option(help="local or kfp; default: execution.on.")] = "",
+    on: Annotated[str, typer.Option(help="local or kfp; default: execution.target.")] = "",
     resume: Annotated[str, typer.Option(help="Continue this run from its failed step.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check; run no step.")] = False,
 ) -> None:
     """Run a pipeline to its end. Exit code 130: interrupted, everything it started is stopped."""
     from tidemill.cli.progress import finish, progress
 
-    project = open_project()
-    runs = project.runs_on(on or project.settings.execution.on)
+    runs = open_project().runs_on(on)
     with progress() as watch:
         run = runs.launch(
             pipeline, parameters(param or []), resume=resume, dry_run=dry_run, watch=watch

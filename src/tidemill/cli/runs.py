@@ -18,7 +18,7 @@ logs = typer.Typer()
 cancel = typer.Typer()
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
-On = Annotated[str, typer.Option(help="local or kfp; default: execution.on.")]
+On = Annotated[str, typer.Option(help="local or kfp; default: execution.target.")]
 LOOK_SECONDS = 1.0
 
 
@@ -41,8 +41,7 @@ def _watch(run_id: RunId, on: On = "") -> None:
 
     from tidemill.cli.progress import finish, progress
 
-    project = open_project()
-    runs = project.runs_on(on or project.settings.execution.on)
+    runs = open_project().runs_on(on)
     with progress() as see:
         run = runs.status(run_id)
         while run.state == "running":
@@ -60,8 +59,7 @@ def _logs(
     on: On = "",
 ) -> None:
     """Print what a run's steps printed."""
-    project = open_project()
-    runs = project.runs_on(on or project.settings.execution.on)
+    runs = open_project().runs_on(on)
     text = {name: runs.log(run_id, name) for name in _steps(runs.status(run_id), step)}
     emit(text, "\n".join(text.values()))
 
@@ -77,8 +75,7 @@ def _steps(run: RunResult, step: str) -> list[str]:
 @cancel.command()
 def _cancel(run_id: RunId, on: On = "") -> None:
     """Stop a run and everything it started; one that has ended is left as it is."""
-    project = open_project()
-    runs = project.runs_on(on or project.settings.execution.on)
+    runs = open_project().runs_on(on)
     runs.cancel(run_id)
     run = runs.status(run_id)
     emit({"run_id": run_id, "state": run.state}, f"{run_id} {run.state}")

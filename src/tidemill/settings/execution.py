@@ -66,8 +66,8 @@ class KfpSettings(Group):
 class ExecutionSettings(Group):
     """How pipelines are executed."""
 
-    on: Literal["local", "kfp"] = "local"
-    """Default of `tidemill run --on`."""
+    target: Literal["local", "kfp"] = "local"
+    """Default of `tidemill run --on`. (Not named `on`: YAML reads that key as true.)"""
     timeout_seconds: float = Field(default=3600, gt=0)
     """A run is stopped, with everything it started, after this long."""
     resources: dict[str, StepResources] = Field(default_factory=dict)
