@@ -1,8 +1,9 @@
 """The process: listen, serve, drain.
 
 After SIGTERM the server is no longer ready and tells every client to close its connection, but goes
-on accepting for a while, so that a gateway sees it first; then it stops listening, finishes what
-is in flight, writes the prediction log and ends. A second signal ends it at once.
+on accepting for a while, so that a gateway sees it first. Then it turns new connections away, takes
+those that already wait, stops listening, finishes what is in flight, writes the prediction log and
+ends. A second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -13,26 +14,39 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from types import ModuleType
+from typing import TextIO, cast
 
 import structlog
 import uvicorn
 import uvloop
 
-from tidemill.errors import Unavailable
 from tidemill.server.app import App
+from tidemill.server.listener import BACKLOG, turn_away
 from tidemill.server.predictions import PredictionLog
 from tidemill.settings.serving import ServingSettings
 
-__all__ = ["forbid_imports", "listen", "log_as_json", "serve"]
+__all__ = ["forbid_imports", "log_as_json", "serve"]
 
 log = structlog.get_logger(__name__)
 
-BACKLOG = 2048
-"""Connections that the kernel holds until they are accepted."""
+SETTLE_SECONDS = 0.25
+"""From turning new connections away to closing the socket: longer than a handshake takes."""
 FORBIDDEN = frozenset({"torch", "mlflow", "feast", "kfp", "evidently", "pandas"})
+
+
+class _StandardError:
+    """Standard error that loses a line rather than the server when its disk is full."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def log_as_json() -> None:
@@ -44,7 +58,7 @@ def log_as_json() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=True,
     )
 
@@ -72,9 +86,12 @@ def forbid_imports() -> None:
 class _Server(uvicorn.Server):
     """uvicorn with the drain of this module."""
 
-    def __init__(self, config: uvicorn.Config, app: App, notice_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: App, bound: socket.socket, notice_seconds: float
+    ) -> None:
         super().__init__(config)
         self._app = app
+        self._bound = bound
         self._notice_seconds = notice_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -95,27 +112,14 @@ class _Server(uvicorn.Server):
             os._exit(128 + number)
         log.info("draining", notice_seconds=self._notice_seconds)
         self._app.draining = True
-        asyncio.get_running_loop().call_later(self._notice_seconds, self._end)
+        asyncio.get_running_loop().call_later(self._notice_seconds, self._settle)
+
+    def _settle(self) -> None:
+        turn_away(self._bound)
+        asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._end)
 
     def _end(self) -> None:
         self.should_exit = True
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; raises Unavailable when the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((host, port))
-        bound.listen(BACKLOG)
-    except OSError as error:
-        bound.close()
-        raise Unavailable(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            hint="choose another port with --port; 0 takes a free one",
-        ) from error
-    return bound
 
 
 def serve(
@@ -136,7 +140,7 @@ def serve(
     )
     predictions.start()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Server(config, app, settings.notice_seconds).serve([bound]))
+        runner.run(_Server(config, app, bound, settings.notice_seconds).serve([bound]))
     if lost := predictions.close(settings.drain_seconds):
         log.error("rows of the prediction log were lost at the end", rows=lost)
     log.info("stopped")

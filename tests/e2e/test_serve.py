@@ -1,0 +1,420 @@
+"""`tidemill serve` as a process: real bundle, real signature, real online store, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+
+from tidemill.adapters.feast_wire import entity_key
+from tidemill.adapters.online import Filled
+from tidemill.adapters.online_sqlite import SqliteOnlineStore
+from tidemill.adapters.signing import Signer
+from tidemill.bundle import revision, verify
+from tidemill.testing.models import MANIFEST, write_bundle
+
+ROOT = Path(__file__).parents[2]
+TIDEMILL = Path(sys.executable).with_name("tidemill")
+AS_OF = datetime(2013, 4, 1, 9, tzinfo=UTC)
+FORBIDDEN = {"torch", "mlflow", "feast", "kfp", "evidently", "pandas"}
+FULL = {
+    "flight_id": "f1",
+    "sched_minute": 600.0,
+    "carrier": "UA",
+    "origin": "JFK",
+    "carrier_late_rate_7d": 0.5,
+    "temp": 40.0,
+    "seats": 200.0,
+}
+KEYS = {k: FULL[k] for k in ("flight_id", "sched_minute", "carrier", "origin")} | {"tailnum": "N1"}
+
+
+@dataclass
+class Project:
+    """A project on disk with a signed bundle and a filled online store."""
+
+    root: Path
+    bundle: Path
+    public_key: Path
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def revision(self) -> str:
+        return revision(verify(self.bundle, self.public_key))
+
+    def start(self, *options: str, **more: Any) -> subprocess.Popen[str]:
+        """Start a server on a free port."""
+        environment = {
+            **os.environ,
+            "TIDEMILL_CLOCK": str(self.root / "clock.json"),
+            "OMP_NUM_THREADS": "1",
+            **more.pop("env", {}),
+        }
+        command = [str(TIDEMILL), "--project", str(self.root), "serve"]
+        command += ["--bundle", str(self.bundle), "--port", "0", "--version", "7", *options]
+        with (self.root / "stderr").open("w") as stderr:
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=environment,
+                **more,
+            )
+        self.processes.append(process)
+        return process
+
+    def serve(self, *options: str, **more: Any) -> Server:
+        """Start a server and wait until it is ready."""
+        process = self.start(*options, **more)
+        assert process.stdout
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://"), self.stderr
+        server = Server(process, url)
+        wait_until(lambda: server.get("/v2/health/ready").status_code == 200)
+        return server
+
+    def refused(self, *options: str) -> tuple[int, str]:
+        """Start a server that must not come up; return its exit code and what it said."""
+        return self.start(*options).wait(60), self.stderr
+
+    @property
+    def stderr(self) -> str:
+        return (self.root / "stderr").read_text()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+
+    def log(self) -> pl.DataFrame:
+        """The prediction log, every file of which must be whole."""
+        files = sorted(
+            (self.root / ".tidemill/objects/predictions/flight-delay").rglob("*.parquet")
+        )
+        return pl.concat([pl.read_parquet(file) for file in files])
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[str]
+    url: str
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path)
+
+    def infer(self, row: dict[str, Any], rows: int = 1, **more: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}/v2/models/flight-delay/infer", json=body(row, rows) | more)
+
+    def metric(self, name: str) -> float:
+        found = re.findall(rf"^{name}\{{.*?\}} (.*)$", self.get("/metrics").text, re.M)
+        return sum(map(float, found))
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+def body(row: dict[str, Any], rows: int = 1) -> dict[str, Any]:
+    return {
+        "inputs": [
+            {
+                "name": name,
+                "shape": [rows],
+                "datatype": "BYTES" if isinstance(value, str) else "FP32",
+                "data": [value] * rows,
+            }
+            for name, value in row.items()
+        ]
+    }
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = monotonic() + 60
+    while not condition():
+        assert monotonic() < end
+        sleep(0.02)
+
+
+def fill(path: Path, digest: str) -> None:
+    """Write the online store as Feast lays it out (docs of `adapters.feast_wire`)."""
+    double = lambda value: b"\x29" + struct.pack("<d", value)  # noqa: E731
+    rows = {
+        "carrier_delay": ({"carrier": "UA"}, "carrier_late_rate_7d", double(0.5)),
+        "origin_weather": ({"origin": "JFK"}, "temp", double(40.0)),
+        "plane": ({"tailnum": "N1"}, "seats", b"\x20\xc8\x01"),
+    }
+    path.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for view, (keys, feature, value) in rows.items():
+            connection.execute(
+                f'CREATE TABLE "flights_{view}" (entity_key BLOB, feature_name TEXT, value BLOB, '
+                "value_text TEXT, vector_value BLOB, event_ts INTEGER, created_ts INTEGER, "
+                "PRIMARY KEY (entity_key, feature_name))"
+            )
+            connection.execute(
+                f'INSERT INTO "flights_{view}" VALUES (?, ?, ?, NULL, NULL, ?, NULL)',
+                (entity_key(keys), feature, value, int(AS_OF.timestamp())),
+            )
+    SqliteOnlineStore("flights", path).advance(Filled(AS_OF, {MANIFEST.features.name: digest}))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    root = tmp_path / "project"
+    (root / "configs").mkdir(parents=True)
+    (root / "configs/base.yaml").write_text((ROOT / "configs/base.yaml").read_text())
+    (root / "configs/local.yaml").write_text(
+        "serving: {notice_seconds: 0.3, log: {flush_seconds: 0.2}}\n"
+    )
+    (root / "clock.json").write_text(json.dumps({"now": "2013-04-01T12:00:00+00:00"}))
+    keys = root / ".tidemill/keys"
+    signer = Signer(keys / "signing.pem", keys / "signing.pub")
+    bundle = write_bundle(tmp_path / "bundle")
+    signer.sign(bundle)
+    fill(root / ".tidemill/feast/online.db", MANIFEST.features.digest)
+    made = Project(root, bundle, keys / "signing.pub")
+    yield made
+    for process in made.processes:
+        process.kill()
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
+
+
+def test_it_answers_from_the_online_store_and_logs_what_it_answered(project: Project) -> None:
+    server = project.serve()
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    full = server.infer(FULL, id="given").json()
+    found = httpx.post(
+        f"{server.url}/v2/models/flight-delay/versions/7/infer",
+        json=body(KEYS, 2) | {"id": "looked-up"},
+        headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
+    ).json()
+    unknown = server.infer(KEYS | {"tailnum": "N2"}, id="unknown").json()
+    assert full["outputs"][0]["data"] * 2 == found["outputs"][0]["data"]
+    assert found["parameters"] == {
+        "revision": project.revision,
+        "features_as_of": AS_OF.isoformat(),
+    }
+    assert unknown["parameters"]["defaulted"] == "seats=1"
+    assert found["model_version"] == "7"
+    assert server.stop() == 0
+    log = project.log()
+    assert log["request_id"].to_list() == ["given", "looked-up", "looked-up", "unknown"]
+    answered = [x for a in (full, found, unknown) for x in a["outputs"][0]["data"]]
+    assert log["score"].to_list() == answered
+    assert log["seats"].to_list() == [200.0, 200.0, 200.0, 150.0]
+    assert log["tailnum"].to_list() == [None, "N1", "N1", "N2"]
+    assert log["defaulted"].to_list() == [[], [], [], ["seats"]]
+    assert log["features_as_of"].to_list() == [None, AS_OF, AS_OF, AS_OF]
+    assert log["trace_id"].to_list() == [None, trace, trace, None]
+    assert log["at"].unique().to_list() == [datetime(2013, 4, 1, 12, tzinfo=UTC)]
+    assert log["revision"].unique().to_list() == [project.revision]
+
+
+def test_features_expire_and_the_store_may_vanish(project: Project) -> None:
+    server = project.serve()
+    (project.root / "clock.json").write_text(json.dumps({"now": "2013-04-03T12:00:00+00:00"}))
+    assert server.infer(KEYS).json()["parameters"]["defaulted"] == "temp=1"  # its ttl is a day
+    with closing(sqlite3.connect(project.root / ".tidemill/feast/online.db")) as connection:
+        connection.execute("DROP TABLE flights_plane")
+    broken = server.infer(KEYS)
+    assert broken.status_code == 200
+    assert broken.json()["parameters"]["defaulted"].count("=1") == 3
+    assert server.metric("tidemill_defaults_total") == 4
+    assert server.stop() == 0
+
+
+def test_a_store_that_was_never_filled_does_not_keep_it_down(project: Project) -> None:
+    (project.root / ".tidemill/feast/online.db").unlink()
+    server = project.serve()
+    assert server.infer(KEYS).json()["parameters"]["defaulted"].count("=1") == 3
+    assert "cannot be verified yet" in project.stderr
+    (project.root / ".tidemill/feast").rmdir()
+    fill(project.root / ".tidemill/feast/online.db", MANIFEST.features.digest)
+    assert "defaulted" not in server.infer(KEYS).json()["parameters"]
+
+
+def test_a_tampered_bundle_is_refused(project: Project) -> None:
+    write_bundle(project.bundle, bias=3.0)  # another model under the old signature
+    code, said = project.refused()
+    assert code == 3
+    assert "'model.onnx' is not what was signed" in said
+    server = project.serve("--no-verify")
+    assert "VERIFICATION IS OFF" in project.stderr
+    assert server.infer(FULL).status_code == 200
+
+
+def test_an_unsigned_bundle_and_a_missing_key_are_refused(project: Project) -> None:
+    (project.bundle / "model.sig").unlink()
+    code, said = project.refused()
+    assert (code, "is not signed" in said) == (3, True)
+    project.public_key.unlink()
+    code, said = project.refused()
+    assert (code, "no public key" in said) == (1, True)
+
+
+def test_another_feature_definition_is_refused(project: Project) -> None:
+    features = replace(MANIFEST.features, digest="sha256:" + "6" * 64)
+    write_bundle(project.bundle, manifest=replace(MANIFEST, features=features))
+    code, said = project.refused("--no-verify")
+    assert code == 3
+    assert "sha256:6666" in said
+    assert "sha256:5555" in said
+
+
+def test_a_taken_port_is_a_clear_error(project: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = project.refused("--port", str(port))
+    assert code == 1
+    assert f"127.0.0.1:{port}" in said
+    assert "Address already in use" in said
+    assert "Traceback" not in said
+
+
+def test_the_process_loads_none_of_the_training_side(project: Project) -> None:
+    server = project.serve(env={"PYTHONPROFILEIMPORTTIME": "1"})
+    server.infer(FULL)
+    server.infer(KEYS)
+    server.infer({})
+    wait_until(lambda: server.metric("tidemill_log_rows_total") == 2)
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert server.stop() == 0
+    names = {
+        line.rpartition("|")[2].strip()
+        for line in project.stderr.splitlines()
+        if line.startswith("import time:")
+    }
+    # A refused import is listed too; one that worked brings its submodules.
+    loaded = {name.partition(".")[0] for name in names if "." in name}
+    assert {"onnxruntime", "uvicorn", "pyarrow", "msgspec", "sqlite3"} <= loaded
+    assert not loaded & (FORBIDDEN | {"polars", "dvc", "sqlalchemy", "sklearn", "onnx"})
+    assert "pandas" in names  # pyarrow asked for it, and was refused
+    assert not re.search(r"/(torch|pandas|polars|sklearn)/", maps)
+
+
+@dataclass
+class Load:
+    """Clients with keep-alive connections that ask until the server accepts no more."""
+
+    url: str
+    threads: list[threading.Thread] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def start(self, clients: int) -> None:
+        for number in range(clients):
+            thread = threading.Thread(target=self._client, args=(number,))
+            self.threads.append(thread)
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join(60)
+
+    def _client(self, number: int) -> None:
+        with httpx.Client() as client:
+            for turn in range(1_000_000):
+                name = f"{number}-{turn}"
+                try:
+                    content = body(FULL if turn % 2 else KEYS) | {"id": name}
+                    answer = client.post(f"{self.url}/v2/models/flight-delay/infer", json=content)
+                except httpx.ConnectError:  # not accepted: nothing was lost
+                    return
+                except httpx.HTTPError as error:
+                    self.failures.append(f"{name}: {error!r}")
+                    return
+                if answer.status_code != 200 or answer.json()["id"] != name:
+                    self.failures.append(f"{name}: {answer.status_code}")
+                self.answered.append(name)
+
+
+def test_a_drain_under_load_answers_and_logs_all_it_accepted(project: Project) -> None:
+    server = project.serve()
+    load = Load(server.url)
+    load.start(8)
+    wait_until(lambda: len(load.answered) > 300)
+    before = len(load.answered)
+    assert server.stop() == 0
+    load.join()
+    assert load.failures == []
+    assert len(load.answered) > before  # it went on answering while it drained
+    assert sorted(project.log()["request_id"]) == sorted(load.answered)
+    assert project.events[-1]["event"] == "stopped"
+
+
+def test_it_says_not_ready_while_it_drains_and_a_second_signal_ends_it(project: Project) -> None:
+    server = project.serve("--set", "serving.notice_seconds=60")
+    with httpx.Client(base_url=server.url) as client:
+        assert "connection" not in client.get("/v2/health/live").headers
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.get("/v2/health/ready").status_code == 503)
+        answer = client.post("/v2/models/flight-delay/infer", json=body(FULL))
+    assert answer.status_code == 200
+    assert answer.headers["connection"] == "close"
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_kill_9_loses_at_most_what_was_not_yet_flushed(project: Project) -> None:
+    server = project.serve(
+        "--set", "serving.log.flush_rows=10", "--set", "serving.log.flush_seconds=600"
+    )
+    for number in range(25):
+        server.infer(FULL, id=str(number))
+    wait_until(lambda: server.metric("tidemill_log_rows_total") >= 20)
+    server.process.kill()
+    server.process.wait()
+    kept = project.log()["request_id"].to_list()
+    assert kept == [str(number) for number in range(len(kept))]
+    assert 20 <= len(kept) <= 25
+
+
+@pytest.mark.parametrize("room", [16, 4096], ids=["even for standard error", "for its files"])
+def test_without_disk_space_answers_go_on_and_rows_are_counted(project: Project, room: int) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))  # as a full disk: write(2) fails
+
+    server = project.serve(
+        "--set",
+        "serving.log.buffer_rows=50",
+        "--set",
+        "serving.drain_seconds=1",
+        preexec_fn=limit,
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    for number in range(8):
+        assert server.infer(FULL, 10, id=str(number)).status_code == 200
+    assert server.metric("tidemill_log_lost_total") == 30
+    assert server.stop() == 0
+    assert not list((project.root / ".tidemill/objects").rglob("*.parquet"))
+    if room > 16:
+        assert "rows of the prediction log were lost at the end" in project.stderr
+        assert project.events[-2]["rows"] == 50
+
+
+def test_a_large_body_is_refused_with_a_reason_the_client_can_read(project: Project) -> None:
+    server = project.serve("--set", "serving.max_body_bytes=100000")
+    answer = server.infer(FULL, 20_000)
+    assert answer.status_code == 413
+    assert "100000 bytes" in answer.json()["error"]
