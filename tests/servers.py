@@ -27,11 +27,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow(folder: Path, port: int | None = None) -> Iterator[str]:
+def mlflow(folder: Path, *, backend: str = "", port: int = 0) -> Iterator[str]:
     """Run the local MLflow server in `folder` and yield its URI."""
     port = port or free_port()
-    argv = [sys.executable, "-m", "tidemill.adapters.mlflow.server"]
-    argv += [f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts"), "127.0.0.1", str(port)]
+    backend = backend or f"sqlite:///{folder / 'mlflow.db'}"
+    argv = [sys.executable, "-m", "tidemill.adapters.mlflow.server", backend]
+    argv += [str(folder / "artifacts"), "127.0.0.1", str(port)]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "mlflow.log").open("w") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)

@@ -6,6 +6,7 @@ https://mlflow.org/docs/latest/rest-api.html; the calls about logged models are 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,6 +37,7 @@ class Client:
             timeout=TIMEOUT,
             transport=httpx.HTTPTransport(retries=CONNECT_RETRIES),
         )
+        weakref.finalize(self, self._http.close)
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         """Return the answer to a GET of the tracking or registry interface."""

@@ -2,14 +2,15 @@
 
 A publication goes artifact by artifact into a *logged model* in state PENDING; when all are there
 it becomes READY, and only then a version is registered, with all its tags, in one call. A crash
-leaves a pending model that nothing refers to. The artifacts are the bundle under `bundle/` and an
-`MLmodel` file beside it, with which MLflow's own tools load the model.
+leaves a pending model that nothing refers to. The artifacts are the bundle's files and one more,
+`MLmodel`, with which MLflow's own tools load the model.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -27,7 +28,7 @@ from tidemill.ports.registry import ModelVersion
 
 __all__ = ["MlflowRegistry"]
 
-BUNDLE = "bundle"
+DESCRIPTION = "MLmodel"
 PAGE = 200
 
 
@@ -88,11 +89,12 @@ class MlflowRegistry:
         found = self._client.get(
             "model-versions/get-download-uri", name=version.name, version=version.version
         )
-        root = f"{found['artifact_uri']}/{BUNDLE}"
+        root = found["artifact_uri"]
         partial = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
             for name in self._client.files(root):
-                self._client.download(root, name, partial / name)
+                if name != DESCRIPTION:
+                    self._client.download(root, name, partial / name)
             _check(partial, version, "somebody changed the artifacts; do not serve this version")
             partial.rename(folder)
         except OSError as error:
@@ -136,9 +138,9 @@ class MlflowRegistry:
         )
         info = made["model"]["info"]
         for name in (*hashes(bundle), SIGNATURE):
-            self._client.upload(info["artifact_uri"], f"{BUNDLE}/{name}", bundle / name)
+            self._client.upload(info["artifact_uri"], name, bundle / name)
         description = _mlmodel(manifest, info["model_id"], run_id)
-        self._client.upload(info["artifact_uri"], "MLmodel", description)
+        self._client.upload(info["artifact_uri"], DESCRIPTION, description)
         model_id = str(info["model_id"])
         self._client.patch(
             f"logged-models/{model_id}", model_id=model_id, status="LOGGED_MODEL_READY"
@@ -217,10 +219,11 @@ def _mlmodel(manifest: Manifest, model_id: str, run_id: str) -> bytes:
         "run_id": run_id or None,
         "utc_time_created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f"),
         "flavors": {
-            "onnx": {"data": f"{BUNDLE}/model.onnx", "providers": ["CPUExecutionProvider"]},
+            "onnx": {"data": "model.onnx", "providers": ["CPUExecutionProvider"]},
             "python_function": {
                 "loader_module": "mlflow.onnx",
-                "data": f"{BUNDLE}/model.onnx",
+                "data": "model.onnx",
+                "python_version": platform.python_version(),
             },
         },
         "signature": {"inputs": json.dumps(inputs), "outputs": json.dumps(outputs), "params": None},
