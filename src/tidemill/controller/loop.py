@@ -131,7 +131,7 @@ class Controller:
         workloads = self._workloads()
         reading = Reading()
         if state.attempt is not None and workloads is not None:
-            reading = self._hands.evidence.read(workloads, state.attempt, now)
+            reading = self._hands.evidence.read(workloads, state, now)
         return Snapshot(
             spec=spec,
             state=state,

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from tidemill.domain.rollout.model import (
-    Attempt,
     Decision,
     Now,
     Reading,
@@ -90,7 +89,7 @@ class Router(Protocol):
 class EvidenceSource(Protocol):
     """Counters of the servers, and outcomes of what they predicted."""
 
-    def read(self, workloads: Mapping[str, Workload], attempt: Attempt, now: Now) -> Reading:
+    def read(self, workloads: Mapping[str, Workload], state: State, now: Now) -> Reading:
         """Read what can be read; what cannot is absent and named in the reading's `problem`."""
         ...
 

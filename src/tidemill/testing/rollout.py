@@ -10,7 +10,6 @@ import numpy as np
 
 from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.model import (
-    Attempt,
     Counters,
     Decision,
     Now,
@@ -167,7 +166,7 @@ class FakeTraffic:
             for event, rate in self.rates.get(revision, {}).items():
                 self._counted[*key, event] += int(self._random.binomial(count, rate))
 
-    def read(self, workloads: Mapping[str, Workload], attempt: Attempt, now: Now) -> Reading:  # noqa: ARG002 - the port's signature
+    def read(self, workloads: Mapping[str, Workload], state: State, now: Now) -> Reading:  # noqa: ARG002 - the port's signature
         """Return the counters of every readable server."""
         counters = {
             revision: Counters(

@@ -149,7 +149,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """Requests of one hour under one weight, whose labels have matured."""
+    """Requests under one weight whose labels have matured, of whole hours."""
 
     epoch: int
     weight: int
@@ -306,6 +306,12 @@ class State:
     """Not yet delivered to registry and ledger."""
     history: tuple[Outcome, ...] = ()
     conditions: tuple[Condition, ...] = ()
+
+    @property
+    def arms(self) -> tuple[Revision, Revision] | None:
+        """The revisions that are compared: stable (after promotion the previous one) and canary."""
+        old = self.previous if self.phase == "finalizing" else self.stable
+        return (old, self.attempt.canary) if old and self.attempt else None
 
 
 @dataclass(frozen=True, slots=True)

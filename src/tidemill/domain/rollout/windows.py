@@ -79,7 +79,7 @@ def _mature(evidence: Evidence, attempt: Attempt, reading: Reading) -> Evidence:
 def _consume(
     evidence: Evidence, attempt: Attempt, state: State, reading: Reading, now: Now
 ) -> Evidence:
-    arms = _arms(state, attempt)
+    arms = tuple(revision.revision for revision in state.arms or ())
     fresh = {arm: reading.counters[arm] for arm in arms if arm in reading.counters}
     if len(fresh) < len(arms):
         absent = ", ".join(arm for arm in arms if arm not in fresh)
@@ -99,11 +99,6 @@ def _consume(
         )
     series = _windows(evidence, attempt, state, arms, fresh)
     return replace(evidence, series=series, baseline=fresh, seen_at=now.wall, problem="")
-
-
-def _arms(state: State, attempt: Attempt) -> tuple[str, str]:
-    old = state.previous if state.phase == "finalizing" else state.stable
-    return (old or attempt.canary).revision, attempt.canary.revision
 
 
 def _open_span(evidence: Evidence, state: State, now: Now) -> Evidence:
@@ -126,7 +121,7 @@ def _windows(
     evidence: Evidence,
     attempt: Attempt,
     state: State,
-    arms: tuple[str, str],
+    arms: tuple[str, ...],
     fresh: Mapping[str, Counters],
 ) -> dict[str, tuple[Segment, ...]]:
     stable, canary = (_Delta(evidence.baseline[arm], fresh[arm]) for arm in arms)

@@ -1,0 +1,75 @@
+"""Evidence from the servers' own counters, scraped per revision.
+
+A server is believed only under the revision it reports itself. What cannot be read, is not a number
+or belongs to another revision is absent from the reading: neither health nor harm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import httpx
+
+from tidemill.adapters.outcomes import Outcomes
+from tidemill.domain.rollout.model import Counters, Now, Reading, State, Workload
+
+__all__ = ["ServerEvidence", "parse"]
+
+EVENTS = {"slow": "tidemill_slow_total", "invalid": "tidemill_invalid_total"}
+
+
+class ServerEvidence:
+    """Implements `ports.rollout.EvidenceSource`."""
+
+    def __init__(self, outcomes: Outcomes, client: httpx.Client) -> None:
+        """`client` has a short timeout: one silent server must not hold up a rollback."""
+        self._outcomes = outcomes
+        self._client = client
+
+    def read(self, workloads: Mapping[str, Workload], state: State, now: Now) -> Reading:
+        """Scrape every server and look for outcomes that have matured."""
+        counters: dict[str, Counters] = {}
+        problems: list[str] = []
+        for revision, workload in workloads.items():
+            try:
+                counters[revision] = self._scrape(revision, workload.address)
+            except (httpx.HTTPError, ValueError, KeyError) as error:
+                problems.append(f"{revision}: {error}")
+        cohorts, until = self._outcomes.matured(state, now.clock)
+        return Reading(counters, cohorts, until, "; ".join(problems))
+
+    def _scrape(self, revision: str, address: str) -> Counters:
+        answer = self._client.get(f"http://{address}/metrics")
+        answer.raise_for_status()
+        return parse(answer.text, revision)
+
+
+def parse(exposition: str, revision: str) -> Counters:
+    """Read the counters of `revision` out of Prometheus' text format.
+
+    Raises ValueError when they are not all there or not numbers.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    found: dict[str, float] = {}
+    errors = 0.0
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if sample.labels.get("revision") != revision:
+                continue
+            if not math.isfinite(sample.value) and not sample.name.endswith("_bucket"):
+                raise ValueError(f"{sample.name} is {sample.value}")
+            found[sample.name] = found.get(sample.name, 0.0) + sample.value
+            if sample.name == "tidemill_requests_total" and sample.labels["outcome"] == "error":
+                errors += sample.value
+    needed = ("tidemill_start_time_seconds", "tidemill_requests_total", *EVENTS.values())
+    absent = [name for name in needed if name not in found]
+    if absent:
+        raise ValueError(f"its metrics lack {', '.join(absent)} of this revision")
+    events = {event: int(found[name]) for event, name in EVENTS.items()}
+    return Counters(
+        started=found["tidemill_start_time_seconds"],
+        requests=int(found["tidemill_requests_total"]),
+        events={"error": int(errors), **events},
+    )
