@@ -69,6 +69,30 @@ def build(as_of: AsOf = "") -> None:
 
 
 @app.command()
+def leaks(as_of: AsOf = "") -> None:
+    """Recompute the features from data as known at earlier instants; any difference is a leak."""
+    from tidemill.domain.months import months
+    from tidemill.errors import Refused
+    from tidemill.steps.leaks import find_leaks
+
+    project = open_project()
+    settings = project.settings
+    found = find_leaks(
+        project.source,
+        project.transforms,
+        settings.features,
+        project.features.resolve(settings.features.service),
+        months=months(settings.data.start, settings.data.end),
+        as_of=instant(project, as_of),
+    )
+    rows = [(leak.view, leak.feature, leak.cut_off, leak.rows) for leak in found.leaks]
+    summary = f"{found.rows:,} rows compared at {len(found.cut_offs)} cut-offs, none differs"
+    emit(found, table(("view", "feature", "cut-off", "rows"), rows) if rows else summary)
+    if rows:
+        raise Refused(f"{len(rows)} features knew the future", hint="mend transforms.py")
+
+
+@app.command()
 def join(
     as_of: AsOf = "",
     start: Annotated[str, typer.Option(metavar="INSTANT", help="First prediction time.")] = "",
