@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -16,21 +15,14 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from onnx import TensorProto, helper
 from tests import servers
+from tests.bundles import DATA, make_bundle
 
 from tidemill.adapters.mlflow.client import Client
 from tidemill.adapters.mlflow.registry import MlflowRegistry
 from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.adapters.signing import Signer
-from tidemill.bundle import (
-    FeatureService,
-    InputColumn,
-    Manifest,
-    digest,
-    verify,
-    write_manifest,
-)
+from tidemill.bundle import digest, verify
 from tidemill.domain.ledger import broken, disagreements
 from tidemill.errors import IntegrityError, NotFound, PermanentError, Unavailable
 from tidemill.steps.promote import promote
@@ -38,8 +30,6 @@ from tidemill.steps.register import register
 from tidemill.testing.ledger import MemoryLedger
 
 pytestmark = pytest.mark.slow
-
-DATA = "0123456789abcdef0123456789abcdef.dir"
 
 
 class Clock:
@@ -66,46 +56,6 @@ def registry(client: Client, name: str) -> MlflowRegistry:
 @pytest.fixture
 def signer(tmp_path: Path) -> Signer:
     return Signer(tmp_path / "keys" / "k.pem", tmp_path / "keys" / "k.pub")
-
-
-def model(scale: float) -> bytes:
-    """Return an ONNX graph of two raw columns: a number and a string that it ignores."""
-    inputs = [
-        helper.make_tensor_value_info("distance", TensorProto.FLOAT, ["N"]),
-        helper.make_tensor_value_info("carrier", TensorProto.STRING, ["N"]),
-    ]
-    output = [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["N"])]
-    nodes = [
-        helper.make_node("Mul", ["distance", "scale"], ["scaled"]),
-        helper.make_node("Sigmoid", ["scaled"], ["probability"]),
-    ]
-    weights = [helper.make_tensor("scale", TensorProto.FLOAT, [1], [scale])]
-    graph = helper.make_graph(nodes, "g", inputs, output, weights)
-    opset = helper.make_opsetid("", 20)
-    return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString())
-
-
-def make_bundle(folder: Path, name: str, scale: float = 0.001) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(model(scale))
-    (folder / "evidence.json").write_text(json.dumps({"passed": True, "scale": scale}))
-    (folder / "MODEL_CARD.md").write_text("# a model\n")
-    write_manifest(
-        folder,
-        Manifest(
-            name=name,
-            inputs=(
-                InputColumn("distance", "FP32", "request"),
-                InputColumn("carrier", "BYTES", "request"),
-            ),
-            output="probability",
-            row_id="flight_id",
-            features=FeatureService("flight_delay_v1", "flights", "sha256:" + "f" * 64, ()),
-            prior=0.2,
-            lineage={"data_version": DATA, "git_commit": "c" * 40, "seed": "1"},
-        ),
-    )
-    return folder
 
 
 @pytest.fixture

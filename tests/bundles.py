@@ -1,0 +1,52 @@
+"""Small real bundles: an ONNX graph that computes, a manifest, evidence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from onnx import TensorProto, helper
+
+from tidemill.bundle import FeatureService, InputColumn, Manifest, write_manifest
+
+DATA = "0123456789abcdef0123456789abcdef.dir"
+
+
+def model(scale: float) -> bytes:
+    """Return an ONNX graph of two raw columns: a number and a string that it ignores."""
+    inputs = [
+        helper.make_tensor_value_info("distance", TensorProto.FLOAT, ["N"]),
+        helper.make_tensor_value_info("carrier", TensorProto.STRING, ["N"]),
+    ]
+    output = [helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["N"])]
+    nodes = [
+        helper.make_node("Mul", ["distance", "scale"], ["scaled"]),
+        helper.make_node("Sigmoid", ["scaled"], ["probability"]),
+    ]
+    weights = [helper.make_tensor("scale", TensorProto.FLOAT, [1], [scale])]
+    graph = helper.make_graph(nodes, "g", inputs, output, weights)
+    opset = helper.make_opsetid("", 20)
+    return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString())
+
+
+def make_bundle(folder: Path, name: str, scale: float = 0.001) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(model(scale))
+    (folder / "evidence.json").write_text(json.dumps({"passed": True, "scale": scale}))
+    (folder / "MODEL_CARD.md").write_text("# a model\n")
+    write_manifest(
+        folder,
+        Manifest(
+            name=name,
+            inputs=(
+                InputColumn("distance", "FP32", "request"),
+                InputColumn("carrier", "BYTES", "request"),
+            ),
+            output="probability",
+            row_id="flight_id",
+            features=FeatureService("flight_delay_v1", "flights", "sha256:" + "f" * 64, ()),
+            prior=0.2,
+            lineage={"data_version": DATA, "git_commit": "c" * 40, "seed": "1"},
+        ),
+    )
+    return folder
