@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from tidemill.adapters.mlflow.registry import MlflowRegistry
     from tidemill.adapters.mlflow.tracker import MlflowTracker
     from tidemill.adapters.signing import Signer
+    from tidemill.adapters.store.incidents import StoredIncidents
     from tidemill.adapters.store.ledger import StoredLedger
+    from tidemill.adapters.store.requests import StoredRequests
+    from tidemill.adapters.store.windows import StoredWindows
     from tidemill.local.platform import Platform
     from tidemill.ports.clock import Clock
     from tidemill.ports.data import DatasetVersions, PartitionLedger, Source
@@ -36,7 +40,13 @@ if TYPE_CHECKING:
     from tidemill.ports.runs import Runs
     from tidemill.server import App, PredictionLog
     from tidemill.settings.contract import Contract
+    from tidemill.steps.bundles import RegisteredBundles
+    from tidemill.steps.labels import LabelFeed
     from tidemill.steps.materialize import Follower
+    from tidemill.steps.monitor import Monitor
+    from tidemill.steps.report import Reporter
+    from tidemill.steps.retrain import Governor
+    from tidemill.steps.retrain_run import Launcher
 
 __all__ = ["Project"]
 
@@ -246,6 +256,21 @@ class Project:
 
         return MlflowRegistry(self.mlflow, self.settings.registry.experiment)
 
+    def champion(self, reference: str, folder: Path) -> Path | None:
+        """Fetch the bundle that `reference` means, "" the one in use, and verify its signature.
+
+        Returns None when nothing is in use yet; raises NotFound for a reference without a version.
+        """
+        from tidemill.bundle import verify
+
+        model = self.settings.registry.model
+        if not reference and "champion" not in self.registry.aliases(model):
+            return None
+        version = self.registry.resolve(reference or f"{model}@champion")
+        bundle = self.registry.fetch(version, folder)
+        verify(bundle, self.paths.resolve(self.settings.registry.verify_key))
+        return bundle
+
     def tracker(self, run: str, tags: Mapping[str, str] | None = None) -> MlflowTracker:
         """Open the record of the pipeline run `run`, begun by whichever step comes first."""
         from tidemill.adapters.mlflow.tracker import MlflowTracker
@@ -268,6 +293,119 @@ class Project:
         from tidemill.adapters.store.ledger import StoredLedger
 
         return StoredLedger(self.store)
+
+    @cached_property
+    def bundles(self) -> RegisteredBundles:
+        """Bundles of every revision that ever served, verified."""
+        from tidemill.steps.bundles import RegisteredBundles
+
+        registry = self.settings.registry
+        key = self.paths.resolve(registry.verify_key)
+        cache = self.paths.state / "bundles"
+        return RegisteredBundles(registry.model, self.registry, self.registry, cache, key)
+
+    @cached_property
+    def windows(self) -> StoredWindows:
+        """Verdicts on monitored windows."""
+        from tidemill.adapters.store.windows import StoredWindows
+
+        return StoredWindows(self.store)
+
+    @cached_property
+    def incidents(self) -> StoredIncidents:
+        """Incidents."""
+        from tidemill.adapters.store.incidents import StoredIncidents
+
+        return StoredIncidents(self.store)
+
+    @cached_property
+    def requests(self) -> StoredRequests:
+        """Retraining requests and the decisions on them."""
+        from tidemill.adapters.store.requests import StoredRequests
+
+        return StoredRequests(self.store)
+
+    @cached_property
+    def monitor(self) -> Monitor:
+        """What judges the windows of the prediction log."""
+        from tidemill.steps.judge import Judge
+        from tidemill.steps.monitor import Monitor
+        from tidemill.steps.recompute import Recomputed
+        from tidemill.steps.window_counts import declared_ranges
+
+        features, first = self.settings.features, self.settings.data.start
+        judge = Judge(
+            self.settings.registry.model,
+            self.settings.monitoring,
+            declared_ranges(self.contract),
+            Recomputed(self.source, self.transforms, features, first),
+        )
+        return Monitor(
+            judge,
+            objects=self.objects,
+            bundles=self.bundles,
+            windows=self.windows,
+            incidents=self.incidents,
+            clock=self.clock,
+            horizon=timedelta(minutes=features.horizon_minutes),
+        )
+
+    @cached_property
+    def governor(self) -> Governor:
+        """What decides whether a retraining may run."""
+        from tidemill.steps.retrain import Governor, serving
+
+        model = self.settings.registry.model
+        return Governor(
+            model,
+            requests=self.requests,
+            decisions=self.requests,
+            incidents=self.incidents,
+            objects=self.objects,
+            champion=lambda: serving(model, self.windows, self.bundles),
+            clock=self.clock,
+            settings=self.settings.retraining,
+        )
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        """What runs the training pipeline for an accepted request."""
+        from tidemill.steps.retrain_run import Launcher
+
+        window = self.settings.retraining.window
+        return Launcher(self.requests, self.runs, self.clock, window=window)
+
+    @cached_property
+    def reporter(self) -> Reporter:
+        """What draws evidence reports; loads Evidently when it draws."""
+        from tidemill.adapters.evidently import EvidentlyRenderer
+        from tidemill.steps.report import Reporter
+
+        return Reporter(
+            self.settings.registry.model,
+            self.objects,
+            self.bundles,
+            self.incidents,
+            self.windows,
+            EvidentlyRenderer(),
+            self.settings.monitoring,
+        )
+
+    @cached_property
+    def labels(self) -> LabelFeed:
+        """What appends the outcomes that became known."""
+        from tidemill.steps.labels import LabelFeed
+
+        return LabelFeed(
+            model=self.settings.registry.model,
+            source=self.source,
+            transforms=self.transforms,
+            objects=self.objects,
+            row_id=self.settings.serving.row_id,
+            label=self.settings.training.label,
+            horizon_minutes=self.settings.features.horizon_minutes,
+            first=self.settings.data.start,
+        )
 
     @cached_property
     def platform(self) -> Platform:

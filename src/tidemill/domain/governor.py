@@ -180,7 +180,7 @@ def _resolved(request: Request, now: Situation, _limits: Limits) -> Decision | N
 def _lock(_request: Request, now: Situation, _limits: Limits) -> Decision | None:
     if not now.active:
         return None
-    return Decision("WAIT", "lock", f"{now.active} is in progress; its run serves this request too")
+    return Decision("WAIT", "lock", f"the run of {now.active} is in progress")
 
 
 def _fault(_request: Request, now: Situation, _limits: Limits) -> Decision | None:

@@ -51,8 +51,12 @@ class MonitoringSettings(Group):
     """T5: traffic-mix columns, each counts by itself."""
     persistence: tuple[int, int] = (2, 3)
     """T4, T5: raised when k of the last n windows fired. T0 to T3 latch at once."""
+    draw_reports: bool = True
+    """Draw an Evidently report of every new incident, in a process of its own (11 CPU seconds)."""
     report_rows: int = Field(default=20000, ge=100)
     """Rows sampled for an Evidently report."""
+    runbooks: str = "docs/runbooks"
+    """Folder or URL of the runbooks; an alert links `<runbooks>/<cause>.md`."""
 
 
 class RetrainingSettings(Group):
@@ -68,5 +72,7 @@ class RetrainingSettings(Group):
     """Length of the budget's window."""
     min_new_labels: int = Field(default=5000, ge=0)
     """Matured labels since the last training that a retraining needs."""
+    attempts: int = Field(default=2, ge=1)
+    """Runs of one request that may fail before a person is asked."""
     window: str = Field(default="expanding", pattern=r"^(expanding|\d+d)$")
     """Training window: `expanding`, or the last N days as `Nd`."""

@@ -23,10 +23,11 @@ from tidemill.domain.tiers import (
     feature_psi,
 )
 from tidemill.domain.verdicts import TIERS, Status, TierResult, WindowVerdict
-from tidemill.errors import IntegrityError
+from tidemill.errors import IntegrityError, TidemillError
 from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps.pool import Pool, judge_pool
 from tidemill.steps.prediction_log import Read
+from tidemill.steps.recompute import Tables
 from tidemill.steps.replay import Rescorer
 from tidemill.steps.skew import skewed
 from tidemill.steps.window_counts import Ranges, count, count_columns
@@ -86,8 +87,8 @@ class Judge:
     settings: MonitoringSettings
     ranges: Ranges
     """Declared ranges by column."""
-    tables: Path
-    """Folder of the offline feature tables."""
+    tables: Tables
+    """Computes the offline feature tables."""
 
     def judge(
         self,
@@ -212,8 +213,8 @@ class Judge:
     def _skew(self, rows: pl.DataFrame, reference: Reference) -> TierResult:
         try:
             compared = skewed(self._sample(rows), reference.manifest, self.tables)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            return TierResult("T3", unevaluated=f"the feature tables cannot be read: {error}")
+        except (TidemillError, pl.exceptions.PolarsError, KeyError) as error:
+            return TierResult("T3", unevaluated=f"the features cannot be recomputed: {error}")
         what = "differs from its offline value"
         return check_mismatches("T3", compared, self.settings.skew_mismatch, what)
 

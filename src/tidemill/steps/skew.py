@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import polars as pl
 
 from tidemill.bundle import FeatureView, Manifest
+from tidemill.steps.recompute import Tables
 
 __all__ = ["skewed"]
 
@@ -17,44 +17,48 @@ AS_OF = "features_as_of"
 ROW = "__row"
 
 
-def skewed(log: pl.DataFrame, manifest: Manifest, tables: Path) -> dict[str, tuple[int, int]]:
+def skewed(log: pl.DataFrame, manifest: Manifest, tables: Tables) -> dict[str, tuple[int, int]]:
     """Return for each looked-up feature the rows compared, and how many differ.
 
-    `log` holds logged predictions, `tables` the feature tables `<view>.parquet`. Rows without a
-    lookup are not compared. A feature counts as equal when both values are null. Raises
-    FileNotFoundError when a view's table is missing.
+    `log` holds logged predictions, null where an input fell back to a default; `tables` computes
+    the truth. Rows without a lookup are not compared. Two nulls are equal. Raises what `tables`
+    raises, and polars' errors when a table does not fit its view.
     """
     if AS_OF not in log.columns:
         return {}
     served = log.filter(pl.col(AS_OF).is_not_null()).with_row_index(ROW)
-    wanted = {column.name for column in manifest.inputs if column.origin == "feature"}
+    if served.is_empty():
+        return {}
+    inputs = {column.name for column in manifest.inputs if column.origin == "feature"}
+    oldest = timedelta(seconds=max((v.ttl_seconds for v in manifest.features.views), default=0))
+    span = served.select(pl.col(AS_OF).min().alias("first"), pl.col(AS_OF).max().alias("last"))
+    history = tables(span["first"][0] - oldest, span["last"][0])
     found: dict[str, tuple[int, int]] = {}
     for view in manifest.features.views:
-        names = [f.name for f in view.fields if f.name in wanted and f.name in served.columns]
-        keys = [key for key in view.join_keys if key in served.columns]
-        if names and len(keys) == len(view.join_keys) and not served.is_empty():
-            truth = _known(served, view, names, tables / f"{view.name}.parquet")
+        names = [f.name for f in view.fields if f.name in inputs and f.name in served.columns]
+        if names and set(view.join_keys) <= set(served.columns):
+            truth = _known(served, view, names, history[view.name])
             found |= {name: (served.height, _differ(served[name], truth[name])) for name in names}
     return found
 
 
-def _known(served: pl.DataFrame, view: FeatureView, names: list[str], table: Path) -> pl.DataFrame:
+def _known(
+    served: pl.DataFrame, view: FeatureView, names: list[str], history: pl.DataFrame
+) -> pl.DataFrame:
     """Return the view's values as known at each row's watermark, in the rows' order."""
     keys = [pl.col(key).cast(pl.String) for key in view.join_keys]
-    history = pl.read_parquet(table).with_columns(keys)
+    history = history.with_columns(keys).sort("event_timestamp")
+    if "created" in history.columns:
+        history = history.sort("event_timestamp", "created")
     parts = []
     for (as_of,), rows in served.with_columns(keys).group_by(AS_OF):
         known = history.filter(pl.col("event_timestamp") <= as_of)
         if "created" in history.columns:
-            known = known.filter(pl.col("created") <= as_of).sort("event_timestamp", "created")
-        else:
-            known = known.sort("event_timestamp")
-        newest = known.unique(view.join_keys, keep="last").select(
-            *view.join_keys, "event_timestamp", *names
-        )
-        parts.append(
-            rows.select(ROW, "at", *view.join_keys).join(newest, on=view.join_keys, how="left")
-        )
+            known = known.filter(pl.col("created") <= as_of)
+        newest = known.unique(view.join_keys, keep="last", maintain_order=True)
+        asked = rows.select(ROW, "at", *view.join_keys)
+        values = newest.select(*view.join_keys, "event_timestamp", *names)
+        parts.append(asked.join(values, on=view.join_keys, how="left"))
     joined = pl.concat(parts).sort(ROW)
     if not view.ttl_seconds:
         return joined

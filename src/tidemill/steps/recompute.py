@@ -1,0 +1,51 @@
+"""Raw tables and features, read and computed anew for a past period as it is known now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from tidemill.domain.months import STATIC, month_of, months
+from tidemill.ports.data import Source
+from tidemill.ports.features import Transforms
+from tidemill.settings.features import FeatureSettings
+from tidemill.steps.featurize import compute
+
+__all__ = ["Recomputed", "Tables", "known_raw"]
+
+Tables = Callable[[datetime, datetime], Mapping[str, pl.DataFrame]]
+"""Feature tables by view, with the rows between two instants."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """Computes feature tables from the source itself, past everything that serving uses."""
+
+    source: Source
+    transforms: Transforms
+    settings: FeatureSettings
+    first: str
+    """First month of the source, YYYY-MM."""
+
+    def __call__(self, since: datetime, until: datetime) -> Mapping[str, pl.DataFrame]:
+        """Return the tables; raises DataError or Unavailable."""
+        begin = since - timedelta(days=self.settings.lookback_days)
+        raw = known_raw(self.source, begin, until, first=self.first)
+        return compute(raw, self.transforms, self.settings, since=since, until=until)
+
+
+def known_raw(
+    source: Source, begin: datetime, until: datetime, *, first: str
+) -> dict[str, pl.LazyFrame]:
+    """Return every raw table as known at `until`, monthly ones from the month of `begin`."""
+    recent = months(max(first, month_of(begin)), month_of(until))
+    return {
+        table: pl.concat(
+            source.read(table, period, until)
+            for period in ([STATIC] if cadence == STATIC else recent)
+        ).lazy()
+        for table, cadence in source.tables().items()
+    }
