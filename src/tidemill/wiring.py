@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -31,12 +32,17 @@ if TYPE_CHECKING:
     from tidemill.adapters.store.incidents import StoredIncidents
     from tidemill.adapters.store.ledger import StoredLedger
     from tidemill.adapters.store.requests import StoredRequests
+    from tidemill.adapters.store.rollouts import StoredRollouts
     from tidemill.adapters.store.windows import StoredWindows
+    from tidemill.controller.loop import Controller
+    from tidemill.controller.orders import Orders
+    from tidemill.domain.rollout.model import Plan, Revision
     from tidemill.local.platform import Platform
     from tidemill.ports.clock import Clock
     from tidemill.ports.data import DatasetVersions, PartitionLedger, Source
     from tidemill.ports.features import OnlineReader, Transforms
     from tidemill.ports.objects import ObjectStore
+    from tidemill.ports.processes import ProcessSpec
     from tidemill.ports.runs import Runs
     from tidemill.server import App, PredictionLog
     from tidemill.settings.contract import Contract
@@ -406,6 +412,88 @@ class Project:
             horizon_minutes=self.settings.features.horizon_minutes,
             first=self.settings.data.start,
         )
+
+    @cached_property
+    def rollouts(self) -> StoredRollouts:
+        """What is wanted, known and was decided of rollouts."""
+        from tidemill.adapters.store.rollouts import StoredRollouts
+
+        return StoredRollouts(self.store)
+
+    @cached_property
+    def rollout_plan(self) -> Plan:
+        """How a new version takes over, from the settings."""
+        from tidemill.controller.plan import make_plan
+
+        return make_plan(self.settings)
+
+    @cached_property
+    def orders(self) -> Orders:
+        """What people order about the rollout."""
+        from tidemill.controller.orders import Orders
+
+        return Orders(self.settings.name, self.rollouts, self.rollouts)
+
+    def revision(self, reference: str) -> Revision:
+        """Bring a registered version to this machine, verified."""
+        from tidemill.bundle import verify
+        from tidemill.steps.release import fetch_revision
+
+        key = self.paths.resolve(self.settings.registry.verify_key)
+        bundles = self.paths.state / "bundles"
+        return fetch_revision(self.registry, reference, bundles, lambda f: verify(f, key))
+
+    @cached_property
+    def controller(self) -> Controller:
+        """The rollout's controller with its hands on this machine."""
+        import httpx
+
+        from tidemill.adapters.envoy import EnvoyRouter
+        from tidemill.adapters.evidence import ServerEvidence
+        from tidemill.adapters.outcomes import Outcomes
+        from tidemill.adapters.workloads import ProcessWorkloads
+        from tidemill.controller.loop import Controller, Hands
+        from tidemill.steps.release import RegistryReleases
+
+        client = httpx.Client(timeout=2.0, trust_env=False)
+        admin = f"http://127.0.0.1:{self.settings.gateway.admin_port}"
+        serving = self.settings.serving
+        hands = Hands(
+            ProcessWorkloads(
+                self.platform.processes,
+                self._serve,
+                self.settings.gateway.server_ports,
+                host=serving.host,
+                grace_seconds=serving.notice_seconds + 2 * serving.drain_seconds + 1,
+            ),
+            EnvoyRouter(self.paths.state / "gateway", admin, client),
+            ServerEvidence(Outcomes(self.objects), client),
+            RegistryReleases(self.registry, self.ledger, self.clock),
+        )
+        return Controller(
+            self.settings.name,
+            self.rollouts,
+            self.rollouts,
+            hands,
+            self.clock,
+            lambda: datetime.now(UTC),
+        )
+
+    @cached_property
+    def gateway_spec(self) -> ProcessSpec:
+        """The gateway as a supervised process."""
+        from tidemill.adapters.envoy import envoy_spec
+
+        return envoy_spec(self.paths.state / "gateway", self.settings.gateway)
+
+    def command(self, *words: str) -> tuple[str, ...]:
+        """Return the argv that runs a verb of this project in another process."""
+        start = (sys.executable, "-c", "from tidemill.cli import main; main()")
+        return (*start, "--project", str(self.root), *words)
+
+    def _serve(self, revision: Revision, port: int) -> tuple[str, ...]:
+        bundle = ("--bundle", revision.bundle, "--port", str(port))
+        return self.command("serve", *bundle, "--version", revision.version)
 
     @cached_property
     def platform(self) -> Platform:

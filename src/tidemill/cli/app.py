@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("tidemill.cli.runs:logs", "Print what a run's steps printed."),
     "cancel": ("tidemill.cli.runs:cancel", "Stop a run and everything it started."),
     "compile": ("tidemill.cli.compile", "Write the definitions that a KFP backend takes."),
+    "rollout": ("tidemill.cli.rollout", "Bring a model version to all traffic, watched."),
     "registry": ("tidemill.cli.registry", "List, show, fetch, sign and verify model bundles."),
     "ledger": ("tidemill.cli.ledger", "Show and verify the promotion ledger."),
     "lineage": ("tidemill.cli.lineage", "Tell where a model came from and where it went."),
