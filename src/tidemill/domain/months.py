@@ -31,7 +31,8 @@ def bounds(month: str) -> tuple[datetime, datetime]:
 
 def month_of(instant: datetime) -> str:
     """Return the month that holds an aware instant."""
-    return instant.astimezone(UTC).strftime("%Y-%m")
+    utc = instant.astimezone(UTC)
+    return f"{utc.year:04d}-{utc.month:02d}"
 
 
 def _number(month: str) -> int:

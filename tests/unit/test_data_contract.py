@@ -1,0 +1,71 @@
+"""A contract is YAML that a person writes: mistakes are named by file, line and key."""
+
+from pathlib import Path
+
+import pytest
+
+from tidemill.errors import ConfigError
+from tidemill.settings.contract import load_contract
+
+GOOD = """\
+tables:
+  events:
+    timestamp: at
+    key: [id]
+    columns:
+      id: {dtype: String}
+      at: {dtype: Datetime}
+      amount: {dtype: Float64, nulls: 0.1, range: [0, null]}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "configs" / "contract.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_strict(tmp_path: Path) -> None:
+    table = load_contract(write(tmp_path, GOOD)).tables["events"]
+    assert table.columns["id"].nulls == 0
+    assert table.columns["id"].severity == "error"
+    assert table.rows.total == (1, None)
+
+
+def test_the_digest_ignores_layout_and_comments(tmp_path: Path) -> None:
+    plain = load_contract(write(tmp_path, GOOD)).digest
+    assert (
+        load_contract(write(tmp_path, "# why\n" + GOOD.replace("[id]", "\n    - id"))).digest
+        == plain
+    )
+    assert load_contract(write(tmp_path, GOOD.replace("0.1", "0.2"))).digest != plain
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("dtype: String", "dtype: Text", r"contract.yaml \(line 6\).*'Boolean', 'Date'"),
+        ("nulls: 0.1", "nulls: 2", r"contract.yaml \(line 8\).*amount.nulls'.*less than or equal"),
+        ("nulls: 0.1", "nuls: 0.1", r"line 8.*amount.nuls'.*Extra inputs"),
+        ("range: [0, null]", "range: [5, 1]", "lower bound is above"),
+        ("range: [0, null]", "pattern: '('", "no regular expression"),
+        ("key: [id]", "key: [nr]", "'nr' is part of the key"),
+        ("at: {dtype: Datetime}", "at: {dtype: String}", "must have the dtype Datetime"),
+        ("{dtype: String}", "{dtype: String", "not valid YAML"),
+        ("      id: {dtype: String}\n", "      id: {dtype: String}\n" * 2, "sets .* twice"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        load_contract(write(tmp_path, GOOD.replace(old, new)))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*contract\.yaml"):
+        load_contract(tmp_path / "configs" / "contract.yaml")
+
+
+def test_the_reference_contract_loads() -> None:
+    contract = load_contract(Path(__file__).parents[2] / "configs" / "contract.yaml")
+    assert set(contract.tables) == {"flights", "weather", "planes", "airports", "airlines"}
