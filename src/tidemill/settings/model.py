@@ -58,6 +58,9 @@ class TrainingSettings(Group):
     """Largest width of an embedding."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of hidden units dropped in training."""
+    hidden_cells: float = Field(default=0.02, ge=0, lt=1)
+    """Share of cells made missing or unknown in training, so that the model has learned what to do
+    when a feature's lookup fails or a category is new."""
     batch_size: int = Field(default=2048, ge=1)
     """Rows per optimiser step."""
     epochs: int = Field(default=20, ge=1)
@@ -68,6 +71,8 @@ class TrainingSettings(Group):
     """Peak learning rate of AdamW under a one-cycle schedule."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """Weight decay of AdamW."""
+    folds: int = Field(default=3, ge=2)
+    """Refits that predict the training period without having seen it, for the monitor's profile."""
     min_category_rows: int = Field(default=20, ge=1)
     """A category seen in fewer training rows shares the row of unknown values."""
     seed: int = 20130101

@@ -1,0 +1,106 @@
+"""Assemble the bundle: everything that a release is, in one folder (see `tidemill.bundle`)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from tidemill.bundle import FeatureService, Manifest, write_manifest
+from tidemill.errors import IntegrityError
+from tidemill.settings.monitoring import MonitoringSettings
+from tidemill.steps.card import model_card
+from tidemill.steps.gate import file_sha256, read_evidence
+from tidemill.steps.inputs import raw_columns
+from tidemill.steps.profile import build_profile
+from tidemill.steps.record import TrainingRecord, read_record
+
+__all__ = ["OUTPUT", "package"]
+
+OUTPUT = "probability"
+"""Name of the graph's output."""
+
+
+def package(
+    trained: Path,
+    exported: Path,
+    evaluated: Path,
+    gated: Path,
+    out: Path,
+    *,
+    name: str,
+    row_id: str,
+    features: FeatureService,
+    lineage: Mapping[str, str],
+    monitoring: MonitoringSettings,
+) -> Manifest:
+    """Write the unsigned bundle of a gated model into the folder `out`, replacing what is there.
+
+    `lineage` brings what training cannot know: data_version, git_commit, run_id. Raises
+    IntegrityError when the evidence was changed, or belongs to another model or evaluation.
+    """
+    record = read_record(trained)
+    _check_evidence(gated, exported, evaluated)
+    manifest = Manifest(
+        name=name,
+        inputs=raw_columns(record.settings.inputs),
+        output=OUTPUT,
+        row_id=row_id,
+        features=features,
+        prior=record.prior,
+        lineage={**lineage, **_lineage(record), "feature_digest": features.digest},
+    )
+    oof = pl.read_parquet(trained / "oof.parquet")
+    label = record.settings.label
+    profile = build_profile(oof, record.settings.inputs, monitoring, label=label)
+    fresh = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    shutil.copyfile(exported / "model.onnx", fresh / "model.onnx")
+    shutil.copyfile(evaluated / "evaluation.json", fresh / "evaluation.json")
+    shutil.copyfile(gated / "evidence.json", fresh / "evidence.json")
+    write_manifest(fresh, manifest)
+    (fresh / "profile.json").write_text(json.dumps(profile, sort_keys=True) + "\n")
+    _sample(oof, monitoring.report_rows, record.settings.seed).write_parquet(
+        fresh / "reference.parquet"
+    )
+    evaluation = json.loads((evaluated / "evaluation.json").read_text())
+    card = model_card(manifest, record, evaluation, read_evidence(gated))
+    (fresh / "MODEL_CARD.md").write_text(card)
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.replace(out)
+    return manifest
+
+
+def _check_evidence(gated: Path, exported: Path, evaluated: Path) -> None:
+    evidence = read_evidence(gated)
+    files = {
+        "model_sha256": exported / "model.onnx",
+        "evaluation_sha256": evaluated / "evaluation.json",
+    }
+    for key, path in files.items():
+        if evidence[key] != file_sha256(path):
+            raise IntegrityError(
+                f"the evidence in {gated} is about another {path.name} than {path}",
+                hint="run the gate step again on this evaluation",
+            )
+
+
+def _lineage(record: TrainingRecord) -> dict[str, str]:
+    return {
+        "trained_as_of": record.as_of.isoformat(),
+        "window_start": record.split.start.isoformat(),
+        "window_end": record.split.end.isoformat(),
+        "seed": str(record.settings.seed),
+        "training_set_sha256": record.split.data_sha256,
+    }
+
+
+def _sample(oof: pl.DataFrame, rows: int, seed: int) -> pl.DataFrame:
+    """Return at most `rows` rows, drawn evenly, in their order."""
+    if oof.height <= rows:
+        return oof
+    return oof.with_row_index("_").sample(rows, seed=seed).sort("_").drop("_")

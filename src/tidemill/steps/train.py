@@ -1,0 +1,128 @@
+"""Train the torch model on a training set, and predict its own past without having seen it."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import structlog
+import torch
+
+from tidemill.domain.calibration import calibration_line
+from tidemill.ports.tracking import Tracker
+from tidemill.settings.model import TrainingSettings
+from tidemill.steps.examples import Examples, examples, vocabularies
+from tidemill.steps.fit import Checkpoint, fit, predict_logits, reproducible
+from tidemill.steps.model import ProbabilityModel
+from tidemill.steps.oof import fold_of, out_of_fold
+from tidemill.steps.periods import Split, read_training_set, split_by_time
+from tidemill.steps.record import Epoch, TrainingRecord, read_record, write_record
+
+__all__ = ["calibrate", "load_model", "train"]
+
+log = structlog.get_logger(__name__)
+
+WEIGHTS = "model.pt"
+
+
+def train(
+    training_set: Path,
+    out: Path,
+    settings: TrainingSettings,
+    *,
+    tracker: Tracker,
+    as_of: datetime,
+    maturity_hours: float,
+) -> TrainingRecord:
+    """Train on the rows of `training_set` and write the folder `out`.
+
+    It then holds `model.pt` (weights), `training.json` (`TrainingRecord`) and `oof.parquet` (every
+    mature row with `score`, predicted by a model that did not see its week). Labels of events later
+    than `maturity_hours` before `as_of` are not used. If the same training was killed before, it
+    continues after its last whole epoch. Raises DataError when the data is unusable.
+    """
+    frame = read_training_set(training_set, settings)
+    mature = as_of - timedelta(hours=maturity_hours)
+    split = split_by_time(frame, training_set, settings, mature)
+    periods = {
+        "train": split.train_rows(frame),
+        "validation": split.validation_rows(frame),
+        "test": split.test_rows(frame),
+    }
+    known = vocabularies(periods["train"], settings.inputs, settings.min_category_rows)
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = Checkpoint(out / "checkpoint.pt", _fingerprint(split, settings))
+    tracker.log_params(_params(settings))
+    with reproducible(settings) as device:
+        rows = {
+            name: examples(period, settings.inputs, known, settings.label).to(device)
+            for name, period in periods.items()
+        }
+        model = ProbabilityModel(settings, known).to(device)
+        model.encoder.fit(rows["train"].numbers)
+        epochs, best = fit(
+            model,
+            rows["train"],
+            rows["validation"],
+            settings,
+            checkpoint,
+            lambda epoch: _report(epoch, settings.epochs, tracker),
+        )
+        calibrate(model, rows["validation"])
+        fold = fold_of(periods["train"], settings.folds)
+        scores = out_of_fold(model, rows, fold, settings, known, best)
+    record = TrainingRecord(
+        settings=settings,
+        vocabularies=known,
+        split=split,
+        as_of=as_of,
+        rows={name: period.height for name, period in periods.items()},
+        prior=float(rows["train"].labels.double().mean()),
+        epochs=epochs,
+        best_epoch=best,
+        calibration=(float(model.slope), float(model.intercept)),
+        device=str(device),
+    )
+    pl.concat(periods.values()).with_columns(score=scores).write_parquet(out / "oof.parquet")
+    torch.save(model.cpu().state_dict(), out / WEIGHTS)
+    write_record(out, record)
+    checkpoint.path.unlink()
+    return record
+
+
+def load_model(folder: Path) -> tuple[ProbabilityModel, TrainingRecord]:
+    """Return the trained model, ready to predict on the CPU, and its record."""
+    record = read_record(folder)
+    model = ProbabilityModel(record.settings, record.vocabularies)
+    model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    return model.eval(), record
+
+
+def calibrate(model: ProbabilityModel, rows: Examples) -> None:
+    """Set the model's slope and intercept to the calibration line of held-out rows."""
+    outputs = predict_logits(model, rows)
+    slope, intercept = calibration_line(
+        torch.sigmoid(outputs.double()).cpu().numpy(), rows.labels.cpu().numpy()
+    )
+    model.slope.fill_(slope)
+    model.intercept.fill_(intercept)
+
+
+def _fingerprint(split: Split, settings: TrainingSettings) -> str:
+    body = split.model_dump_json() + settings.model_dump_json() + torch.__version__
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _params(settings: TrainingSettings) -> dict[str, str | int | float | bool]:
+    """Return the settings as a run's parameters; lists become text."""
+    body = settings.model_dump(exclude={"inputs"})
+    plain = {k: v if isinstance(v, str | int | float) else str(v) for k, v in body.items()}
+    return plain | {"inputs": ", ".join(f"{i.name}:{i.encoding}" for i in settings.inputs)}
+
+
+def _report(epoch: Epoch, of: int, tracker: Tracker) -> None:
+    losses = {"train_loss": epoch.train_loss, "validation_loss": epoch.validation_loss}
+    log.info("epoch", number=epoch.number, of=of, **{k: round(v, 5) for k, v in losses.items()})
+    tracker.log_metrics(losses, step=epoch.number)
