@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from tidemill.adapters.kfp.compile import compile_pipeline, step_names
 from tidemill.adapters.kfp.lint import refuse
-from tidemill.adapters.kfp.parameters import bind
+from tidemill.adapters.kfp.parameters import bind, context
 from tidemill.errors import ConfigError, NotFound, TidemillError, Unavailable, UsageError
 from tidemill.ports.clock import Clock
 from tidemill.ports.runs import RunResult, RunState, StepResult, StepState, Watcher
@@ -83,12 +83,8 @@ class KfpRuns:
         definition = compile_pipeline(self.root, pipeline, self.execution, "kfp")
         refuse(pipeline, definition.ir)
         name = f"{pipeline}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-        context = {
-            "config": self.publish_settings(name),
-            "as_of": self.clock.now().isoformat(),
-            "correlation_id": name,
-        }
-        arguments = bind(pipeline, definition.ir, parameters, context)
+        known = context(self.root, self.publish_settings(name), self.clock.now(), name)
+        arguments = bind(pipeline, definition.ir, parameters, known)
         spec = {
             "pipeline_spec": definition.ir,
             "platform_spec": MessageToDict(definition.graph.platform_spec),
@@ -141,14 +137,15 @@ class KfpRuns:
     def _plan(self, pipeline: str, parameters: Mapping[str, Any]) -> RunResult:
         definition = compile_pipeline(self.root, pipeline, self.execution, "kfp")
         refuse(pipeline, definition.ir)
-        context = {"config": "", "as_of": self.clock.now().isoformat(), "correlation_id": ""}
-        arguments = bind(pipeline, definition.ir, parameters, context)
+        known = context(self.root, "", self.clock.now(), "")
+        arguments = bind(pipeline, definition.ir, parameters, known)
         steps = tuple(StepResult(name) for name in step_names(definition.ir))
         return RunResult("", pipeline, "planned", arguments, steps=steps)
 
     def _retry(self, run_id: str, pipeline: str, parameters: Mapping[str, Any]) -> None:
         found = self.status(run_id)
-        if found.pipeline != pipeline or parameters or found.state == "succeeded":
+        changed = any(str(found.parameters.get(n)) != str(v) for n, v in parameters.items())
+        if found.pipeline != pipeline or changed or found.state == "succeeded":
             raise UsageError(
                 f"{run_id} is a run of '{found.pipeline}', {found.state}: it is resumed as it was "
                 "started, unless it has succeeded"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill import errors
+from tidemill.adapters.kfp.parameters import context
 from tidemill.adapters.kfp.record import RunFolder
 from tidemill.errors import NotFound, TidemillError, UsageError
 from tidemill.ports.clock import Clock
@@ -52,8 +53,8 @@ class LocalRuns:
     ) -> RunResult:
         """Run a pipeline to its end; see `tidemill.ports.runs.Runs`.
 
-        Parameters named `config`, `as_of` and `correlation_id` that are not given are the resolved
-        settings, the clock's instant and the run's id.
+        Parameters named `config`, `as_of`, `correlation_id` and `git_commit` that are not given are
+        the resolved settings, the clock's instant, the run's id and the project's commit.
         """
         if resume:
             run = self._reopen(resume, pipeline, parameters or {})
@@ -99,14 +100,11 @@ class LocalRuns:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         run = RunFolder(self.folder / f"{pipeline}-{stamp}-{secrets.token_hex(2)}")
         run.path.mkdir(parents=True)
+        config = self.save_settings(run.file("settings.json"))
         request = {
             "pipeline": pipeline,
             "parameters": dict(parameters),
-            "context": {
-                "config": str(self.save_settings(run.file("settings.json"))),
-                "as_of": self.clock.now().isoformat(),
-                "correlation_id": run.run_id,
-            },
+            "context": context(self.root, str(config), self.clock.now(), run.run_id),
             "root": str(self.root),
             "execution": self.execution.model_dump(mode="json"),
             "dry_run": dry_run,
@@ -119,9 +117,10 @@ class LocalRuns:
         result = run.result()
         if result.pipeline != pipeline:
             raise UsageError(f"{run_id} is a run of '{result.pipeline}', not of '{pipeline}'")
-        if parameters:
+        changed = [n for n, v in parameters.items() if str(result.parameters.get(n)) != str(v)]
+        if changed:
             raise UsageError(
-                "a resumed run keeps its parameters",
+                f"a resumed run keeps its parameters; {', '.join(changed)} differs",
                 hint=f"start anew: tidemill run {pipeline} -p …",
             )
         if result.state == "succeeded":

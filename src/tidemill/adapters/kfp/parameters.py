@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from tidemill.errors import NotFound, UsageError
 
-__all__ = ["bind"]
+__all__ = ["bind", "context"]
 
 MAX_BYTES = 10_000
 """The API server's default limit on all parameters of a run together."""
+
+
+def context(root: Path, config: str, now: datetime, run: str) -> dict[str, str]:
+    """Return the parameters that a pipeline may declare and nobody need give."""
+    return {
+        "config": config,
+        "as_of": now.isoformat(),
+        "correlation_id": run,
+        "git_commit": _git_commit(root),
+    }
+
+
+def _git_commit(root: Path) -> str:
+    """Return the commit of the project's code, `<sha>-dirty` if it was changed since, or ""."""
+    line = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(line, cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
 
 
 def bind(
