@@ -125,5 +125,8 @@ def _numeric(column: pd.Series[Any]) -> bool:
 def _heading(title: str, left_out: Sequence[str]) -> str:
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in left_out)
     note = f"<p>Not compared:</p><ul>{lines}</ul>" if lines else ""
+    note += (
+        "<p>'Detected' below is Evidently's own default, not the bound that raised the alert.</p>"
+    )
     style = "font-family:sans-serif;margin:1.5rem;white-space:pre-line"
     return f'<header style="{style}"><h2>{html.escape(title)}</h2>{note}</header>'

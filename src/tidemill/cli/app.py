@@ -35,6 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "registry": ("tidemill.cli.registry", "List, show, fetch, sign and verify model bundles."),
     "ledger": ("tidemill.cli.ledger", "Show and verify the promotion ledger."),
     "lineage": ("tidemill.cli.lineage", "Tell where a model came from and where it went."),
+    "labels": ("tidemill.cli.labels", "Collect the outcomes that became known."),
+    "monitor": ("tidemill.cli.monitor", "Judge windows of the prediction log."),
+    "incident": ("tidemill.cli.incident", "List, show, acknowledge and resolve incidents."),
+    "retrain": ("tidemill.cli.retrain", "Ask for, run and explain retrainings."),
 }
 """Verb → module (and name, `app` by default) of its Typer app, and its line in `--help`."""
 

@@ -23,12 +23,13 @@ from tidemill.domain.tiers import (
     feature_psi,
 )
 from tidemill.domain.verdicts import TIERS, Status, TierResult, WindowVerdict
-from tidemill.errors import IntegrityError, TidemillError
+from tidemill.errors import DataError, IntegrityError, TidemillError
 from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps.pool import Pool, judge_pool
 from tidemill.steps.prediction_log import Read
 from tidemill.steps.recompute import Tables
-from tidemill.steps.replay import Rescorer
+from tidemill.steps.replay import mismatches
+from tidemill.steps.scoring import OnnxModel
 from tidemill.steps.skew import skewed
 from tidemill.steps.window_counts import Ranges, count, count_columns
 
@@ -74,9 +75,9 @@ class Reference:
             ) from error
 
     @cached_property
-    def rescorer(self) -> Rescorer:
+    def model(self) -> OnnxModel:
         """The model itself."""
-        return Rescorer(self.bundle, self.manifest)
+        return OnnxModel(self.bundle / "model.onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +206,10 @@ class Judge:
         return log.frame.filter(pl.col("at") >= begin).height
 
     def _replay(self, rows: pl.DataFrame, reference: Reference) -> TierResult:
-        sample = self._sample(rows)
-        compared = {"score": reference.rescorer.mismatches(sample)}
+        try:
+            compared = {"score": mismatches(reference.model, self._sample(rows))}
+        except (DataError, pl.exceptions.PolarsError) as error:
+            return TierResult("T2", unevaluated=f"the log cannot be scored again: {error}")
         what = "differs from what the registered model gives"
         return check_mismatches("T2", compared, self.settings.replay_mismatch, what)
 

@@ -11,7 +11,7 @@ import polars as pl
 from tidemill.domain.diagnosis import CAUSES, FAULTS
 from tidemill.domain.incidents import Incident, observe
 from tidemill.domain.verdicts import Cause, Status, WindowVerdict
-from tidemill.errors import IntegrityError, NotFound
+from tidemill.errors import Conflict, IntegrityError, NotFound
 from tidemill.ports.clock import Clock
 from tidemill.ports.monitoring import Bundles, Incidents, Windows
 from tidemill.ports.objects import ObjectStore
@@ -23,6 +23,8 @@ __all__ = ["Judged", "Monitor"]
 
 MEMORY = 30
 """Earlier verdicts that a window may need: volumes, persistence, faulty days in the pool."""
+RACES = 5
+"""How often an incident is written again because somebody else was faster."""
 MOST_EXTENSIONS = 7
 """Windows that an extended one may span before it is given up as not evaluable."""
 
@@ -180,12 +182,25 @@ class Monitor:
         }
         for cause in CAUSES:
             known.setdefault((verdict.revision, cause), None)
-        changed = []
-        for (_, cause), before in known.items():
+        found = [self._observe(before, verdict, cause) for (_, cause), before in known.items()]
+        return tuple(incident for incident in found if incident is not None)
+
+    def _observe(
+        self, before: Incident | None, verdict: WindowVerdict, cause: Cause
+    ) -> Incident | None:
+        """Bring one incident up to a window; return it if that changed it.
+
+        A person may acknowledge it, or its report be linked, at the same moment: then look again.
+        """
+        for _ in range(RACES):
             after = observe(before, verdict, cause, self._clock.now())
-            if after is not None and after != before:
-                changed.append(self._incidents.save(after))
-        return tuple(changed)
+            if after is None or after == before:
+                return None
+            try:
+                return self._incidents.save(after)
+            except Conflict:
+                before = self._incidents.get(after.id)
+        raise Conflict(f"incidents of {self._judge.model} change faster than they can be written")
 
 
 def _unusable(frame: pl.DataFrame) -> str:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from tidemill.domain.incidents import Incident
-from tidemill.errors import DataError, NotFound
+from tidemill.errors import Conflict, DataError, NotFound
 from tidemill.ports.monitoring import Bundles, Incidents, Renderer, Windows
 from tidemill.ports.objects import ObjectStore
 from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps.prediction_log import read_predictions
 
 __all__ = ["Reporter"]
+
+RACES = 5
+"""How often an incident is written again because somebody else was faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,10 @@ class Reporter:
             url = self._draw(known.revision, end, title, known.id)
         except (DataError, NotFound) as error:
             url = f"none: {error.message}"
-        return self.incidents.save(replace(self.incidents.get(incident), report=url))
+        for _ in range(RACES):
+            with suppress(Conflict):  # the monitor wrote it meanwhile
+                return self.incidents.save(replace(self.incidents.get(incident), report=url))
+        raise Conflict(f"incident {incident} changes faster than its report can be linked")
 
     def of_last_window(self) -> str:
         """Draw the newest judged window and return the report's URL; raises NotFound, DataError."""

@@ -1,0 +1,145 @@
+"""`tidemill monitor`: judge windows of the prediction log, show what was found."""
+
+from __future__ import annotations
+
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tidemill.cli.app import globals_of, open_project
+from tidemill.cli.output import console, emit, table
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from rich.table import Table
+
+    from tidemill.domain.governor import Request
+    from tidemill.domain.incidents import Incident
+    from tidemill.domain.verdicts import WindowVerdict
+    from tidemill.steps.monitor import Judged
+    from tidemill.steps.watch import Round
+    from tidemill.wiring import Project
+
+app = typer.Typer(no_args_is_help=True, help="Judge windows of the prediction log.")
+
+REPORT_SECONDS = 120
+"""A report that takes longer is given up; the alert stands without it."""
+
+
+@app.callback()
+def _monitor() -> None:
+    """Judge windows of the prediction log; open and close incidents; ask for retraining.
+
+    Exit codes: 0 all windows were judged; 1 a window could not be judged, or a platform is down.
+    """
+
+
+@app.command()
+def run() -> None:
+    """Judge every window that is due, then decide again which retraining requests may run."""
+    from tidemill.cli.incident import page
+
+    project = open_project()
+    drawing: list[SpawnProcess] = []
+
+    def seen(judged: Judged, requests: tuple[Request, ...]) -> None:
+        answers = {request.correlation_id: request for request in requests}
+        for incident in () if globals_of().json else judged.incidents:
+            console().print(page(project, incident, answers.get(incident.id)), highlight=False)
+
+    done = rounds(project, drawing).run(seen)
+    for process in drawing:
+        process.join(REPORT_SECONDS)
+        if process.is_alive():
+            process.kill()
+    verdicts = [judged.verdict for judged in done]
+    emit(verdicts, _verdicts(verdicts) if verdicts else "no window is due")
+    if any(verdict.status == "not_evaluable" for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def follow() -> None:
+    """Judge windows as the clock completes them, until stopped."""
+    from tidemill.steps.watch import follow as run_on
+
+    project = open_project()
+    run_on(rounds(project, []), project.clock)
+
+
+@app.command()
+def status(last: Annotated[int, typer.Option(help="Windows to show.")] = 14) -> None:
+    """Show the last verdicts. What could not be judged is said, never shown as fine."""
+    project = open_project()
+    verdicts = project.windows.last(project.settings.registry.model, last)
+    emit(verdicts, _verdicts(verdicts) if verdicts else "no window was judged yet")
+    if verdicts and verdicts[-1].status == "not_evaluable":
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    incident: Annotated[str, typer.Argument(help="Incident; default: the last window.")] = "",
+) -> None:
+    """Draw the Evidently report of an incident, or of the last window (for a weekly schedule)."""
+    reporter = open_project().reporter
+    if incident:
+        drawn = reporter.of_incident(incident)
+        emit(drawn, drawn.report)
+        if drawn.report.startswith("none:"):
+            raise typer.Exit(1)
+        return
+    url = reporter.of_last_window()
+    emit({"report": url}, url)
+
+
+def rounds(project: Project, drawing: list[SpawnProcess]) -> Round:
+    """Return the project's round of monitoring; report processes are added to `drawing`."""
+    from tidemill.steps.watch import Round
+
+    config = project.save(project.paths.state / "monitor.json")
+
+    def draw(incident: Incident) -> None:
+        if project.settings.monitoring.draw_reports:
+            target = get_context("spawn").Process(
+                target=_draw, args=(config, incident.id), daemon=True
+            )
+            target.start()
+            drawing.append(target)
+
+    return Round(project.monitor, project.governor, draw)
+
+
+def _draw(config: Path, incident: str) -> None:
+    """Draw a report in a process of its own, behind everything else on the machine."""
+    import os
+
+    from tidemill.wiring import Project
+
+    os.nice(10)
+    Project.open(str(config)).reporter.of_incident(incident)
+
+
+def _verdicts(verdicts: list[WindowVerdict]) -> Table:
+    rows = [
+        (
+            verdict.end[:16],
+            verdict.revision,
+            verdict.rows,
+            verdict.status,
+            verdict.cause if verdict.status == "judged" else "",
+            ", ".join((*verdict.fired, *(f"{tier}?" for tier in verdict.unevaluated))),
+            _first(verdict),
+        )
+        for verdict in verdicts
+    ]
+    return table(("until", "revision", "rows", "status", "cause", "fired, ? not judged", ""), rows)
+
+
+def _first(verdict: WindowVerdict) -> str:
+    if verdict.findings:
+        return verdict.top(1)[0].text
+    return next(iter(verdict.unevaluated.values()), "")
