@@ -60,10 +60,12 @@ __all__ = ["Project"]
 class Project:
     """A project, opened: its settings, paths and adapters."""
 
-    def __init__(self, root: Path, settings: Settings) -> None:
+    def __init__(self, root: Path, settings: Settings, options: tuple[str, ...] = ()) -> None:
+        """`options` are the command line's, with which another process gets the same settings."""
         self.root = root
         self.settings = settings
         self.paths = Paths(root, settings)
+        self._options = options
 
     @classmethod
     def load(
@@ -71,7 +73,8 @@ class Project:
     ) -> Project:
         """Open the project at or above `root` with its layered settings."""
         loaded = load(root, env=env, assignments=assignments)
-        return cls(loaded.paths.root, loaded.settings)
+        options = [f"--set={assignment}" for assignment in assignments]
+        return cls(loaded.paths.root, loaded.settings, (f"--env={loaded.env}", *options))
 
     @classmethod
     def open(cls, config: str) -> Project:
@@ -489,7 +492,23 @@ class Project:
     def command(self, *words: str) -> tuple[str, ...]:
         """Return the argv that runs a verb of this project in another process."""
         start = (sys.executable, "-c", "from tidemill.cli import main; main()")
-        return (*start, "--project", str(self.root), *words)
+        return (*start, f"--project={self.root}", *self._options, *words)
+
+    def platform_specs(self) -> list[ProcessSpec]:
+        """Return the processes that `tidemill up` starts; the rollout adds the model servers."""
+        from tidemill.adapters.mlflow.server import server_spec
+        from tidemill.ports.processes import ProcessSpec
+
+        verbs = {
+            "controller": ("rollout", "controller"),
+            "features": ("features", "follow"),
+            "labels": ("labels", "follow"),
+            "monitor": ("monitor", "follow"),
+            "retrain": ("retrain", "follow"),
+        }
+        mlflow = server_spec(self.settings, self.paths)
+        loops = [ProcessSpec(name, self.command(*words)) for name, words in verbs.items()]
+        return [*([mlflow] if mlflow else []), self.gateway_spec, *loops]
 
     def _serve(self, revision: Revision, port: int) -> tuple[str, ...]:
         bundle = ("--bundle", revision.bundle, "--port", str(port))

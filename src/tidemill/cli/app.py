@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Globals", "app", "globals_of", "main", "open_project"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("tidemill.cli.platform:up", "Start the local platform and wait until it is ready."),
+    "down": ("tidemill.cli.platform:down", "Stop everything that runs on this machine."),
+    "status": ("tidemill.cli.platform:status", "Show the processes of the local platform."),
     "config": ("tidemill.cli.config", "Show, explain and check the settings."),
     "serve": ("tidemill.cli.serve", "Serve a model bundle."),
     "features": ("tidemill.cli.features", "Build, join, materialise and follow the features."),

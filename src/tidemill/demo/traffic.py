@@ -71,9 +71,7 @@ async def _send(url: str, bodies: Sequence[Mapping[str, object]]) -> Tally:
     return tally
 
 
-async def _client(
-    session: aiohttp.ClientSession, url: str, queue: object, tally: Tally
-) -> None:
+async def _client(session: aiohttp.ClientSession, url: str, queue: object, tally: Tally) -> None:
     for body in queue:  # type: ignore[attr-defined]
         begin = time.perf_counter()
         try:

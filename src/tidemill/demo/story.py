@@ -1,0 +1,119 @@
+"""What happened in a replay: events in two times, stages with their cost, series for the plots."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+__all__ = ["Canary", "Event", "Point", "Stage", "Story"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing worth telling."""
+
+    clock: str
+    """Instant of the replay, ISO 8601."""
+    wall: float
+    """Seconds since the demo began."""
+    title: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of the demo and what it cost."""
+
+    name: str
+    wall_seconds: float
+    work_seconds: float
+    """Part of the wall time in which a step, a request or a tick did its work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One judged day of the replay."""
+
+    day: str
+    late_rate: float | None
+    drift: float | None
+    """Largest ratio of a feature's qPSI to its bound."""
+    performance: float | None
+    """Largest |z| of the pooled performance statistics."""
+    auc_champion: float | None = None
+    auc_first: float | None = None
+    """AUC of the first release on the same rows: what never retraining would have given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Evidence of one rollout attempt over the replay's time, for one metric."""
+
+    attempt: str
+    metric: str
+    at: tuple[str, ...]
+    weight: tuple[int, ...]
+    log_e_harm: tuple[float, ...]
+    log_e_pass: tuple[float, ...]
+    harm_at: float
+    pass_at: float
+    outcome: str
+
+
+@dataclass(slots=True)
+class Story:
+    """The account of one demo."""
+
+    tell: Callable[[Event], None]
+    events: list[Event] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    canaries: list[Canary] = field(default_factory=list)
+    figures: dict[str, str] = field(default_factory=dict)
+    """Figures of the account, already formatted, by what they are."""
+    began: float = field(default_factory=time.monotonic)
+
+    def note(self, clock: datetime | None, title: str, why: str = "") -> None:
+        """Record an event and tell it at once."""
+        event = Event(
+            clock.isoformat(timespec="minutes") if clock else "",
+            time.monotonic() - self.began,
+            title,
+            why,
+        )
+        self.events.append(event)
+        self.tell(event)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[list[float]]:
+        """Time a stage; the block appends the seconds of work that it contains."""
+        work: list[float] = []
+        begin = time.monotonic()
+        try:
+            yield work
+        finally:
+            self.stages.append(Stage(name, time.monotonic() - begin, sum(work)))
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds since the demo began."""
+        return time.monotonic() - self.began
+
+    def write(self, path: Path) -> None:
+        """Write everything as JSON."""
+        body = {
+            "wall_seconds": round(self.wall_seconds, 1),
+            "cpu_seconds": round(sum(os.times()[:4]), 1),
+            **{
+                name: [asdict(item) for item in getattr(self, name)]
+                for name in ("events", "stages", "points", "canaries")
+            },
+            "figures": self.figures,
+        }
+        path.write_text(json.dumps(body, indent=1) + "\n")
