@@ -24,14 +24,13 @@ def evaluate(
     from tidemill.wiring import Project
 
     project = Project.open(config)
-    out = Path(evaluated.path)
     evaluate(
         Path(training_set.path),
         Path(trained.path),
         Path(exported.path),
         Path(baselines.path),
-        out,
+        Path(evaluated.path),
         slices=project.settings.gates.slices,
-        champion=project.champion(champion, out.with_name("champion")),
+        champion=project.champion(champion),
         tracker=project.tracker(run),
     )

@@ -265,20 +265,15 @@ class Project:
 
         return MlflowRegistry(self.mlflow, self.settings.registry.experiment)
 
-    def champion(self, reference: str, folder: Path) -> Path | None:
-        """Fetch the bundle that `reference` means, "" the one in use, and verify its signature.
+    def champion(self, reference: str = "") -> Path | None:
+        """Bring the bundle that `reference` means, by default the one in use, to this machine.
 
         Returns None when nothing is in use yet; raises NotFound for a reference without a version.
         """
-        from tidemill.bundle import verify
-
         model = self.settings.registry.model
         if not reference and "champion" not in self.registry.aliases(model):
             return None
-        version = self.registry.resolve(reference or f"{model}@champion")
-        bundle = self.registry.fetch(version, folder)
-        verify(bundle, self.paths.resolve(self.settings.registry.verify_key))
-        return bundle
+        return Path(self.revision(reference or f"{model}@champion").bundle)
 
     def tracker(self, run: str, tags: Mapping[str, str] | None = None) -> MlflowTracker:
         """Open the record of the pipeline run `run`, begun by whichever step comes first."""
