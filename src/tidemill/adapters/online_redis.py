@@ -82,6 +82,8 @@ def connect(online: RedisOnline, timeout: float) -> redis.Redis:
     """Open a client; it connects when first used. Raises MissingExtra without the library."""
     try:
         import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
     except ImportError as error:
         raise MissingExtra("redis", "features") from error
     return redis.Redis(
@@ -91,6 +93,7 @@ def connect(online: RedisOnline, timeout: float) -> redis.Redis:
         password=reveal(online.password) or None,
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 1),  # by default it waits for seconds
     )
 
 

@@ -1,0 +1,428 @@
+"""The online store: what is written, what is read, on SQLite and on a real Redis server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tidemill.adapters.feast import FeastRepository
+from tidemill.adapters.online import OnlineStore, open_online
+from tidemill.bundle import FeatureView
+from tidemill.errors import Conflict, IntegrityError, Refused, Unavailable
+from tidemill.ports.features import Value
+from tidemill.settings.features import FeatureSettings, RedisOnline, SqliteOnline
+
+FLIGHTS = Path(__file__).parents[2] / "feature_repo"
+NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
+INSTANT = pl.Datetime("us", "UTC")
+SMALL = """
+from datetime import timedelta
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.types import Float64, Int64, String
+
+shop = Entity(name="shop", join_keys=["shop"], value_type=ValueType.STRING)
+till = Entity(name="till", join_keys=["till"], value_type=ValueType.INT64)
+sales = FeatureView(
+    name="sales", entities=[shop, till], ttl=timedelta(hours=6),
+    schema=[Field(name="total", dtype=Float64), Field(name="count", dtype=Int64),
+            Field(name="mood", dtype=String)],
+    source=FileSource(name="sales_source", path="sales.parquet", timestamp_field="at",
+                      created_timestamp_column="written", tags={"revised": "true"}),
+)
+shops = FeatureService(name="shops", features=[sales])
+"""
+
+
+class Shops:
+    """A small repository with one revised view of two join keys, and its online store."""
+
+    def __init__(self, folder: Path, online: SqliteOnline | RedisOnline) -> None:
+        self.folder = folder
+        self.settings = FeatureSettings(
+            project=f"shops{uuid.uuid4().hex[:8]}", service="shops", online=online
+        )
+        (folder / "definitions.py").write_text(SMALL)
+        self.rows: list[tuple[str, int, datetime, datetime, float | None, int | None, str]] = []
+
+    def repository(self) -> FeastRepository:
+        return FeastRepository(
+            self.folder,
+            self.settings,
+            registry=f"sqlite:///{self.folder / 'registry.db'}",
+            online_path=self.folder / "online.db",
+        )
+
+    @property
+    def online(self) -> OnlineStore:
+        return open_online(self.settings, self.folder / "online.db", 5)
+
+    @property
+    def view(self) -> FeatureView:
+        return self.repository().resolve("shops").views[0]
+
+    def sold(self, total: float | None, at: float, written: float | None = None) -> None:
+        """Add a row of shop a, till 1; hours relative to noon."""
+        made = at if written is None else written
+        stamps = [NOON + timedelta(hours=hours) for hours in (at, made)]
+        self.rows.append(("a", 1, stamps[0], stamps[1], total, -3, "fine"))
+
+    def fill(self, hours: float) -> None:
+        schema = {
+            "shop": pl.String,
+            "till": pl.Int64,
+            "at": INSTANT,
+            "written": INSTANT,
+            "total": pl.Float64,
+            "count": pl.Int64,
+            "mood": pl.String,
+        }
+        table = pl.DataFrame(self.rows, schema=schema, orient="row")
+        table.write_parquet(self.folder / "sales.parquet")
+        self.repository().materialise("shops", self.folder, NOON + timedelta(hours=hours))
+
+    def total(self, hours: float) -> Value:
+        moment = NOON + timedelta(hours=hours)
+        return self.online.read([self.view], {"shop": ["a"], "till": [1]}, moment).columns["total"][
+            0
+        ]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def online(request: pytest.FixtureRequest) -> Iterator[SqliteOnline | RedisOnline]:
+    """The settings of either store."""
+    if request.param == "sqlite":
+        yield SqliteOnline()
+    else:
+        yield RedisOnline(port=request.getfixturevalue("redis_port"))
+
+
+@pytest.fixture
+def shops(tmp_path: Path, online: SqliteOnline | RedisOnline) -> Shops:
+    return Shops(tmp_path, online)
+
+
+def test_values_null_and_unknown_keys(shops: Shops) -> None:
+    shops.sold(2.5, at=0)
+    shops.fill(1)
+    keys: dict[str, list[str | int | None]] = {
+        "shop": ["a", None, "a", "a", "gone", "a"],
+        "till": [1, 1, None, 2, 1, 1],
+    }
+    batch = shops.online.read([shops.view], keys, NOON + timedelta(hours=1))
+    nothing = [None] * 4
+    assert batch.columns == {
+        "total": [2.5, *nothing, 2.5],
+        "count": [-3, *nothing, -3],
+        "mood": ["fine", *nothing, "fine"],
+    }
+    assert batch.as_of == NOON + timedelta(hours=1)
+
+
+def test_no_rows_are_no_error(shops: Shops) -> None:
+    shops.sold(2.5, at=0)
+    shops.fill(1)
+    batch = shops.online.read([shops.view], {"shop": [], "till": []}, NOON)
+    assert batch.columns == {"total": [], "count": [], "mood": []}
+
+
+def test_the_ttl_is_enforced_at_the_moment_of_the_read(shops: Shops) -> None:
+    shops.sold(2.5, at=0)
+    shops.fill(1)
+    assert [shops.total(hours) for hours in (1, 6, 6.001)] == [2.5, 2.5, None]
+
+
+def test_a_correction_at_the_same_instant_arrives(shops: Shops) -> None:
+    shops.sold(2.5, at=0)
+    shops.fill(1)
+    shops.sold(3.5, at=0, written=1.5)
+    shops.fill(2)
+    assert shops.total(2) == 3.5
+
+
+def test_a_correction_that_is_not_made_yet_does_not_arrive(shops: Shops) -> None:
+    shops.sold(2.5, at=0)
+    shops.sold(3.5, at=0, written=1.5)
+    shops.fill(1)
+    assert shops.total(1) == 2.5
+
+
+def test_a_late_older_value_never_replaces_a_newer_one(shops: Shops) -> None:
+    shops.sold(9.0, at=2)
+    shops.fill(2)
+    shops.sold(1.0, at=1, written=2.5)
+    shops.fill(3)
+    assert shops.total(3) == 9.0
+
+
+def test_a_late_value_of_a_known_window_arrives(shops: Shops) -> None:
+    shops.sold(1.0, at=0)
+    shops.fill(3)
+    shops.sold(2.0, at=1, written=3.5)
+    shops.fill(4)
+    assert shops.total(4) == 2.0
+
+
+def test_a_null_replaces_a_value(shops: Shops) -> None:
+    shops.sold(1.0, at=0)
+    shops.fill(1)
+    shops.sold(None, at=1.5)
+    shops.fill(2)
+    assert shops.total(2) is None
+
+
+def test_feasts_own_write_applies_the_same_rule(shops: Shops) -> None:
+    """`feast materialize` and pushes go through the same store, also with an older window."""
+    shops.sold(9.0, at=2)
+    shops.sold(1.0, at=0)
+    shops.fill(2)
+    store = shops.repository()._apply(shops.folder).store
+    store.materialize(NOON - timedelta(hours=1), NOON + timedelta(hours=1))
+    assert shops.total(2) == 9.0
+
+
+def test_the_store_never_goes_back_in_time(shops: Shops) -> None:
+    shops.sold(1.0, at=0)
+    shops.fill(3)
+    shops.fill(3)
+    with pytest.raises(Refused, match="cannot go back"):
+        shops.fill(2)
+
+
+def test_a_service_that_changed_in_place_is_refused(shops: Shops) -> None:
+    shops.sold(1.0, at=0)
+    shops.fill(1)
+    pinned = shops.repository().resolve("shops")
+    shops.online.verify(pinned)
+    changed = SMALL.replace("hours=6", "hours=5")
+    (shops.folder / "definitions.py").write_text(changed)
+    with pytest.raises(Refused, match="shops changed in place"):
+        shops.fill(2)
+    shops.online.verify(pinned)
+    shops.repository().materialise("shops", shops.folder, NOON + timedelta(hours=2), replace=True)
+    with pytest.raises(IntegrityError, match="pinned to shops@"):
+        shops.online.verify(pinned)
+    with pytest.raises(IntegrityError, match="no such service"):
+        shops.online.verify(replace(pinned, name="other"))
+
+
+def test_a_value_that_cannot_be_read_back_fails_the_fill(shops: Shops) -> None:
+    class Loses(FeastRepository):
+        def _verify(self, view: FeatureView, newest: pl.DataFrame, until: datetime) -> None:
+            super()._verify(view, newest.with_columns(total=pl.col("total") + 1), until)
+
+    shops.sold(1.0, at=0)
+    shops.fill(1)
+    shops.sold(2.0, at=1.5)
+    loses = Loses(
+        shops.folder,
+        shops.settings,
+        registry=f"sqlite:///{shops.folder / 'registry.db'}",
+        online_path=shops.folder / "online.db",
+    )
+    with pytest.raises(IntegrityError, match=r"total of shop=a, till=1 is 1\.0 online and 2\.0"):
+        loses.materialise("shops", shops.folder, NOON + timedelta(hours=1))
+
+
+def test_a_store_that_is_down_is_unavailable(tmp_path: Path) -> None:
+    shops = Shops(tmp_path, SqliteOnline())
+    with pytest.raises(Unavailable, match=r"online\.db cannot be used"):
+        shops.online.read([shops.view], {"shop": ["a"], "till": [1]}, NOON)
+    from tests.servers import free_port
+
+    shops.settings = replace_online(shops.settings, RedisOnline(port=free_port()))
+    with pytest.raises(Unavailable, match="Redis does not answer"):
+        shops.online.verify(shops.repository().resolve("shops"))
+
+
+def replace_online(settings: FeatureSettings, online: RedisOnline) -> FeatureSettings:
+    return settings.model_copy(update={"online": online})
+
+
+def test_many_threads_read_at_once(shops: Shops) -> None:
+    shops.sold(2.5, at=0)
+    shops.fill(1)
+    reader, view = shops.online, shops.view
+
+    def read(_: int) -> Value:
+        keys = {"shop": ["a"] * 3, "till": [1] * 3}
+        return reader.read([view], keys, NOON).columns["total"][2]
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(read, range(200))) == {2.5}
+
+
+def test_two_fills_at_once_do_not_mix(tmp_path: Path) -> None:
+    shops = Shops(tmp_path, SqliteOnline())
+    with shops.repository()._lock(), pytest.raises(Conflict, match="another process"):
+        shops.fill(1)
+
+
+@pytest.fixture(scope="module")
+def quarter(feature_tables: Path) -> list[datetime]:
+    """Instants to compare offline and online at: on and off the grid, busy and quiet hours."""
+    first = datetime(2013, 3, 1, tzinfo=UTC)
+    return [first + timedelta(hours=25 * n, minutes=n) for n in range(28)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def test_online_equals_offline_and_feasts_sdk(
+    kind: str,
+    tmp_path: Path,
+    feature_tables: Path,
+    quarter: list[datetime],
+    request: pytest.FixtureRequest,
+) -> None:
+    online = (
+        SqliteOnline()
+        if kind == "sqlite"
+        else RedisOnline(port=request.getfixturevalue("redis_port"), database=1)
+    )
+    settings = FeatureSettings(online=online)
+    repository = FeastRepository(
+        FLIGHTS,
+        settings,
+        registry=f"sqlite:///{tmp_path / 'registry.db'}",
+        online_path=tmp_path / "online.db",
+    )
+    reader = open_online(settings, tmp_path / "online.db", 5)
+    service = repository.resolve("flight_delay_v1")
+    keys = sorted({key for view in service.views for key in view.join_keys})
+    flights = pl.read_parquet(feature_tables / "spine.parquet").sample(180, seed=3)
+    names = [field.name for view in service.views for field in view.fields]
+    asked = flights.drop("event_timestamp").join(
+        pl.DataFrame({"event_timestamp": pl.Series(quarter, dtype=INSTANT)}), how="cross"
+    )
+    offline = repository.join("flight_delay_v1", asked, feature_tables)
+    cells = filled = 0
+    for moment in quarter:
+        repository.materialise("flight_delay_v1", feature_tables, moment)
+        then = offline.filter(pl.col("event_timestamp") == moment)
+        batch = reader.read(service.views, {key: then[key].to_list() for key in keys}, moment)
+        for name in names:
+            assert batch.columns[name] == then[name].to_list(), (name, moment)
+            cells += then.height
+            filled += then[name].len() - then[name].null_count()
+    assert cells >= 100_000
+    assert filled > 0.7 * cells
+    compare_with_sdk(repository, feature_tables, reader, then.drop_nulls("tailnum"), quarter[-1])
+
+
+def compare_with_sdk(
+    repository: FeastRepository,
+    tables: Path,
+    reader: OnlineStore,
+    asked: pl.DataFrame,
+    moment: datetime,
+) -> None:
+    """The SDK serves expired values too; where ours are none, they must be expired."""
+    applied = repository._apply(tables)
+    service = repository.resolve("flight_delay_v1")
+    keys = sorted({key for view in service.views for key in view.join_keys})
+    theirs = applied.store.get_online_features(
+        features=applied.store.get_feature_service("flight_delay_v1"),
+        entity_rows=asked.select(keys).to_dicts(),
+    ).to_dict()
+    immortal = [replace(view, ttl_seconds=0) for view in service.views]
+    ours = reader.read(immortal, {key: asked[key].to_list() for key in keys}, moment)
+    assert ours.columns == {name: theirs[name] for name in ours.columns}
+    assert set(ours.columns) == set(theirs) - set(keys)
+
+
+@pytest.mark.slow
+def test_concurrent_applies_lose_nothing(tmp_path: Path) -> None:
+    body = FILL.format(repo=FLIGHTS, state=tmp_path, action="repository.apply(Path({!r}))").format(
+        str(tmp_path)
+    )
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "definitions.py").write_text(SMALL)
+    other = body.replace(str(FLIGHTS), str(tmp_path / "second"))
+    both = [subprocess.Popen([sys.executable, "-c", code]) for code in (body, other)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    repository = FeastRepository(
+        FLIGHTS,
+        FeatureSettings(),
+        registry=f"sqlite:///{tmp_path / 'registry.db'}",
+        online_path=tmp_path / "online.db",
+    )
+    known = {view.name for view in repository._apply(tmp_path).store.list_feature_views()}
+    assert known >= {"sales", "carrier_delay", "route_stats", "plane", "calendar"}
+
+
+FILL = """
+import os, signal
+from datetime import datetime
+from pathlib import Path
+from tidemill.adapters import feast_stores
+from tidemill.adapters.feast import FeastRepository
+from tidemill.settings.features import FeatureSettings
+repository = FeastRepository(
+    Path("{repo}"), FeatureSettings(),
+    registry="sqlite:///{state}/registry.db", online_path=Path("{state}/online.db"),
+)
+{action}
+"""
+DIE = """
+write = feast_stores.NewestSqliteOnlineStore.online_write_batch
+def die(self, config, table, data, progress):
+    write(self, config, table, data, progress)
+    if table.name == "origin_congestion":
+        os.kill(os.getpid(), signal.SIGKILL)
+feast_stores.NewestSqliteOnlineStore.online_write_batch = die
+repository.materialise("flight_delay_v1", Path("{tables}"), datetime.fromisoformat("{until}"))
+"""
+
+
+@pytest.mark.slow
+def test_a_fill_killed_in_the_middle_is_finished_by_the_next(
+    tmp_path: Path, feature_tables: Path
+) -> None:
+    def run(until: datetime) -> int:
+        action = DIE.format(tables=feature_tables, until=until.isoformat())
+        code = FILL.format(repo=FLIGHTS, state=tmp_path, action=action)
+        return subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+    repository = FeastRepository(
+        FLIGHTS,
+        FeatureSettings(),
+        registry=f"sqlite:///{tmp_path / 'registry.db'}",
+        online_path=tmp_path / "online.db",
+    )
+    reader = open_online(FeatureSettings(), tmp_path / "online.db", 5)
+    before, after = (datetime(2013, 3, 1, hour, tzinfo=UTC) for hour in (9, 18))
+    repository.materialise("flight_delay_v1", feature_tables, before)
+    assert run(after) == -signal.SIGKILL
+    filled = reader.filled()
+    assert filled is not None
+    assert filled.as_of == before
+    repository.materialise("flight_delay_v1", feature_tables, after)
+    service = repository.resolve("flight_delay_v1")
+    keys = {"carrier": ["UA"], "origin": ["EWR"], "dest": ["ORD"], "tailnum": ["N14228"]}
+    batch = reader.read(service.views, keys | {"local_date": ["2013-03-01"]}, after)
+    assert batch.as_of == after
+    asked = pl.DataFrame(keys | {"local_date": ["2013-03-01"], "event_timestamp": [after]})
+    asked = asked.with_columns(pl.col("event_timestamp").cast(INSTANT))
+    offline = repository.join("flight_delay_v1", asked, feature_tables)
+    assert batch.columns == {name: offline[name].to_list() for name in batch.columns}
+
+
+def test_the_reader_needs_no_heavy_library() -> None:
+    code = (
+        "import sys, tidemill.adapters.online_redis, tidemill.adapters.online_sqlite\n"
+        "from tidemill.adapters.online import open_online\n"
+        "print([m for m in ('feast', 'pandas', 'polars', 'pyarrow', 'google') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert os.environ.get("FEAST_USAGE") == "False"
