@@ -53,8 +53,8 @@ class AnalysisSettings(Group):
                 name="wrong",
                 kind="DelayedOutcome",
                 event="wrong",
-                harm_ratio=1.1,
-                pass_ratio=1.25,
+                harm_ratio=1.05,
+                pass_ratio=1.2,
                 alpha_share=0.4,
             ),
         ]
