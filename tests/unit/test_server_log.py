@@ -25,20 +25,16 @@ LABELS = ("flight-delay", "7", "abc")
 
 
 def prediction(number: int, rows: int = 1, at: datetime = NOON, **changes: Any) -> Prediction:
-    numbers = dict.fromkeys(
-        ("sched_minute", "carrier_late_rate_7d", "temp", "seats"),
-        np.arange(rows, dtype=np.float32) + number,
-    )
-    texts = dict.fromkeys(("carrier", "origin"), np.array(["UA"] * rows, dtype=object))
     whole = Prediction(
         request_id=f"r{number}",
         row_ids=[f"f{number}-{row}" for row in range(rows)],
         at=at,
-        columns=numbers | texts,
+        numbers=np.tile(np.arange(rows, dtype=np.float32) + number, (4, 1)),
+        texts=np.full((2, rows), "UA", dtype=object),
         keys={"tailnum": ["N1"] * rows},
         defaulted={},
         features_as_of=None,
-        scores=np.full(rows, 0.25, dtype=np.float32),
+        scores=[0.25] * rows,
         seconds=0.001,
         trace_id=None,
     )
@@ -223,7 +219,7 @@ def test_rows_that_cannot_be_encoded_are_counted_and_the_log_goes_on() -> None:
     objects = MemoryObjects()
     log = make(objects)
     log.start()
-    log.append(prediction(0, columns={}))
+    log.append(prediction(0, texts=np.empty((1, 1), dtype=object)))
     wait_until(lambda: log.counts() == (0, 1))
     log.append(prediction(1))
     log.close(10)

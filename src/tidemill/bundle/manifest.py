@@ -83,6 +83,10 @@ class Manifest:
     seed."""
     format: int = FORMAT
 
+    def of_type(self, datatype: str) -> tuple[str, ...]:
+        """Names of the inputs of one datatype, in the manifest's order."""
+        return tuple(column.name for column in self.inputs if column.datatype == datatype)
+
     @property
     def entities(self) -> tuple[str, ...]:
         """Join keys that the request must carry for the online lookup, sorted."""

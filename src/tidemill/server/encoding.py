@@ -32,16 +32,17 @@ TYPES = {"BYTES": pa.string(), "FP32": pa.float32()}
 
 @dataclass(slots=True)
 class Prediction:
-    """One answered request, as the log keeps it; columns are `[rows]`."""
+    """One answered request, as the log keeps it."""
 
     request_id: str
     row_ids: Sequence[str | None] | None
     at: datetime
-    columns: dict[str, NDArray[Any]]
+    numbers: NDArray[np.float32]
+    texts: NDArray[np.object_]
     keys: dict[str, Sequence[Any]]
     defaulted: dict[str, NDArray[np.bool_]]
     features_as_of: datetime | None
-    scores: NDArray[np.float32]
+    scores: Sequence[float]
     seconds: float
     trace_id: str | None
 
@@ -62,7 +63,8 @@ class Encoder:
     def __init__(self, manifest: Manifest, labels: tuple[str, str, str]) -> None:
         self._labels = labels
         inputs = {column.name: TYPES[column.datatype] for column in manifest.inputs}
-        self._inputs = list(inputs)
+        self._numbers = manifest.of_type("FP32")
+        self._texts = manifest.of_type("BYTES")
         self._keys = [key for key in manifest.entities if key not in inputs]
         own = {**HEAD, **MODEL, "features_as_of": INSTANT, **TAIL}
         if taken := sorted(own.keys() & (inputs.keys() | set(self._keys))):
@@ -89,11 +91,12 @@ class Encoder:
             "trace_id": [p.trace_id for p in predictions],
         }
         columns = {name: self._array(name, v).take(request) for name, v in columns.items()}
-        columns |= {n: np.concatenate([p.columns[n] for p in predictions]) for n in self._inputs}
+        columns |= zip(self._numbers, _beside([p.numbers for p in predictions]), strict=True)
+        columns |= zip(self._texts, _beside([p.texts for p in predictions]), strict=True)
         columns |= {k: _join(_text(p, k) for p in predictions) for k in self._keys}
         columns["row_id"] = _join(p.row_ids or [None] * p.rows for p in predictions)
         columns["defaulted"] = _join(map(_defaulted, predictions))
-        columns["score"] = np.concatenate([p.scores for p in predictions])
+        columns["score"] = _join(p.scores for p in predictions)
         for name, label in zip(MODEL, self._labels, strict=True):
             columns[name] = pa.repeat(label, len(request))
         arrays = [self._array(name, columns[name]) for name in self._schema.names]
@@ -105,6 +108,10 @@ class Encoder:
         if isinstance(values, pa.Array):
             return values
         return pa.array(values, self._schema.field(name).type)
+
+
+def _beside(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(parts, axis=1)
 
 
 def _join(parts: Iterable[Iterable[Any]]) -> list[Any]:

@@ -63,8 +63,7 @@ class Inference:
         batch = self._validator.check(request)
         now = self._clock.now()
         found = await self._lookup.fill(batch, now) if batch.views else NOTHING
-        columns = batch.columns | found.columns if found.columns else batch.columns
-        scores = self.model.predict(columns)
+        scores = self.model.predict(batch.numbers, batch.texts)
         request_id = f"{self._boot}-{next(self._numbers)}" if request.id is None else request.id
         values = scores.tolist()
         answer = encode(self._response(request_id, values, found))
@@ -74,11 +73,12 @@ class Inference:
                 request_id,
                 batch.row_ids,
                 now,
-                columns,
+                batch.numbers,
+                batch.texts,
                 batch.keys,
                 found.defaulted,
                 found.as_of,
-                scores,
+                values,
                 perf_counter() - started,
                 trace_id,
             )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tidemill.bundle import FeatureView, InputColumn, Manifest
 from tidemill.ports.features import OnlineBatch, OnlineReader, Value
-from tidemill.server.model import placeholder
+from tidemill.server.model import default
 from tidemill.server.protocol import FP32_MAX
 from tidemill.server.validation import Batch
 
@@ -31,10 +31,8 @@ THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a lookup added to a request."""
+    """What became of the features that the caller did not give."""
 
-    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """The looked-up inputs, `[rows]`, defaults filled in."""
     defaulted: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     """Inputs that fell back → in which rows; an input without a default in use is absent."""
     by_view: dict[str, int] = field(default_factory=dict)
@@ -48,6 +46,8 @@ class Lookup:
 
     def __init__(self, manifest: Manifest, reader: OnlineReader, deadline_ms: float) -> None:
         self._inputs = {c.name: c for c in manifest.inputs if c.origin == "feature"}
+        self._numbers = manifest.of_type("FP32")
+        self._texts = manifest.of_type("BYTES")
         self._service = manifest.features
         self._reader = reader
         self._verified: datetime | None = None
@@ -56,23 +56,30 @@ class Lookup:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lookup")
 
     async def fill(self, batch: Batch, moment: datetime) -> Found:
-        """Return the features of the batch's views; never fails: what is not there defaults."""
+        """Complete the batch with features; never fails: what is not there gets its default."""
         online = await self._read(batch, moment)
         found = Found(as_of=online.as_of)
         for view in batch.views:
             fallen = np.zeros(batch.rows, dtype=np.bool_)
             for feature in view.fields:
                 column = self._inputs.get(feature.name)
-                if column is None or feature.name in batch.columns:
+                if column is None or column.name in batch.given:
                     continue
-                values, missing = _complete(column, online.columns.get(feature.name), batch.rows)
-                found.columns[column.name] = values
+                missing = _complete(
+                    self._row(batch, column), column, online.columns.get(column.name)
+                )
                 if missing.any():
                     found.defaulted[column.name] = missing
                     fallen |= missing
             if fallen.any():
                 found.by_view[view.name] = int(fallen.sum())
         return found
+
+    def _row(self, batch: Batch, column: InputColumn) -> NDArray[Any]:
+        """Return the place of an input in the batch, a view of `[rows]`."""
+        if column.datatype == "BYTES":
+            return batch.texts[self._texts.index(column.name)]  # type: ignore[no-any-return]
+        return batch.numbers[self._numbers.index(column.name)]  # type: ignore[no-any-return]
 
     async def _read(self, batch: Batch, moment: datetime) -> OnlineBatch:
         views = batch.views
@@ -111,20 +118,20 @@ class Lookup:
 
 
 def _complete(
-    column: InputColumn, values: Sequence[Value] | None, rows: int
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Turn looked-up values into a model's input; rows without a usable value get the default.
+    row: NDArray[Any], column: InputColumn, values: Sequence[Value] | None
+) -> NDArray[np.bool_]:
+    """Write looked-up values into a model's input; return where the default was used instead.
 
     A column with a value of a wrong type is not used at all: the store holds something else.
     """
-    filled = placeholder(column, rows)
+    row[:] = default(column)
     if values is None or not USABLE[column.datatype].issuperset(map(type, values)):
-        return filled, np.ones(rows, dtype=np.bool_)
+        return np.ones(len(row), dtype=np.bool_)
     if column.datatype == "BYTES":
         found = np.array(values, dtype=object)
         present = np.array([value is not None for value in values])
     else:
         found = np.array(values, dtype=np.float64)
         present = np.abs(found) <= FP32_MAX
-    filled[present] = found[present]
-    return filled, ~present
+    row[present] = found[present]
+    return ~present

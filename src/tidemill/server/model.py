@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from tidemill.bundle import InputColumn, Manifest, digest, read_manifest, revision, verify
 from tidemill.errors import IntegrityError
 
-__all__ = ["Model", "load_model", "placeholder"]
+__all__ = ["Model", "default", "load_model"]
 
 log = structlog.get_logger(__name__)
 
@@ -31,15 +29,23 @@ class Model:
     digest: str
     manifest: Manifest
     session: ort.InferenceSession
+    numbers: tuple[str, ...]
+    """Inputs of type FP32, in the manifest's order."""
+    texts: tuple[str, ...]
+    """Inputs of type BYTES, in the manifest's order."""
 
     @property
     def revision(self) -> str:
         """Short name of the bundle's digest: which bytes answered."""
         return revision(self.digest)
 
-    def predict(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return one score per row; `columns` holds every raw input, `[rows]` each."""
-        (scores,) = self.session.run([self.manifest.output], columns)
+    def predict(
+        self, numbers: NDArray[np.float32], texts: NDArray[np.object_]
+    ) -> NDArray[np.float32]:
+        """Return one score per row; `numbers` and `texts` are `[inputs, rows]` as in a `Batch`."""
+        feed = dict(zip(self.numbers, numbers, strict=True))
+        feed.update(zip(self.texts, texts, strict=True))
+        (scores,) = self.session.run([self.manifest.output], feed)
         return scores.reshape(-1)  # type: ignore[no-any-return]
 
 
@@ -57,17 +63,25 @@ def load_model(
     else:
         identity = verify(folder, public_key)
     manifest = read_manifest(folder)
-    model = Model(name or manifest.name, version, identity, manifest, _session(folder, threads))
+    model = Model(
+        name or manifest.name,
+        version,
+        identity,
+        manifest,
+        _session(folder, threads),
+        manifest.of_type("FP32"),
+        manifest.of_type("BYTES"),
+    )
     _check_graph(model)
     _warm_up(model)
     return model
 
 
-def placeholder(column: InputColumn, rows: int) -> NDArray[Any]:
-    """Return a column's default, `[rows]`: what stands for a missing feature."""
-    if column.datatype == "BYTES":
-        return np.full(rows, column.default or "", dtype=object)
-    return np.full(rows, np.nan if column.default is None else column.default, dtype=np.float32)
+def default(column: InputColumn) -> float | str:
+    """Return what stands for a missing feature."""
+    if column.default is None:
+        return "" if column.datatype == "BYTES" else float("nan")
+    return column.default
 
 
 def _session(folder: Path, threads: int) -> ort.InferenceSession:
@@ -108,9 +122,12 @@ def _check_graph(model: Model) -> None:
 
 
 def _warm_up(model: Model) -> None:
-    columns = {column.name: placeholder(column, 1) for column in model.manifest.inputs}
+    defaults = {column.name: default(column) for column in model.manifest.inputs}
     try:
-        scores = model.predict(columns)
+        scores = model.predict(
+            np.array([defaults[name] for name in model.numbers], np.float32).reshape(-1, 1),
+            np.array([defaults[name] for name in model.texts], np.object_).reshape(-1, 1),
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
         raise IntegrityError(f"the model cannot score a row of defaults: {error}") from error
     if scores.shape != (1,) or scores.dtype != np.float32:

@@ -2,12 +2,13 @@
 
 ONNX Runtime turns None, NaN and numbers in a string tensor silently into strings, and fails with an
 error of its kernels when row counts differ; so every element is typed here, and every count. All
-numeric columns are converted in one step: at one row per request, numpy's calls are the cost.
+numbers become one matrix and all strings another: at one row per request numpy's calls are the
+cost, and the prediction log keeps two arrays instead of one per column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,14 +38,18 @@ class Batch:
     """A request that was found good."""
 
     rows: int
-    columns: dict[str, NDArray[Any]]
-    """Raw inputs of the model, `[rows]`: float32 (NaN is missing) or object (str)."""
+    numbers: NDArray[np.float32]
+    """Inputs of type FP32 in the manifest's order, `[inputs, rows]`; NaN is missing."""
+    texts: NDArray[np.object_]
+    """Inputs of type BYTES in the manifest's order, `[inputs, rows]`; "" is missing."""
     keys: dict[str, Sequence[Any]]
     """Join keys, `[rows]`; None is an unknown key."""
     row_ids: Sequence[str | None] | None
     """Values of the manifest's `row_id` column."""
     views: tuple[FeatureView, ...]
-    """Views whose features the caller left to the online store."""
+    """Views whose features the caller left to the online store …"""
+    given: Set[str]
+    """… among them; all other features are still missing in `numbers` and `texts`."""
 
 
 class Validator:
@@ -58,7 +63,8 @@ class Validator:
         self._output = manifest.output
         self._row_id = manifest.row_id
         self._inputs = {column.name for column in manifest.inputs}
-        self._categories = [c.name for c in manifest.inputs if c.datatype == "BYTES"]
+        self._numbers = manifest.of_type("FP32")
+        self._texts = manifest.of_type("BYTES")
         self._required = {c.name for c in manifest.inputs if c.origin == "request"}
         self._views = {
             feature.name: view for view in manifest.features.views for feature in view.fields
@@ -85,14 +91,17 @@ class Validator:
         data = {name: _flat(tensor, rows) for name, tensor in tensors.items()}
         if self._nan_policy == "reject":
             _refuse_null(data, self._inputs)
-        columns = _numbers([n for n, t in tensors.items() if type(t) is Fp32Tensor], data)
-        columns |= {n: _strings(data[n]) for n in self._categories if n in data}
+        missing = [None] * rows
+        numbers = [data.get(name, missing) for name in self._numbers]
+        texts = [_texts(data.get(name, missing)) for name in self._texts]
         return Batch(
             rows,
-            columns,
+            np.array(numbers, np.float32).reshape(-1, rows),
+            np.array(texts, np.object_).reshape(-1, rows),
             {key: data[key] for key in self._keys if key in data},
             data.get(self._row_id),
             views,
+            data.keys(),
         )
 
     def _named(self, inputs: list[Tensor]) -> dict[str, Tensor]:
@@ -167,17 +176,9 @@ def _flat(tensor: Tensor, rows: int) -> list[Any]:
     return data
 
 
-def _numbers(names: list[str], data: dict[str, list[Any]]) -> dict[str, NDArray[Any]]:
-    """Convert numeric columns; numpy makes NaN of None."""
-    matrix = np.array([data[name] for name in names], dtype=np.float32)
-    return dict(zip(names, matrix, strict=True))
-
-
-def _strings(values: list[Any]) -> NDArray[Any]:
-    """Convert a column of categories; a missing one is the empty string."""
-    if None in values:
-        values = ["" if value is None else value for value in values]
-    return np.array(values, dtype=object)
+def _texts(values: list[Any]) -> list[str]:
+    """Replace null; numpy itself makes NaN of it among numbers."""
+    return ["" if value is None else value for value in values] if None in values else values
 
 
 def _refuse_null(data: dict[str, list[Any]], inputs: set[str]) -> None:
