@@ -104,9 +104,9 @@ class Controller:
         Servers start before they get traffic and stop after they lost it.
         """
         wanted, hands = intent(state), self._hands
-        seen = self._workloads() or {}
         for revision in wanted.workloads:
             _attempt(hands.workloads.ensure, revision)
+        seen = self._workloads() or {}
         addresses = {revision: found.address for revision, found in seen.items() if found.address}
         if all(b.revision in addresses for b in wanted.route.backends):
             _attempt(hands.router.apply, wanted.route, addresses)

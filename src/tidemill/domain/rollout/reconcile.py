@@ -50,15 +50,11 @@ class Result:
 
 
 def reconcile(snapshot: Snapshot, now: Now) -> Result:
-    """Decide what to do next; the same snapshot and instants always give the same result."""
-    state = replace(
-        snapshot.state,
-        attempt=absorb(snapshot, now),
-        releases=snapshot.state.releases[snapshot.delivered :],
-    )
-    if state.applied_at is None and snapshot.applied:
-        state = replace(state, applied_at=now.wall)
-    state = _enter_step(state, now)
+    """Decide what to do next; the same snapshot and instants always give the same result.
+
+    Looking twice at the same instant is looking once.
+    """
+    state = _take_note(snapshot, now)
     snapshot = replace(snapshot, state=state)
     move = command(snapshot, now) or _phase(snapshot, now)
     if move is None:
@@ -68,6 +64,15 @@ def reconcile(snapshot: Snapshot, now: Now) -> Result:
         after = replace(move.state, seq=decision.seq)
     after = replace(after, conditions=conditions(replace(snapshot, state=after), now))
     return Result(after, decision, 0.0 if decision else snapshot.spec.plan.interval_seconds)
+
+
+def _take_note(snapshot: Snapshot, now: Now) -> State:
+    """Return the state with everything that was seen, nothing decided."""
+    state = replace(snapshot.state, releases=snapshot.state.releases[snapshot.delivered :])
+    if state.applied_at is None and snapshot.applied:
+        state = replace(state, applied_at=now.wall)
+    attempt = absorb(replace(snapshot, state=state), now)
+    return _enter_step(replace(state, attempt=attempt), now)
 
 
 def _enter_step(state: State, now: Now) -> State:

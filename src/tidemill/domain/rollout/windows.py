@@ -127,6 +127,8 @@ def _windows(
     stable, canary = (_Delta(evidence.baseline[arm], fresh[arm]) for arm in arms)
     requests: Pair = (stable.requests, canary.requests)
     series = dict(evidence.series)
+    if not any(requests):
+        return series
     bare = Segment(0, state.epoch, state.weight, requests, requests, ())
     series[REQUESTS] = extend(series.get(REQUESTS, ()), bare)
     for metric in (m for m in attempt.plan.metrics if not m.delayed):
