@@ -27,3 +27,10 @@ def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Return the port of a real Redis server, one for the session."""
     with servers.redis(tmp_path_factory.mktemp("redis")) as port:
         yield port
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    """Return the endpoint of an S3-compatible server, one for the session."""
+    with servers.s3() as url:
+        yield url

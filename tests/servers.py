@@ -99,6 +99,25 @@ def redis(folder: Path) -> Iterator[int]:
         process.wait(30)
 
 
+@contextmanager
+def s3() -> Iterator[str]:
+    """Run moto's S3 server, give this process its credentials, and yield its URL."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(zip(names, ("test", "test", "us-east-1"), strict=True))
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        server.stop()
+
+
 def _programs(*names: str) -> Path | None:
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if found := shutil.which(names[0]):
