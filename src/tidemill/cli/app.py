@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("tidemill.cli.platform:up", "Start the local platform and wait until it is ready."),
     "down": ("tidemill.cli.platform:down", "Stop everything that runs on this machine."),
     "status": ("tidemill.cli.platform:status", "Show the processes of the local platform."),
+    "init": ("tidemill.cli.init", "Make a new project."),
     "config": ("tidemill.cli.config", "Show, explain and check the settings."),
     "serve": ("tidemill.cli.serve", "Serve a model bundle."),
     "features": ("tidemill.cli.features", "Build, join, materialise and follow the features."),

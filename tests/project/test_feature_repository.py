@@ -1,0 +1,264 @@
+"""The feature repository: definitions, digests, plain Feast, the commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tidemill.adapters.feast import FeastRepository
+from tidemill.adapters.feast_definitions import Definitions
+from tidemill.errors import ConfigError, DataError, NotFound
+from tidemill.steps.featurize import compute
+from tidemill.wiring import Project
+
+ROOT = Path(__file__).parents[2]
+FLIGHTS = ROOT / "feature_repo"
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """A copy of the project's feature repository."""
+    copy = tmp_path / "feature_repo"
+    shutil.copytree(FLIGHTS, copy, ignore=shutil.ignore_patterns("*.db", "__pycache__"))
+    return copy
+
+
+def edit(repo: Path, old: str, new: str) -> None:
+    path = repo / "definitions.py"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def digest(repo: Path, tables: Path = Path()) -> str:
+    return Definitions(repo, "flights", tables).resolve("flight_delay_v1").digest
+
+
+def test_the_service_is_what_the_settings_expect(repository: FeastRepository) -> None:
+    project = Project.load(ROOT)
+    service = repository.resolve(project.settings.features.service)
+    offered = {field.name for view in service.views for field in view.fields}
+    wanted = {i.name for i in project.settings.training.inputs if i.origin == "feature"}
+    assert wanted <= offered
+    assert len(service.views) == 6
+
+
+def test_the_digest_depends_on_the_definition_alone(repo: Path, tmp_path: Path) -> None:
+    assert digest(repo) == digest(FLIGHTS) == digest(repo, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("ttl=timedelta(hours=12)", "ttl=timedelta(hours=11)"),
+        ('Field(name="seats", dtype=Int64)', 'Field(name="seats", dtype=Float64)'),
+        ('        Field(name="visib", dtype=Float64),\n', ""),
+        ("entities=[origin, dest]", "entities=[origin]"),
+        ("        plane,\n", ""),
+        ('timestamp_field="event_timestamp"', 'timestamp_field="known_at"'),
+        ('f"{view}.parquet"', 'f"{view}_v2.parquet"'),
+    ],
+    ids=["ttl", "type", "field", "keys", "view", "timestamp", "file"],
+)
+def test_the_digest_changes_with_the_definition(repo: Path, old: str, new: str) -> None:
+    before = digest(repo)
+    edit(repo, old, new)
+    assert digest(repo) != before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            'timestamp_field="event_timestamp",',
+            'timestamp_field="event_timestamp", tags={"revised": "true"},',
+            "is revised but names no created column",
+        ),
+        (
+            'Field(name="seats", dtype=Int64)',
+            'Field(name="seats", dtype=Array(Int64))',
+            r"feature 'plane:seats' has the type Array",
+        ),
+        (
+            'timestamp_field="event_timestamp",',
+            'timestamp_field="event_timestamp", field_mapping={"x": "y"},',
+            "does not read a Parquet file under its own column names",
+        ),
+        ("        plane,\n", '        plane.with_name("aircraft"),\n', "renamed"),
+    ],
+    ids=["revised", "type", "mapping", "renamed"],
+)
+def test_what_cannot_be_served_alike_is_refused(
+    repo: Path, old: str, new: str, message: str
+) -> None:
+    edit(repo, old, new)
+    edit(repo, "import Float64, Int64", "import Array, Float64, Int64")
+    with pytest.raises(ConfigError, match=message):
+        digest(repo)
+
+
+def test_a_revised_source_with_a_created_column_is_accepted(repo: Path) -> None:
+    stamps = 'timestamp_field="event_timestamp", created_timestamp_column="created",'
+    edit(repo, 'timestamp_field="event_timestamp",', stamps + ' tags={"revised": "true"},')
+    assert digest(repo)
+
+
+def test_an_unknown_service_lists_the_known(repository: FeastRepository) -> None:
+    with pytest.raises(NotFound, match="did you mean: flight_delay_v1"):
+        repository.resolve("flight_delay_v2")
+
+
+def test_definitions_that_raise_are_named(repo: Path) -> None:
+    (repo / "definitions.py").write_text("import nothing_of_the_kind")
+    with pytest.raises(ConfigError, match=r"definitions\.py cannot be imported: ModuleNotFound"):
+        digest(repo)
+
+
+def test_a_repository_without_definitions(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no definitions\.py"):
+        digest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda t: t.drop("seats"), DataError, "lacks the column 'seats'"),
+        (lambda t: t.cast({"seats": pl.Float64}), DataError, "has 'seats' as Float64"),
+        (lambda t: pl.concat([t, t.head(2)]), DataError, "4 rows that share tailnum"),
+        (None, NotFound, r"plane\.parquet is not in"),
+    ],
+    ids=["column", "type", "twice", "absent"],
+)
+def test_a_table_that_does_not_fit_its_view_is_refused(
+    repository: FeastRepository,
+    feature_tables: Path,
+    tmp_path: Path,
+    change: object,
+    error: type[Exception],
+    message: str,
+) -> None:
+    tables = tmp_path / "tables"
+    shutil.copytree(feature_tables, tables)
+    spine = pl.read_parquet(tables / "spine.parquet").head(10)
+    if callable(change):
+        change(pl.read_parquet(tables / "plane.parquet")).write_parquet(tables / "plane.parquet")
+    else:
+        (tables / "plane.parquet").unlink()
+    with pytest.raises(error, match=message):
+        repository.join("flight_delay_v1", spine, tables)
+    with pytest.raises(error, match=message):
+        repository.materialise("flight_delay_v1", tables, datetime(2013, 3, 1, tzinfo=UTC))
+
+
+def test_a_truncated_table_is_an_error(
+    repository: FeastRepository, feature_tables: Path, tmp_path: Path
+) -> None:
+    tables = tmp_path / "tables"
+    shutil.copytree(feature_tables, tables)
+    path = tables / "plane.parquet"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"plane\.parquet cannot be read"):
+        repository.join("flight_delay_v1", pl.read_parquet(tables / "spine.parquet"), tables)
+
+
+@pytest.mark.slow
+def test_plain_feast_apply_and_materialise_work(repo: Path, feature_tables: Path) -> None:
+    (repo.parent / "data").mkdir()
+    shutil.copytree(feature_tables, repo.parent / "data" / "features")
+
+    def feast(*args: str) -> str:
+        argv = [sys.executable, "-m", "feast.cli.cli", *args]
+        done = subprocess.run(argv, cwd=repo, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "flight_delay_v1" in feast("apply")
+    assert "No changes" in feast("plan")
+    feast("materialize", "2013-02-26T00:00:00", "2013-03-01T00:00:00", "--views", "carrier_delay")
+    from feast import FeatureStore
+
+    store = FeatureStore(repo_path=str(repo))
+    found = store.get_online_features(
+        features=["carrier_delay:carrier_late_rate_7d"], entity_rows=[{"carrier": "UA"}]
+    ).to_dict()
+    table = pl.read_parquet(feature_tables / "carrier_delay.parquet").filter(
+        pl.col("carrier") == "UA",
+        pl.col("event_timestamp") <= datetime(2013, 3, 1, tzinfo=UTC),
+    )
+    assert found["carrier_late_rate_7d"] == [table["carrier_late_rate_7d"][-1]]
+
+
+@pytest.fixture
+def project(repo: Path, raw_quarter: Path, tmp_path: Path) -> Project:
+    """A project with three months of raw data, as the commands see it."""
+    shutil.copytree(ROOT / "configs", repo.parent / "configs")
+    shutil.copytree(raw_quarter, repo.parent / "data" / "raw")
+    return Project.load(repo.parent)
+
+
+def test_the_follower_builds_what_the_whole_history_gives(
+    project: Project, feature_tables: Path
+) -> None:
+    now = datetime(2013, 3, 20, 10, 30, tzinfo=UTC)
+    filled = project.follower.tick(now)
+    assert filled.rows.keys() == {
+        view.name for view in project.features.resolve("flight_delay_v1").views
+    }
+    for view in ("carrier_delay", "route_stats", "origin_congestion", "origin_weather"):
+        whole = pl.read_parquet(feature_tables / f"{view}.parquet")
+        recent = pl.read_parquet(project.follower.tables / f"{view}.parquet")
+        since = now - timedelta(days=3)
+        wanted = whole.filter(pl.col("event_timestamp").is_between(since, now))
+        assert wanted.height > 0
+        assert recent.equals(wanted)
+
+
+@pytest.mark.slow
+def test_the_commands(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = project.root / "clock.json"
+    clock.write_text(json.dumps({"now": "2013-04-01T09:30:00+00:00"}))
+
+    def tidemill(*args: str) -> dict[str, object]:
+        argv = [sys.executable, "-c", "from tidemill.cli import main; main()", *args, "--json"]
+        done = subprocess.run(
+            argv,
+            cwd=project.root,
+            env={**dict_environment(), "TIDEMILL_CLOCK": str(clock)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found: dict[str, object] = json.loads(done.stdout)
+        return found
+
+    rows = tidemill("features", "build")
+    assert rows["spine"] == pl.read_parquet(project.paths.features / "spine.parquet").height
+    joined = tidemill("features", "join", "--start", "2013-03-01")
+    assert str(joined["window_start"]).startswith("2013-03-01")
+    digest = tidemill("features", "show")["digest"]
+    assert tidemill("features", "apply") == {"flight_delay_v1": digest}
+    assert joined["feature_digest"] == digest
+    filled = tidemill("features", "materialize")
+    assert filled["as_of"] == "2013-04-01T09:30:00+00:00"
+
+
+def dict_environment() -> dict[str, str]:
+    import os
+
+    return {k: v for k, v in os.environ.items() if k not in ("TIDEMILL_PROJECT", "TIDEMILL_ENV")}
+
+
+def test_computing_needs_no_feast(raw_quarter: Path) -> None:
+    assert compute is not None
+    code = "import sys, tidemill.steps.featurize, tidemill.steps.training_set\n"
+    code += "print('feast' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
