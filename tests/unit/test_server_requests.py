@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tidemill.bundle import InputColumn, Manifest, write_manifest
 from tidemill.errors import IntegrityError, Unavailable
 from tidemill.server import App, PredictionLog, build, load_model
 from tidemill.settings.serving import ServingSettings
-from tidemill.testing.models import MANIFEST, MEANS, ORIGINS, SLOPES, write_bundle
+from tidemill.testing.models import MANIFEST, MEANS, SLOPES, VALUES, write_bundle
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
 
@@ -114,9 +116,8 @@ def expected(row: dict[str, Any], bias: float = -1.0) -> float:
     """The model of `tidemill.testing.models` by hand."""
     filled = {k: MEANS[k] if row.get(k) is None else row[k] for k in MEANS}
     logit = bias + sum((filled[k] - MEANS[k]) * SLOPES[k] for k in MEANS)
-    carriers, origins = ("AA", "B6", "UA"), ORIGINS
-    logit += 0.1 * (carriers.index(row["carrier"]) + 1 if row["carrier"] in carriers else 0)
-    logit += 0.1 * (origins.index(row["origin"]) + 1 if row["origin"] in origins else 0)
+    for name, known in VALUES.items():
+        logit += 0.1 * (known.index(row[name]) + 1) if row[name] in known else 0
     return 1 / (1 + math.exp(-logit))
 
 
@@ -416,8 +417,9 @@ def test_metadata_tells_what_a_request_needs(served: Served) -> None:
 def test_draining_is_not_ready_and_closes_connections(served: Served) -> None:
     assert served.ask("/v2/health/ready", method="GET").status == 200
     served.app.draining = True
-    for path in ("/v2/health/ready", "/v2/models/flight-delay/ready"):
-        assert served.ask(path, method="GET").status == 503
+    assert served.ask("/v2/health/ready", method="GET").body == {"ready": False}
+    ready = served.ask("/v2/models/flight-delay/versions/7/ready", method="GET")
+    assert (ready.status, ready.body) == (503, {"name": "flight-delay", "ready": False})
     assert served.ask("/v2/health/live", method="GET").status == 200
     answer = served.infer(FULL)
     assert answer.status == 200
@@ -517,15 +519,47 @@ def test_no_body_at_all_gives_a_5xx(shared: Served, body: bytes) -> None:
         assert "Traceback" not in answer.body["error"]
 
 
-def test_a_manifest_that_lies_about_its_graph_is_refused(tmp_path: Path) -> None:
-    short = replace(MANIFEST, inputs=MANIFEST.inputs[:-1])
-    with pytest.raises(IntegrityError, match="'seats' is None / tensor"):
-        load_model(write_bundle(tmp_path / "a", manifest=short), version="1", threads=1)
-    orphan = replace(
-        MANIFEST, features=replace(MANIFEST.features, views=MANIFEST.features.views[:2])
-    )
-    with pytest.raises(IntegrityError, match=r"no view .* holds the inputs \['seats'\]"):
-        load_model(write_bundle(tmp_path / "b", manifest=orphan), version="1", threads=1)
-    other = replace(MANIFEST, output="score")
-    with pytest.raises(IntegrityError, match="no 'score'"):
-        load_model(write_bundle(tmp_path / "c", manifest=other), version="1", threads=1)
+LIES = {
+    "an input is not in the graph": (
+        replace(MANIFEST, inputs=(*MANIFEST.inputs, InputColumn("dest", "BYTES", "request"))),
+        "'dest' is tensor(string) / None",
+    ),
+    "an input of the graph is not named": (
+        replace(MANIFEST, inputs=MANIFEST.inputs[:-1]),
+        "'seats' is None / tensor(float)",
+    ),
+    "a datatype": (
+        replace(MANIFEST, inputs=(InputColumn("sched_minute", "INT64", "request"),)),
+        "'sched_minute' is INT64 / tensor(float)",
+    ),
+    "the output": (replace(MANIFEST, output="score"), "no 'score'"),
+    "a feature without a view": (
+        replace(MANIFEST, features=replace(MANIFEST.features, views=MANIFEST.features.views[:2])),
+        "no view of the feature service holds the inputs ['seats']",
+    ),
+}
+
+
+@pytest.mark.parametrize(("manifest", "says"), LIES.values(), ids=LIES.keys())
+def test_a_manifest_that_lies_is_refused(tmp_path: Path, manifest: Manifest, says: str) -> None:
+    write_manifest(write_bundle(tmp_path / "b"), manifest)
+    with pytest.raises(IntegrityError, match=re.escape(says)):
+        load_model(tmp_path / "b", version="1", threads=1)
+
+
+def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b")
+    (bundle / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(IntegrityError, match="cannot be loaded"):
+        load_model(bundle, version="1", threads=1)
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_a_model_may_have_inputs_of_one_type_alone(tmp_path: Path, datatype: str) -> None:
+    inputs = tuple(replace(c, origin="request") for c in MANIFEST.inputs if c.datatype == datatype)
+    served = start(write_bundle(tmp_path / "b", manifest=replace(MANIFEST, inputs=inputs)))
+    served.log.start()
+    answer = served.infer({c.name: FULL[c.name] for c in inputs}, 2)
+    assert len(answer.scores) == 2
+    assert served.log.close(10) == 0
+    assert served.log.counts() == (2, 0)

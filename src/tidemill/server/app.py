@@ -55,7 +55,7 @@ class App:
             "/v2/health/ready": self._readiness,
             "/metrics": lambda: (200, metrics.render()),
             **dict.fromkeys(paths, lambda: (200, _metadata(inference))),
-            **{f"{path}/ready": self._readiness for path in paths},
+            **dict.fromkeys((f"{path}/ready" for path in paths), self._model_readiness),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,6 +145,11 @@ class App:
     def _readiness(self) -> tuple[int, bytes]:
         ready = self.ready and not self.draining
         return (200 if ready else 503), encode({"ready": ready})
+
+    def _model_readiness(self) -> tuple[int, bytes]:
+        ready = self.ready and not self.draining
+        body = {"name": self._inference.model.name, "ready": ready}
+        return (200 if ready else 503), encode(body)
 
 
 def _server() -> bytes:

@@ -9,6 +9,7 @@ ends. A second signal ends it at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -139,6 +140,9 @@ def serve(
         timeout_graceful_shutdown=settings.drain_seconds,
     )
     predictions.start()
+    # A full collection over all that is loaded would stall answers for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Server(config, app, bound, settings.notice_seconds).serve([bound]))
     if lost := predictions.close(settings.drain_seconds):

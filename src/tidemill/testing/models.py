@@ -17,12 +17,14 @@ from tidemill.bundle import (
     write_manifest,
 )
 
-__all__ = ["CARRIERS", "MANIFEST", "write_bundle"]
+__all__ = ["MANIFEST", "MEANS", "SLOPES", "VALUES", "write_bundle"]
 
-CARRIERS = ("AA", "B6", "UA")
-ORIGINS = ("EWR", "JFK", "LGA")
+VALUES = {"carrier": ("AA", "B6", "UA"), "origin": ("EWR", "JFK", "LGA")}
+"""Known values of categories; a value adds 0.1 times its place, from 1; other columns know "A"."""
 MEANS = {"sched_minute": 800.0, "carrier_late_rate_7d": 0.2, "temp": 55.0, "seats": 140.0}
+"""What replaces a missing number, 0 for others."""
 SLOPES = {"sched_minute": 0.001, "carrier_late_rate_7d": 2.0, "temp": -0.01, "seats": 0.002}
+"""What a unit above the mean adds to the logit, 0.001 for others."""
 DAY = 86_400
 
 MANIFEST = Manifest(
@@ -60,32 +62,32 @@ MANIFEST = Manifest(
 def write_bundle(folder: Path, *, manifest: Manifest = MANIFEST, bias: float = -1.0) -> Path:
     """Write a bundle, unsigned, whose model is a logistic regression; return `folder`.
 
-    The graph has the inputs of `MANIFEST`. `bias` shifts every score: two biases are two versions.
+    The graph has the manifest's inputs. `bias` shifts every score: two biases are two versions.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(_graph(bias), folder / "model.onnx")
+    onnx.save(_graph(manifest, bias), folder / "model.onnx")
     write_manifest(folder, manifest)
     return folder
 
 
-def _graph(bias: float) -> onnx.ModelProto:
-    nodes = [node for name in MEANS for node in _number(name)]
-    nodes += _category("carrier", CARRIERS) + _category("origin", ORIGINS)
-    terms = ["bias", *(f"{name}_term" for name in (*MEANS, "carrier", "origin"))]
+def _graph(manifest: Manifest, bias: float) -> onnx.ModelProto:
+    numbers, texts = manifest.of_type("FP32"), manifest.of_type("BYTES")
+    nodes = [node for name in numbers for node in _number(name)]
+    nodes += [node for name in texts for node in _category(name, VALUES.get(name, ("A",)))]
     nodes += [
-        helper.make_node("Sum", terms, ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], ["probability"]),
+        helper.make_node("Sum", ["bias", *(f"{n}_term" for n in (*numbers, *texts))], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], [manifest.output]),
     ]
     constants = {"bias": bias, "step": 0.1}
-    constants |= {f"{name}_mean": value for name, value in MEANS.items()}
-    constants |= {f"{name}_slope": value for name, value in SLOPES.items()}
-    inputs = [_column(name, TensorProto.FLOAT) for name in MEANS]
-    inputs += [_column(name, TensorProto.STRING) for name in ("carrier", "origin")]
+    constants |= {f"{name}_mean": MEANS.get(name, 0.0) for name in numbers}
+    constants |= {f"{name}_slope": SLOPES.get(name, 0.001) for name in numbers}
+    inputs = [_column(name, TensorProto.FLOAT) for name in numbers]
+    inputs += [_column(name, TensorProto.STRING) for name in texts]
     graph = helper.make_graph(
         nodes,
         "small",
         inputs,
-        [_column("probability", TensorProto.FLOAT)],
+        [_column(manifest.output, TensorProto.FLOAT)],
         [numpy_helper.from_array(np.float32(v).reshape(()), k) for k, v in constants.items()],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
