@@ -19,19 +19,47 @@ class Switch(NamedTuple):
     variable: str
     value: str
     tool: str
+    host: str
+    """Whom the tool calls without the switch."""
     why: str
 
 
 SWITCHES: tuple[Switch, ...] = (
-    Switch("MLFLOW_DISABLE_TELEMETRY", "true", "MLflow", "posts events of client and server calls"),
-    Switch("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false", "MLflow", "stops eight idle workers"),
-    Switch("DVC_NO_ANALYTICS", "1", "DVC", "posts every command after it ran"),
-    Switch("FEAST_USAGE", "False", "Feast", "posted usage of the SDK; kept off for every version"),
-    Switch("DO_NOT_TRACK", "1", "Evidently, others", "the UI service writes a user id and posts"),
-    Switch("ORT_DISABLE_TELEMETRY", "1", "ONNX Runtime", "reports since 1.29 on Linux too"),
-    Switch("SCARF_NO_ANALYTICS", "true", "packages using Scarf", "post on install and import"),
-    Switch("HF_HUB_OFFLINE", "1", "Hugging Face hub", "a dependency; looks for models"),
-    Switch("HF_HUB_DISABLE_TELEMETRY", "1", "Hugging Face hub", "posts usage of the client"),
+    Switch(
+        "MLFLOW_DISABLE_TELEMETRY",
+        "true",
+        "MLflow",
+        "config.mlflow-telemetry.io",
+        "posts events of the SDK, the server and its pages",
+    ),
+    Switch(
+        "DVC_NO_ANALYTICS",
+        "1",
+        "DVC",
+        "analytics.dvc.org",
+        "posts every command, from a process that outlives it",
+    ),
+    Switch(
+        "DO_NOT_TRACK",
+        "true",
+        "Evidently, MLflow",
+        "35.232.253.5:8000",
+        "Evidently's service posts events; MLflow heeds the value `true` alone",
+    ),
+    Switch(
+        "ITERATIVE_DO_NOT_TRACK",
+        "1",
+        "iterative-telemetry, in DVC and Evidently",
+        "iterative-telemetry.herokuapp.com",
+        "the reporting library of both, which knows only its own variable",
+    ),
+    Switch(
+        "ORT_DISABLE_TELEMETRY",
+        "1",
+        "ONNX Runtime",
+        "mobile.events.data.microsoft.com",
+        "since 1.29 on Linux too: an uploader in native code and a device id in the user's cache",
+    ),
 )
 
 

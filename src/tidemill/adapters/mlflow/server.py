@@ -48,6 +48,7 @@ def main(backend: str, artifacts: str, host: str, port: int) -> None:
         constants.ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
         constants.ARTIFACTS_DESTINATION_ENV_VAR: artifacts,
         constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else eight idle workers of 200 MB each
     }
     import uvicorn
     from mlflow.server.handlers import initialize_backend_stores
