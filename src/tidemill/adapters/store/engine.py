@@ -5,21 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, event, inspect
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tidemill.adapters.store.tables import metadata
+from tidemill.errors import Unavailable
 
 __all__ = ["open_store"]
 
 
 def open_store(url: str) -> Engine:
-    """Open the store at an absolute SQLAlchemy URL, its schema up to date."""
+    """Open the store at an absolute SQLAlchemy URL, its schema up to date.
+
+    Raises Unavailable when the database does not answer or cannot be written.
+    """
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _pragmas)
-    _create_tables(engine)
+    try:
+        _create_tables(engine)
+    except OperationalError as error:
+        raise Unavailable(
+            f"the store {engine.url} cannot be opened: {error.orig}",
+            hint="check storage.database and the free disk space, then run the command again",
+        ) from error
     return engine
 
 
