@@ -12,6 +12,7 @@ Floats = NDArray[np.floating]
 EPSILON = 1e-7
 STEPS = 50
 RIDGE = 1e-6
+TOLERANCE = 1e-14
 
 
 def logit(score: Floats) -> NDArray[np.float64]:
@@ -24,19 +25,27 @@ def calibration_line(score: Floats, label: Floats) -> tuple[float, float]:
     """Return slope and intercept of the logistic regression of the label on the score's logit.
 
     (1, 0) is perfect calibration, a slope below 1 is overconfidence (Cox 1958, Biometrika 45:562).
-    The fit is Newton's method; NaN for both when one class is missing, or all scores are equal.
+    The fit is Newton's method with halved steps; NaN for both when one class is missing, or all
+    scores are equal.
     """
     x = logit(score)
     if not 0 < label.sum() < label.size or np.ptp(x) == 0:
         return float("nan"), float("nan")
     design = np.column_stack([x, np.ones_like(x)])
-    beta = np.array([1.0, 0.0])
+    beta = np.zeros(2)
+    loss = _loss(design @ beta, label)
     for _ in range(STEPS):
-        p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
-        gradient = design.T @ (label - p)
+        p = np.exp(-np.logaddexp(0, -design @ beta))
         hessian = design.T @ (design * (p * (1 - p))[:, None]) + RIDGE * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        beta += np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-10:
+        step = np.linalg.solve(hessian, design.T @ (label - p))
+        while (after := _loss(design @ (beta + step), label)) > loss and np.abs(step).max() > 1e-12:
+            step /= 2
+        if loss - after < TOLERANCE * loss:
             break
+        beta, loss = beta + step, after
     return float(beta[0]), float(beta[1])
+
+
+def _loss(z: NDArray[np.float64], label: Floats) -> float:
+    """Return the summed log-loss of logits."""
+    return float(np.sum(np.logaddexp(0, z) - label * z))

@@ -25,8 +25,8 @@ class ModelInput(Group):
     origin: Literal["request", "feature"] = "feature"
     """`request`: the caller sends it. `feature`: looked up online if the caller does not."""
     encoding: Literal["numeric", "log", "cyclic", "category", "difference"] = "numeric"
-    """`numeric` standardised; `log` log1p first; `cyclic` sine and cosine of `period`; `category`
-    embedded, unknown values share one row; `difference` is this column minus `minus`."""
+    """`numeric` spread over quantile bins; `log` log1p first; `cyclic` sine and cosine of `period`;
+    `category` embedded, unknown values share one row; `difference` is this column minus `minus`."""
     period: float | None = Field(default=None, gt=0)
     """Period of a cyclic column, in its own unit."""
     minus: str | None = None
@@ -52,24 +52,26 @@ class TrainingSettings(Group):
     """The last days before the test period, for early stopping and calibration."""
     test_days: int = Field(default=14, ge=1)
     """The last matured days, held out for evaluation, parity and the champion's comparison."""
+    bins: int = Field(default=8, ge=1)
+    """Quantile bins into which every number is spread before the network reads it."""
     hidden: list[int] = Field(default=[128, 64])
     """Widths of the hidden layers."""
     embedding: int = Field(default=8, ge=1)
     """Largest width of an embedding."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.3, ge=0, lt=1)
     """Share of hidden units dropped in training."""
     hidden_cells: float = Field(default=0.02, ge=0, lt=1)
     """Share of cells made missing or unknown in training, so that the model has learned what to do
     when a feature's lookup fails or a category is new."""
     batch_size: int = Field(default=2048, ge=1)
     """Rows per optimiser step."""
-    epochs: int = Field(default=20, ge=1)
+    epochs: int = Field(default=8, ge=1)
     """Most epochs; early stopping usually ends sooner."""
     patience: int = Field(default=3, ge=1)
     """Epochs without a better validation loss before training stops."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=4e-3, gt=0)
     """Peak learning rate of AdamW under a one-cycle schedule."""
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
     """Weight decay of AdamW."""
     folds: int = Field(default=3, ge=2)
     """Refits that predict the training period without having seen it, for the monitor's profile."""
@@ -90,8 +92,6 @@ class ExportSettings(Group):
     """ONNX operator set."""
     parity_rows: int = Field(default=15000, ge=1)
     """Held-out real rows on which ONNX Runtime must equal torch."""
-    parity_atol: float = Field(default=1e-5, gt=0)
-    """Largest allowed absolute difference of a probability."""
 
 
 class GateSettings(Group):

@@ -17,14 +17,17 @@ from tidemill.steps.inputs import number_columns
 
 __all__ = ["Encoder", "Network", "ProbabilityModel"]
 
-CLAMP = 8.0
-"""Standardised values are kept within ± this, so that one absurd value cannot decide a score."""
+NARROWEST = 1e-4
+"""Bins narrower than this share of a value's range are merged: rounding must not span one."""
 
 
 class Encoder(nn.Module):
-    """Numeric columns → a dense matrix `[N, width]`: standardised values, then one flag per value.
+    """Numeric columns → a dense matrix `[N, width]`, each cell in [-1, 1].
 
-    A value that is missing or not finite becomes the mean (0 after standardising), its flag 1.
+    A value becomes one cell per quantile bin of the training rows: 0 below the bin, 1 above it,
+    linear inside (Gorishniy et al. 2022, arXiv:2203.05556). So nothing extrapolates: what lies
+    beyond the values seen in training counts as the last of them. A column that is missing or not
+    finite gives zeros, and 1 in a flag of its own.
     """
 
     plain: Tensor
@@ -33,10 +36,10 @@ class Encoder(nn.Module):
     subtrahend: Tensor
     cyclic: Tensor
     turns: Tensor
-    mean: Tensor
-    scale: Tensor
+    low: Tensor
+    gain: Tensor
 
-    def __init__(self, inputs: Sequence[ModelInput]) -> None:
+    def __init__(self, inputs: Sequence[ModelInput], bins: int) -> None:
         super().__init__()
         position = {name: index for index, name in enumerate(number_columns(inputs))}
         by = {k: [i for i in inputs if i.encoding == k] for k in ("numeric", "log", "cyclic")}
@@ -52,29 +55,33 @@ class Encoder(nn.Module):
             self.register_buffer(name, torch.tensor(index, dtype=torch.int64))
         periods = [2 * math.pi / (i.period or 1.0) for i in by["cyclic"]]
         self.register_buffer("turns", torch.tensor(periods, dtype=torch.float32))
-        self.values = sum(len(indices[k]) for k in ("plain", "logs", "minuend"))
-        self.register_buffer("mean", torch.zeros(self.values))
-        self.register_buffer("scale", torch.ones(self.values))
-        self.flags = self.values + len(indices["cyclic"])
-        self.width = self.flags + len(indices["cyclic"]) + self.flags
+        values = sum(len(indices[k]) for k in ("plain", "logs", "minuend"))
+        self.register_buffer("low", torch.zeros(values, bins))
+        self.register_buffer("gain", torch.zeros(values, bins))
+        self.width = values * (bins + 1) + len(periods) * 3
 
     def fit(self, numbers: Tensor) -> None:
-        """Take mean and standard deviation from training rows `[N, columns]`."""
+        """Take the bins from training rows `[N, columns]`."""
         values, present, _, _ = self._derive(numbers)
-        count = present.sum(0).clamp(min=1)
-        exact = values.double()
-        mean = (exact * present).sum(0) / count
-        variance = (((exact - mean) ** 2) * present).sum(0) / count
-        scale = variance.sqrt()
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+        bins = self.low.shape[1]
+        share = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=numbers.device)
+        for index in range(values.shape[1]):
+            known = values[present[:, index] > 0, index].double()
+            if not len(known):
+                continue
+            edges = torch.quantile(known, share).unique()
+            edges = edges[[0, *_apart(edges)]]
+            used = len(edges) - 1
+            self.low[index, :used] = edges[:-1].float()
+            self.gain[index, :used] = (1 / edges.diff()).float()
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Encode raw numbers `[N, columns]`, NaN for missing."""
         values, present, angle, known = self._derive(numbers)
-        standard = ((values - self.mean) / self.scale).clamp(-CLAMP, CLAMP) * present
+        cells = ((values.unsqueeze(2) - self.low) * self.gain).clamp(0, 1) * present.unsqueeze(2)
         return torch.cat(
-            [standard, angle.sin() * known, angle.cos() * known, 1 - present, 1 - known], dim=1
+            [cells.flatten(1), angle.sin() * known, angle.cos() * known, 1 - present, 1 - known],
+            dim=1,
         )
 
     def _derive(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -94,6 +101,18 @@ class Encoder(nn.Module):
         ]
         angle = clean[:, self.cyclic] * self.turns
         return torch.cat(values, 1), torch.cat(present, 1), angle, there[:, self.cyclic]
+
+
+def _apart(edges: Tensor) -> list[int]:
+    """Return the indices of sorted edges, after the first, that lie far enough from the last."""
+    kept: list[int] = []
+    floor = float(edges[-1] - edges[0]) * NARROWEST
+    last = float(edges[0])
+    for index, edge in enumerate(edges.tolist()):
+        if index and edge - last > floor:
+            kept.append(index)
+            last = edge
+    return kept
 
 
 class Network(nn.Module):
@@ -127,7 +146,7 @@ class ProbabilityModel(nn.Module):
 
     def __init__(self, settings: TrainingSettings, vocabulary: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
-        self.encoder = Encoder(settings.inputs)
+        self.encoder = Encoder(settings.inputs, settings.bins)
         counts = [len(known) for known in vocabulary.values()]
         self.network = Network(self.encoder.width, counts, settings)
         self.register_buffer("slope", torch.ones(()))

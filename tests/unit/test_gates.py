@@ -1,0 +1,135 @@
+"""The gates: their algebra, and how often they are wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tidemill.domain.bootstrap import block_means
+from tidemill.domain.gates import (
+    SliceFigures,
+    Verdict,
+    beats,
+    judge_slices,
+    no_champion,
+    non_inferior,
+    passed,
+    within,
+)
+
+FINITE = st.floats(-1e3, 1e3)
+LOSSES = st.lists(st.floats(-1, 1), min_size=4, max_size=60)
+
+
+@given(value=FINITE, limit=FINITE)
+def test_bounds_mean_what_they_say(value: float, limit: float) -> None:
+    above = within("auc", f">= {limit!r}", value).status == "pass"
+    below = within("auc", f"< {limit!r}", value).status == "pass"
+    assert above == (value >= limit)
+    assert above != below
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_an_unmeasured_metric_is_not_evaluable_and_does_not_pass(value: float | None) -> None:
+    verdict = within("auc", ">= 0.6", value)
+    assert verdict.status == "not_evaluable"
+    assert not passed([within("auc", ">= 0.6", 0.7), verdict])
+
+
+def test_a_bound_that_is_no_comparison_is_not_evaluable() -> None:
+    assert within("auc", "about 0.6", 0.7).status == "not_evaluable"
+
+
+def test_no_verdict_is_no_pass() -> None:
+    assert not passed([])
+    assert passed([no_champion()])
+    assert not passed([no_champion(), Verdict("x", "fail", "")])
+
+
+@pytest.mark.parametrize(
+    ("loss", "baseline", "status"),
+    [(0.4, 0.5, "pass"), (0.5, 0.5, "fail"), (0.6, 0.5, "fail"), (0.4, None, "not_evaluable")],
+)
+def test_a_model_must_be_better_than_its_baseline(
+    loss: float, baseline: float | None, status: str
+) -> None:
+    verdict = beats("logistic", loss, baseline)
+    assert verdict.status == status
+    assert "logistic" in verdict.sentence
+
+
+@given(losses=LOSSES, seed=st.integers(0, 9), shift=st.floats(-1, 1))
+def test_bootstrapped_means_move_with_the_losses(
+    losses: list[float], seed: int, shift: float
+) -> None:
+    rows = np.array(losses)
+    days = np.arange(len(rows)) // 4
+    means = block_means(rows, days, 50, seed)
+    assert (means >= rows.min() - 1e-9).all()
+    assert (means <= rows.max() + 1e-9).all()
+    np.testing.assert_allclose(block_means(rows + shift, days, 50, seed), means + shift, atol=1e-9)
+
+
+@given(losses=LOSSES, order=st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter(losses: list[float], order: object) -> None:
+    rows, days = np.array(losses), np.arange(len(losses)) // 4
+    mixed = np.arange(len(rows))
+    order.shuffle(mixed)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(
+        block_means(rows[mixed], days[mixed], 50, 1), block_means(rows, days, 50, 1), atol=1e-9
+    )
+
+
+def test_whole_days_are_drawn() -> None:
+    """Rows of a day stay together: with two opposite days only three means are possible."""
+    rows = np.array([1.0] * 10 + [-1.0] * 10)
+    means = block_means(rows, np.repeat([5, 9], 10), 500, 3)
+    assert set(means.tolist()) == {1.0, 0.0, -1.0}
+
+
+def test_one_day_is_not_evaluable() -> None:
+    means = block_means(np.full(9, -1.0), np.zeros(9, dtype=int), 200, 1)
+    assert non_inferior(means, -1.0, 1, 0.003, 0.9).status == "not_evaluable"
+
+
+@settings(max_examples=50)
+@given(means=st.lists(st.floats(-0.1, 0.1), min_size=5, max_size=50), more=st.floats(0, 0.1))
+def test_a_wider_margin_never_fails_what_a_narrow_one_passed(
+    means: list[float], more: float
+) -> None:
+    sample = np.array(means)
+    narrow = non_inferior(sample, float(sample.mean()), 7, 0.003, 0.9)
+    wide = non_inferior(sample, float(sample.mean()), 7, 0.003 + more, 0.9)
+    assert narrow.status == "fail" or wide.status == "pass"
+
+
+def test_small_slices_are_not_judged_and_weak_ones_are_named() -> None:
+    slices = [
+        SliceFigures("UA", 5000, 1000, 0.7),
+        SliceFigures("HA", 40, 3, 0.1),
+        SliceFigures("MQ", 4000, 800, 0.45),
+    ]
+    verdict = judge_slices("carrier", slices, min_rows=500, min_auc=0.52)
+    assert verdict.status == "fail"
+    assert "MQ (0.450)" in verdict.sentence
+    assert "HA" not in verdict.sentence
+    assert verdict.numbers["judged"] == 2
+
+
+def test_a_slice_at_the_bound_does_not_fail_by_chance() -> None:
+    """An AUC of 0.50 on 600 rows is within two standard errors of 0.52, on 60,000 it is not."""
+    assert judge_slices("c", [SliceFigures("a", 600, 120, 0.5)], 500, 0.52).status == "pass"
+    assert judge_slices("c", [SliceFigures("a", 60000, 12000, 0.5)], 500, 0.52).status == "fail"
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [[], [SliceFigures("a", 10, 3, 0.9)], [SliceFigures("a", 900, 0, math.nan)]],
+    ids=["none", "all small", "one class"],
+)
+def test_slices_without_evidence_are_not_evaluable(slices: list[SliceFigures]) -> None:
+    assert judge_slices("c", slices, 500, 0.52).status == "not_evaluable"

@@ -1,0 +1,315 @@
+"""Train → export → baselines → evaluate → gate → package, once, on real departures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import polars as pl
+import pytest
+from tests import flights, training_child
+
+from tidemill.bundle import FeatureService, digest, read_manifest
+from tidemill.errors import DataError, IntegrityError, Refused
+from tidemill.settings.model import ExportSettings, GateSettings
+from tidemill.settings.monitoring import MonitoringSettings
+from tidemill.steps.baselines import fit_baselines
+from tidemill.steps.evaluate import evaluate
+from tidemill.steps.gate import gate, judge, read_evidence
+from tidemill.steps.package import package
+from tidemill.steps.parity import check_parity
+from tidemill.steps.record import read_record
+from tidemill.steps.scoring import OnnxModel
+from tidemill.steps.train import load_model, train
+from tidemill.testing.tracking import MemoryTracker
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+# Four weeks without the rolling features make a weak model: these bounds are for it.
+GATES = GateSettings(
+    thresholds={"auc": ">= 0.57", "ece": "<= 0.12", "parity_max_abs": "<= 1e-5"},
+    slice_min_rows=1000,
+    slice_min_auc=0.45,
+)
+SERVICE = FeatureService("flights_v1", "flights", "sha256:" + "0" * 64, ())
+
+
+class Run:
+    """The folders of one run, and what its tracker heard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows = folder / "set.parquet"
+        self.tracker = MemoryTracker()
+
+    def __getattr__(self, name: str) -> Path:
+        return self.folder / name
+
+    def evaluate(self, champion: Path | None, out: Path) -> dict[str, Any]:
+        return evaluate(
+            self.rows,
+            self.trained,
+            self.exported,
+            self.baselines,
+            out,
+            slices=GATES.slices,
+            champion=champion,
+            tracker=self.tracker,
+        )
+
+    def package(self, gated: Path, out: Path) -> None:
+        package(
+            self.trained,
+            self.exported,
+            self.evaluated,
+            gated,
+            out,
+            name="flight-delay",
+            row_id="flight_id",
+            features=SERVICE,
+            lineage=training_child.LINEAGE | {"run_id": "r1"},
+            monitoring=MonitoringSettings(warmup_days=2),
+        )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("run"))
+    flights.training_set().write_parquet(run.rows)
+    training_child.main(run.rows, run.folder)
+    fit_baselines(run.rows, run.trained, run.baselines, tracker=run.tracker)
+    run.evaluate(None, run.evaluated)
+    gate(run.evaluated, run.exported, run.gated, GATES, tracker=run.tracker)
+    run.package(run.gated, run.bundle)
+    return run
+
+
+def child(run: Run, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.training_child", str(run.rows), str(out)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_and_resumed_gives_the_bytes_of_an_undisturbed_run(run: Run, tmp_path: Path) -> None:
+    """Two more processes: one is killed after its second epoch, the other finishes its work."""
+    killed = child(run, tmp_path)
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        if "recorded epoch 2" in line:
+            os.kill(killed.pid, signal.SIGKILL)
+            break
+    assert killed.wait() == -signal.SIGKILL
+    killed.stdout.close()
+    with pytest.raises(DataError, match="no finished training"):
+        read_record(tmp_path / "trained")
+    resumed = child(run, tmp_path)
+    output, _ = resumed.communicate()
+    assert resumed.returncode == 0, output
+    assert "recorded epoch 2" not in output.splitlines()
+    assert f"recorded epoch {training_child.EPOCHS}" in output.splitlines()
+    for name in ("model.onnx", "parity.json"):
+        assert (tmp_path / "exported" / name).read_bytes() == (run.exported / name).read_bytes()
+    ours, theirs = (pl.read_parquet(f / "oof.parquet") for f in (run.trained, tmp_path / "trained"))
+    assert ours.equals(theirs)
+    assert not (tmp_path / "trained" / "checkpoint.pt").exists()
+
+
+def test_the_model_beats_what_it_must(run: Run) -> None:
+    figures = json.loads((run.evaluated / "evaluation.json").read_text())["models"]
+    assert figures["model"]["logloss"] < figures["prior"]["logloss"] - 0.01
+    assert figures["model"]["logloss"] < figures["logistic"]["logloss"]
+    assert figures["boosting"]["auc"] > 0.55
+    assert figures["prior"]["auc"] == pytest.approx(0.5)
+
+
+def test_parity_was_measured_on_real_held_out_rows_and_edges(run: Run) -> None:
+    parity = json.loads((run.exported / "parity.json").read_text())
+    record = read_record(run.trained)
+    assert parity["rows"] == record.rows["test"] > 5000
+    assert parity["edges"] > 40
+    assert parity["max_abs"] < 1e-5
+    assert parity["flips"] == 0
+
+
+def test_parity_sees_a_graph_that_differs(run: Run, tmp_path: Path) -> None:
+    graph = onnx.load(run.exported / "model.onnx")
+    weight = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    values = np.frombuffer(weight.raw_data, dtype=np.float32) * np.float32(1.01)
+    weight.raw_data = values.tobytes()
+    (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
+    model, record = load_model(run.trained)
+    parity = check_parity(run.rows, tmp_path / "model.onnx", model, record, 1000)
+    assert parity.max_abs > 1e-4
+
+
+def test_the_graph_takes_raw_columns_and_tells_nothing_of_this_machine(run: Run) -> None:
+    content = (run.exported / "model.onnx").read_bytes()
+    for trace in (b".py", str(ROOT).encode(), b"stack_trace", b"site-packages"):
+        assert trace not in content
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    inputs = {i.name: (i.type, i.shape) for i in session.get_inputs()}
+    assert inputs["dest"] == ("tensor(string)", ["N"])
+    assert inputs["plane_year"] == ("tensor(float)", ["N"])
+    assert [(o.name, o.type, o.shape) for o in session.get_outputs()] == [
+        ("probability", "tensor(float)", ["N"])
+    ]
+    assert session.get_modelmeta().custom_metadata_map == training_child.LINEAGE
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8193])
+def test_any_batch_size_gives_the_same_scores(run: Run, size: int) -> None:
+    runtime = OnnxModel(run.exported / "model.onnx")
+    rows = flights.training_set().tail(8193)
+    whole = runtime.score(rows)
+    np.testing.assert_allclose(runtime.score(rows.head(size)), whole[:size], atol=1e-6)
+
+
+def test_missing_unknown_and_absurd_cells_give_probabilities(run: Run) -> None:
+    runtime = OnnxModel(run.exported / "model.onnx")
+    size = 6
+    arrays = {
+        c.name: np.array(["", "?", "UA", "JFK", "\N{SNOWMAN}", " "], dtype=object)
+        if c.datatype == "BYTES"
+        else np.array([np.nan, np.inf, -np.inf, 3e38, -1.0, 0.0], dtype=np.float32)
+        for c in runtime.columns
+    }
+    scores = runtime.run(arrays)
+    assert scores.shape == (size,)
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_out_of_fold_scores_cover_every_mature_day_and_are_honest(run: Run) -> None:
+    oof = pl.read_parquet(run.trained / "oof.parquet")
+    record = read_record(run.trained)
+    assert oof.height == sum(record.rows.values())
+    assert oof["event_timestamp"].is_sorted()
+    assert oof["score"].is_between(0, 1).all()
+    seen = record.split.train_rows(oof)
+    own = OnnxModel(run.exported / "model.onnx").score(seen)
+    label = seen["late"].to_numpy()
+    held_out = -np.log(np.where(label, seen["score"].to_numpy(), 1 - seen["score"].to_numpy()))
+    in_sample = -np.log(np.where(label, own, 1 - own))
+    assert held_out.mean() > in_sample.mean()
+
+
+def test_evidence_is_sealed(run: Run, tmp_path: Path) -> None:
+    evidence = read_evidence(run.gated)
+    assert evidence["passed"] is True
+    assert evidence["override"] is None
+    changed = json.loads((run.gated / "evidence.json").read_text())
+    changed["verdicts"][0]["status"] = "fail"
+    (tmp_path / "evidence.json").write_text(json.dumps(changed))
+    with pytest.raises(IntegrityError, match="changed after it was sealed"):
+        read_evidence(tmp_path)
+
+
+def test_a_failed_gate_refuses_and_a_reason_lets_through(run: Run, tmp_path: Path) -> None:
+    strict = GATES.model_copy(update={"thresholds": {"auc": ">= 0.99"}})
+    tracker = MemoryTracker()
+    with pytest.raises(Refused, match=r"threshold/auc: fail: auc is 0\.\d+, outside"):
+        gate(run.evaluated, run.exported, tmp_path, strict, tracker=tracker)
+    assert read_evidence(tmp_path)["passed"] is False
+    assert tracker.tags["gate"] == "failed"
+    evidence = gate(
+        run.evaluated, run.exported, tmp_path, strict, tracker=tracker, override="a rehearsal"
+    )
+    assert evidence["override"] == {"reason": "a rehearsal"}
+    assert evidence["passed"] is False
+    run.package(tmp_path, tmp_path / "bundle")
+    assert (
+        "Released against its gates: a rehearsal"
+        in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    )
+
+
+def test_the_champion_is_scored_on_the_same_rows(run: Run, tmp_path: Path) -> None:
+    evaluation = run.evaluate(run.bundle, tmp_path)
+    assert evaluation["models"]["champion"] == evaluation["models"]["model"]
+    assert evaluation["champion"]["digest"] == digest(run.bundle)
+    scores = pl.read_parquet(tmp_path / "scores.parquet")
+    verdicts = {v.gate: v for v in judge(evaluation, scores, GATES)}
+    assert verdicts["champion"].status == "pass"
+    worse = scores.with_columns(model=pl.lit(0.5, pl.Float32))
+    verdicts = {v.gate: v for v in judge(evaluation, worse, GATES)}
+    assert verdicts["champion"].status == "fail"
+    lost = {v.gate: v for v in judge(evaluation, scores.drop("champion"), GATES)}
+    assert lost["champion"].status == "not_evaluable"
+
+
+def test_a_champion_that_reads_an_absent_column_is_named(run: Run, tmp_path: Path) -> None:
+    frame = pl.read_parquet(run.rows).drop("temp")
+    with pytest.raises(DataError, match="absent: temp"):
+        OnnxModel(run.bundle / "model.onnx").score(frame)
+
+
+def test_the_bundle_is_complete_and_agrees_with_its_graph(run: Run) -> None:
+    assert {p.name for p in run.bundle.iterdir()} == {
+        "model.onnx",
+        "manifest.json",
+        "evaluation.json",
+        "evidence.json",
+        "profile.json",
+        "reference.parquet",
+        "MODEL_CARD.md",
+    }
+    manifest = read_manifest(run.bundle)
+    runtime = OnnxModel(run.bundle / "model.onnx")
+    assert [replace(c, origin="") for c in manifest.inputs] == list(runtime.columns)
+    assert manifest.lineage["window_end"] == "2013-02-07T00:00:00+00:00"
+    assert manifest.lineage["run_id"] == "r1"
+    assert 0.1 < manifest.prior < 0.4
+    card = (run.bundle / "MODEL_CARD.md").read_text()
+    evaluation = json.loads((run.bundle / "evaluation.json").read_text())
+    assert f"{evaluation['models']['model']['auc']:.4f}" in card
+
+
+def test_evidence_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:
+    other = tmp_path / "exported"
+    other.mkdir()
+    (other / "model.onnx").write_bytes(b"another")
+    gate(run.evaluated, other, tmp_path / "gated", GATES, tracker=MemoryTracker())
+    with pytest.raises(IntegrityError, match=r"another model\.onnx"):
+        run.package(tmp_path / "gated", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_shuffled_labels_do_not_pass_the_gates(run: Run, tmp_path: Path) -> None:
+    """A model that learned nothing is stopped, by its own figures and against the champion."""
+    bad = Run(tmp_path)
+    frame = flights.training_set()
+    shuffled = frame["late"].sample(fraction=1, shuffle=True, seed=5)
+    frame.with_columns(late=shuffled).write_parquet(bad.rows)
+    tracker = MemoryTracker()
+    train(
+        bad.rows,
+        bad.trained,
+        flights.settings(epochs=2),
+        tracker=tracker,
+        as_of=flights.AS_OF,
+        maturity_hours=flights.MATURITY_HOURS,
+    )
+    assert [step for step, _ in tracker.metrics["validation_loss"]] == [1, 2]
+    from tidemill.steps.export import export
+
+    export(
+        bad.rows,
+        bad.trained,
+        bad.exported,
+        ExportSettings(parity_rows=100),
+        tracker=tracker,
+        lineage={},
+    )
+    fit_baselines(bad.rows, bad.trained, bad.baselines, tracker=tracker)
+    bad.evaluate(run.bundle, bad.evaluated)
+    with pytest.raises(Refused) as caught:
+        gate(bad.evaluated, bad.exported, bad.gated, GATES, tracker=tracker)
+    assert "threshold/auc: fail" in str(caught.value)
