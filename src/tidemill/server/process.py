@@ -134,6 +134,7 @@ def serve(
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         backlog=BACKLOG,
         server_header=False,
         timeout_keep_alive=settings.keep_alive_seconds,
