@@ -97,7 +97,9 @@ class FeastRepository:
         with self._lock():
             applied = self._apply(tables)
             digests = applied.definitions.digests()
-            if not replace:
+            if replace:
+                self._empty(applied)
+            else:
                 self._guard(digests, until)
             views = applied.definitions.resolve(service).views
             rows = {view.name: self._fill(applied, view, tables, until) for view in views}
@@ -140,6 +142,17 @@ class FeastRepository:
         self._written[view.name] = newest
         return newest.height
 
+    def _empty(self, applied: Applied) -> None:
+        """Remove every value; until the fill is over, lookups find nothing."""
+        views = list(applied.views.values())
+        store = applied.store
+        with _quiet("empty the online store"):
+            for delete, keep in ((views, []), ([], views)):
+                store._get_provider().online_store.update(
+                    store.config, delete, keep, [], [], partial=True
+                )
+        self._written.clear()
+
     def _verify(self, view: FeatureView, newest: pl.DataFrame, until: datetime) -> None:
         """Read every written key back; raises IntegrityError at the first difference."""
         keys = {key: newest[key].to_list() for key in view.join_keys}
@@ -153,7 +166,7 @@ class FeastRepository:
                     raise IntegrityError(
                         f"after materialising, {view.name}:{feature.name} of {entity} is {found} "
                         f"online and {wanted} offline",
-                        hint="empty the online store and run: tidemill features materialize",
+                        hint="start over: tidemill features materialize --replace",
                     )
 
     def _guard(self, digests: dict[str, str], until: datetime) -> None:
@@ -165,7 +178,7 @@ class FeastRepository:
             raise Refused(
                 f"the online store is filled up to {filled.as_of.isoformat()}; it cannot go back "
                 f"to {until.isoformat()}",
-                hint="features materialize --replace starts over from that instant",
+                hint="start over from then: tidemill features materialize --replace",
             )
         changed = [n for n, d in filled.services.items() if digests.get(n, d) != d]
         if changed:
