@@ -29,7 +29,7 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 	touch $@
 
 demo: setup ## Play the whole loop on a year of real flights
-	@$(BIN)/tidemill demo
+	@$(BIN)/tidemill demo --into .tidemill/demo
 
 test: setup ## Pass the tests
 	@$(BIN)/python -m pytest

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Globals", "app", "globals_of", "main", "open_project"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("tidemill.cli.demo", "Play the whole loop on a replay of 2013."),
     "up": ("tidemill.cli.platform:up", "Start the local platform and wait until it is ready."),
     "down": ("tidemill.cli.platform:down", "Stop everything that runs on this machine."),
     "status": ("tidemill.cli.platform:status", "Show the processes of the local platform."),
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("tidemill.cli.serve", "Serve a model bundle."),
     "features": ("tidemill.cli.features", "Build, join, materialise and follow the features."),
     "data": ("tidemill.cli.data", "Ingest, validate, publish and fetch raw data."),
+    "model": ("tidemill.cli.model", "Train, export, evaluate, gate and package, step by step."),
     "run": ("tidemill.cli.run", "Run a pipeline to its end, here or on Kubeflow Pipelines."),
     "submit": ("tidemill.cli.runs:submit", "Start a run on Kubeflow Pipelines, do not wait."),
     "watch": ("tidemill.cli.runs:watch", "Show a run until it ends."),

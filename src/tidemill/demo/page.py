@@ -11,7 +11,8 @@ from tidemill.demo.story import Story
 __all__ = ["write_page"]
 
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#22303c;max-width:960px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:#22303c;max-width:960px;margin:2rem auto;
+padding:0 1rem}
 h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem}
 table{border-collapse:collapse;width:100%} td,th{padding:.25rem .6rem;text-align:left;
 vertical-align:top;border-bottom:1px solid #e3e8ec} th{font-weight:600;white-space:nowrap}
@@ -32,7 +33,7 @@ def write_page(story: Story, path: Path) -> None:
         "<meta name='viewport' content='width=device-width'>",
         f"<title>tidemill: the loop on 2013</title><style>{STYLE}</style>",
         "<h1>The loop on 2013</h1>",
-        "<p class='why'>Real flights, real servers, real decisions; only the clock is replayed.</p>",
+        "<p class='why'>Real flights, real servers, real decisions; the clock is replayed.</p>",
         _figures(story),
         "<h2>What happened</h2>",
         _events(story),

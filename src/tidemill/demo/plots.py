@@ -21,15 +21,14 @@ INK, TEAL, RED, GREY, GOLD = "#22303c", "#00796b", "#c62828", "#90a4ae", "#b26a0
 def drift_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]]) -> str:
     """Draw features and performance against their bounds, day by day; `marks` are (day, text)."""
     figure, (above, below) = _figure(2, "Drift over time")
-    days = [_instant(p.day) for p in points]
+    days = [_number(p.day) for p in points]
     drift = [p.drift for p in points]
     if any(value is not None for value in drift):
         above.plot(days, _gaps(drift), color=TEAL, marker="o", ms=3)
-    above.axhline(1, color=RED, ls="--", lw=1)
-    above.set_ylabel("largest qPSI / bound")
+    above.set_ylabel("largest qPSI", fontsize=8)
     below.plot(days, _gaps([p.performance for p in points]), color=GOLD, marker="o", ms=3)
     below.axhline(3, color=RED, ls="--", lw=1)
-    below.set_ylabel("performance |z|")
+    below.set_ylabel("performance |z|", fontsize=8)
     for axes in (above, below):
         _mark(axes, marks)
     return _svg(figure)
@@ -38,16 +37,16 @@ def drift_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]]) -> str
 def canary_plot(canary: Canary) -> str:
     """Draw the evidence of one attempt with its two thresholds and the canary's weight."""
     figure, (axes,) = _figure(1, f"{canary.attempt}: {canary.metric} → {canary.outcome}")
-    at = [_instant(text) for text in canary.at]
+    at = [_number(text) for text in canary.at]
     axes.plot(at, canary.log_e_harm, color=RED, label="evidence of harm")
     axes.plot(at, canary.log_e_pass, color=TEAL, label="evidence of passing")
     axes.axhline(canary.harm_at, color=RED, ls="--", lw=1, label="rolls back above")
     axes.axhline(canary.pass_at, color=TEAL, ls="--", lw=1, label="passes above")
-    axes.set_ylabel("log e-value")
+    axes.set_ylabel("log e-value", fontsize=8)
     weights = axes.twinx()
     weights.step(at, [w / 100 for w in canary.weight], where="post", color=GREY, lw=1)
     weights.set_ylim(0, 105)
-    weights.set_ylabel("canary weight, %", color=GREY)
+    weights.set_ylabel("canary weight, %", color=GREY, fontsize=8)
     axes.legend(loc="upper left", fontsize=7, frameon=False)
     return _svg(figure)
 
@@ -55,10 +54,10 @@ def canary_plot(canary: Canary) -> str:
 def auc_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]]) -> str:
     """Draw the champion's AUC against that of the first release on the same rows."""
     figure, (axes,) = _figure(1, "Champion against never retrained (AUC, seven days pooled)")
-    days = [_instant(p.day) for p in points]
+    days = [_number(p.day) for p in points]
     axes.plot(days, _gaps([p.auc_first for p in points]), color=GREY, label="never retrained")
     axes.plot(days, _gaps([p.auc_champion for p in points]), color=TEAL, label="champion")
-    axes.set_ylabel("AUC")
+    axes.set_ylabel("AUC", fontsize=8)
     axes.legend(loc="lower left", fontsize=8, frameon=False)
     _mark(axes, marks)
     return _svg(figure)
@@ -73,7 +72,7 @@ def _figure(rows: int, title: str) -> tuple[Figure, list[Axes]]:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-        axis.yaxis.label.set_size(8)
+        axis.xaxis_date()
     return figure, axes
 
 
@@ -81,22 +80,18 @@ def _mark(axes: Axes, marks: Sequence[tuple[str, str]]) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.18 * (high - low))
     for count, (day, text) in enumerate(marks):
-        axes.axvline(float(_number(_instant(day))), color=INK, lw=0.6, ls=":")
+        axes.axvline(_number(day), color=INK, lw=0.6, ls=":")
         place = 0.99 - 0.08 * (count % 2)
         axes.text(
-            float(_number(_instant(day))), place, f" {text}", fontsize=6.5, color=INK, va="top",
+            _number(day), place, f" {text}", fontsize=6.5, color=INK, va="top",
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
 
 
-def _number(at: datetime) -> float:
+def _number(instant: str) -> float:
     from matplotlib.dates import date2num
 
-    return float(date2num(at))
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+    return float(date2num(datetime.fromisoformat(instant)))
 
 
 def _gaps(values: Sequence[float | None]) -> list[float]:

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tidemill.ports.runs import RunResult
 
 __all__ = ["Canary", "Event", "Point", "Stage", "Story"]
 
@@ -41,9 +45,8 @@ class Point:
     """One judged day of the replay."""
 
     day: str
-    late_rate: float | None
     drift: float | None
-    """Largest ratio of a feature's qPSI to its bound."""
+    """Largest qPSI of a feature against the profile of the version in use."""
     performance: float | None
     """Largest |z| of the pooled performance statistics."""
     auc_champion: float | None = None
@@ -91,14 +94,21 @@ class Story:
         self.tell(event)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[list[float]]:
-        """Time a stage; the block appends the seconds of work that it contains."""
-        work: list[float] = []
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage that is work as a whole."""
         begin = time.monotonic()
-        try:
-            yield work
-        finally:
-            self.stages.append(Stage(name, time.monotonic() - begin, sum(work)))
+        yield
+        spent = time.monotonic() - begin
+        self.stages.append(Stage(name, spent, spent))
+
+    def add_run(self, name: str, run: RunResult) -> None:
+        """Record a pipeline run as a stage: its work is what happened inside its steps."""
+        self.stages.append(Stage(name, run.wall_seconds, run.work_seconds))
+
+    def add_replay(self, days: float, wall_seconds: float, waited: float) -> None:
+        """Record the replay as a stage: waiting for processes to catch up is not its work."""
+        name = f"replay of {days:.0f} days, retrainings included"
+        self.stages.append(Stage(name, wall_seconds, wall_seconds - waited))
 
     @property
     def wall_seconds(self) -> float:

@@ -78,7 +78,7 @@ async def _client(session: aiohttp.ClientSession, url: str, queue: object, tally
             async with session.post(url, json=body) as response:
                 answer = await response.json()
                 tally.statuses[str(response.status)] += 1
-                if response.status == 200:  # noqa: PLR2004
+                if response.status == 200:
                     tally.versions[answer["model_version"]] += 1
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             tally.statuses[type(error).__name__] += 1
