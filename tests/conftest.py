@@ -16,9 +16,9 @@ def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """Return the URL of a real PostgreSQL server, one for the session."""
-    with servers.postgres(tmp_path_factory.mktemp("postgres")) as url:
+    with servers.postgres() as url:
         yield url
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,29 +47,32 @@ def mlflow(folder: Path, *, backend: str = "", port: int = 0) -> Iterator[str]:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """Run PostgreSQL in `folder` and yield the SQLAlchemy URL of an empty database.
+def postgres() -> Iterator[str]:
+    """Run PostgreSQL and yield the SQLAlchemy URL of an empty database.
 
     Skips when its server programs are not installed: Debian's package is `postgresql`.
     """
     programs = _programs("initdb", "postgres")
     if programs is None:
         pytest.skip("PostgreSQL's server programs are not installed: apt-get install postgresql")
-    data, port = folder / "data", free_port()
-    folder.mkdir(parents=True, exist_ok=True)
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
-    if user:
-        for path in (folder, *folder.parents[:3]):
-            path.chmod(path.stat().st_mode | 0o055)
-        shutil.chown(folder, user)
+    # Not below pytest's folder: every other session of pytest closes that to all but its own user.
+    with tempfile.TemporaryDirectory(prefix="tidemill-postgres-") as folder:
+        if user:
+            shutil.chown(folder, user)
+        yield from _postgres(programs, Path(folder), user)
+
+
+def _postgres(programs: Path, folder: Path, user: str | None) -> Iterator[str]:
+    data, log, port = folder / "data", folder / "postgres.log", free_port()
     initdb = [programs / "initdb", "--pgdata", data, "--username=tidemill", "--auth=trust"]
     subprocess.run([*initdb, "--no-sync"], check=True, user=user, stdout=subprocess.DEVNULL)
     server = [programs / "postgres", "-D", data, "-p", str(port), "-k", folder]
     options = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-    with (folder / "postgres.log").open("w") as log:
-        process = subprocess.Popen([*server, *options], user=user, stdout=log, stderr=log)
+    with log.open("w") as output:
+        process = subprocess.Popen([*server, *options], user=user, stdout=output, stderr=output)
     try:
-        _wait_for_port(port, process, folder / "postgres.log")
+        _wait_for_port(port, process, log)
         yield f"postgresql+psycopg://tidemill@127.0.0.1:{port}/postgres"
     finally:
         process.send_signal(signal.SIGINT)  # its "fast" shutdown; SIGTERM waits for clients

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, event, inspect
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError
 
-from tidemill.adapters.store.tables import metadata
-from tidemill.errors import Unavailable
+from tidemill.adapters.store.migrate import HEAD, bring_up_to_date, revision_of
+from tidemill.errors import PermanentError, Unavailable
 
 __all__ = ["open_store"]
+
+EXCLUSIVE = {
+    "sqlite": "BEGIN IMMEDIATE",
+    "postgresql": "SELECT pg_advisory_xact_lock(7453461)",
+}
+"""What a transaction says first so that it is alone, and everything in it happens or nothing."""
 
 
 def open_store(url: str) -> Engine:
     """Open the store at an absolute SQLAlchemy URL, its schema up to date.
 
-    Raises Unavailable when the database does not answer or cannot be written.
+    Raises Unavailable when the database does not answer or cannot be written, PermanentError when
+    a newer tidemill has written it.
     """
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -24,8 +31,8 @@ def open_store(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _pragmas)
     try:
-        _create_tables(engine)
-    except OperationalError as error:
+        _bring_up_to_date(engine)
+    except DatabaseError as error:
         raise Unavailable(
             f"the store {engine.url} cannot be opened: {error.orig}",
             hint="check storage.database and the free disk space, then run the command again",
@@ -33,16 +40,20 @@ def open_store(url: str) -> Engine:
     return engine
 
 
-def _create_tables(engine: Engine) -> None:
-    """Create the tables that are missing; other processes may be doing the same right now."""
-    missing = set(metadata.tables) - set(inspect(engine).get_table_names())
-    for table in metadata.sorted_tables:
-        if table.name in missing:
-            try:
-                table.create(engine, checkfirst=True)
-            except DBAPIError:
-                if not inspect(engine).has_table(table.name):
-                    raise
+def _bring_up_to_date(engine: Engine) -> None:
+    """Create or upgrade the schema; of many processes that open a store at once, one does it."""
+    with engine.connect() as connection:
+        found = revision_of(connection)
+    if found > HEAD:
+        raise PermanentError(
+            f"the store {engine.url} has revision {found}, this tidemill knows {HEAD}",
+            hint="upgrade tidemill: pip install --upgrade tidemill",
+        )
+    if found == HEAD:
+        return
+    with engine.begin() as connection:
+        connection.exec_driver_sql(EXCLUSIVE[engine.dialect.name])
+        bring_up_to_date(connection)
 
 
 def _pragmas(connection: object, _record: object) -> None:
