@@ -37,6 +37,8 @@ def open_store(url: str) -> Engine:
             f"the store {engine.url} cannot be opened: {error.orig}",
             hint="check storage.database and the free disk space, then run the command again",
         ) from error
+    finally:
+        engine.dispose()  # a child that is forked later must not share this connection
     return engine
 
 
