@@ -21,6 +21,8 @@ from tests.serving import AS_OF, FULL, KEYS, Project, body, fill, make_project, 
 
 from tidemill.testing.models import MANIFEST, write_bundle
 
+pytestmark = pytest.mark.slow
+
 FORBIDDEN = {"torch", "mlflow", "feast", "kfp", "evidently", "pandas"}
 
 

@@ -563,3 +563,12 @@ def test_a_model_may_have_inputs_of_one_type_alone(tmp_path: Path, datatype: str
     assert len(answer.scores) == 2
     assert served.log.close(10) == 0
     assert served.log.counts() == (2, 0)
+
+
+def test_the_docs_list_every_error_code() -> None:
+    root = Path(__file__).parents[2]
+    source = "".join(p.read_text() for p in (root / "src/tidemill/server").glob("*.py"))
+    raised = set(re.findall(r"Rejected\(\s*\"(\w+)\"", source))
+    table = (root / "docs/serving.md").read_text().partition("| status | codes |")[2]
+    listed = set(re.findall(r"`(\w+)`", table.partition("\n\n")[0]))
+    assert raised == listed
