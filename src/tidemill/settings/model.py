@@ -53,7 +53,7 @@ class TrainingSettings(Group):
     test_days: int = Field(default=14, ge=1)
     """The last matured days, held out for evaluation, parity and the champion's comparison."""
     bins: int = Field(default=8, ge=1)
-    """Quantile bins into which every number is spread before the network reads it."""
+    """Quantile bins over which every number is spread, beside its standardised value."""
     hidden: list[int] = Field(default=[128, 64])
     """Widths of the hidden layers."""
     embedding: int = Field(default=8, ge=1)
@@ -130,8 +130,12 @@ class RegistrySettings(Group):
     """Tracking URI: the server that `tidemill up` starts, or yours."""
     backend: str = "sqlite:///.tidemill/mlflow/mlflow.db"
     """Backend store of the local server: SQLite or `postgresql+psycopg://`."""
+    backend_password: Secret = ""
+    """Password of the backend store, if its URL holds none."""
     artifacts: str = ".tidemill/mlflow/artifacts"
     """Artifact destination of the local server: a folder or `s3://bucket/prefix`."""
+    artifacts_endpoint_url: str = ""
+    """Endpoint of an S3-compatible artifact destination; empty means AWS."""
     experiment: str = "flight-delay"
     """MLflow experiment of the training runs."""
     model: str = "flight-delay"

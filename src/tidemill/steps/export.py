@@ -17,16 +17,15 @@ from tidemill.bundle import InputColumn
 from tidemill.errors import StepFailed
 from tidemill.ports.tracking import Tracker
 from tidemill.settings.model import ExportSettings
-from tidemill.steps.inputs import raw_columns
+from tidemill.steps.inputs import OUTPUT, raw_columns
 from tidemill.steps.model import ProbabilityModel
 from tidemill.steps.parity import Parity, check_parity
 from tidemill.steps.train import load_model
 
-__all__ = ["OUTPUT", "export", "to_onnx"]
+__all__ = ["export", "to_onnx"]
 
 log = structlog.get_logger(__name__)
 
-OUTPUT = "probability"
 IR_VERSION = 10
 TEXT_OPSET = 3
 """Version of `ai.onnx.ml`, where LabelEncoder lives."""

@@ -12,7 +12,10 @@ from tidemill.bundle import InputColumn
 from tidemill.errors import ConfigError
 from tidemill.settings.model import ModelInput
 
-__all__ = ["Columns", "category_columns", "number_columns", "raw_columns", "to_arrays"]
+__all__ = ["OUTPUT", "Columns", "category_columns", "number_columns", "raw_columns", "to_arrays"]
+
+OUTPUT = "probability"
+"""Name of the graph's only output: float32 `[N]`."""
 
 Columns = dict[str, NDArray[np.generic]]
 """Raw columns by name, rank 1: float32 with NaN for missing, or str with "" for missing."""

@@ -17,17 +17,19 @@ from tidemill.steps.inputs import number_columns
 
 __all__ = ["Encoder", "Network", "ProbabilityModel"]
 
+CLAMP = 3.0
+"""Standardised values are kept within ± this: long tails are for the bins."""
 NARROWEST = 1e-4
 """Bins narrower than this share of a value's range are merged: rounding must not span one."""
 
 
 class Encoder(nn.Module):
-    """Numeric columns → a dense matrix `[N, width]`, each cell in [-1, 1].
+    """Numeric columns → a dense matrix `[N, width]` of bounded cells.
 
-    A value becomes one cell per quantile bin of the training rows: 0 below the bin, 1 above it,
-    linear inside (Gorishniy et al. 2022, arXiv:2203.05556). So nothing extrapolates: what lies
-    beyond the values seen in training counts as the last of them. A column that is missing or not
-    finite gives zeros, and 1 in a flag of its own.
+    A value is first kept within the training rows' range, so that nothing extrapolates. It becomes
+    one standardised cell, and one cell per quantile bin: 0 below the bin, 1 above it, linear inside
+    (Gorishniy et al. 2022, arXiv:2203.05556). A column that is missing or not finite gives zeros,
+    and 1 in a flag of its own.
     """
 
     plain: Tensor
@@ -36,6 +38,10 @@ class Encoder(nn.Module):
     subtrahend: Tensor
     cyclic: Tensor
     turns: Tensor
+    lowest: Tensor
+    highest: Tensor
+    mean: Tensor
+    scale: Tensor
     low: Tensor
     gain: Tensor
 
@@ -56,12 +62,15 @@ class Encoder(nn.Module):
         periods = [2 * math.pi / (i.period or 1.0) for i in by["cyclic"]]
         self.register_buffer("turns", torch.tensor(periods, dtype=torch.float32))
         values = sum(len(indices[k]) for k in ("plain", "logs", "minuend"))
+        for name in ("lowest", "highest", "mean"):
+            self.register_buffer(name, torch.zeros(values))
+        self.register_buffer("scale", torch.ones(values))
         self.register_buffer("low", torch.zeros(values, bins))
         self.register_buffer("gain", torch.zeros(values, bins))
-        self.width = values * (bins + 1) + len(periods) * 3
+        self.width = values * (bins + 2) + len(periods) * 3
 
     def fit(self, numbers: Tensor) -> None:
-        """Take the bins from training rows `[N, columns]`."""
+        """Take range, mean, deviation and bins from training rows `[N, columns]`."""
         values, present, _, _ = self._derive(numbers)
         bins = self.low.shape[1]
         share = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=numbers.device)
@@ -70,6 +79,9 @@ class Encoder(nn.Module):
             if not len(known):
                 continue
             edges = torch.quantile(known, share).unique()
+            self.lowest[index], self.highest[index] = edges[0], edges[-1]
+            self.mean[index] = known.mean()
+            self.scale[index] = known.std(correction=0) if len(edges) > 1 else 1.0
             edges = edges[[0, *_apart(edges)]]
             used = len(edges) - 1
             self.low[index, :used] = edges[:-1].float()
@@ -78,10 +90,12 @@ class Encoder(nn.Module):
     def forward(self, numbers: Tensor) -> Tensor:
         """Encode raw numbers `[N, columns]`, NaN for missing."""
         values, present, angle, known = self._derive(numbers)
-        cells = ((values.unsqueeze(2) - self.low) * self.gain).clamp(0, 1) * present.unsqueeze(2)
+        inside = torch.minimum(torch.maximum(values, self.lowest), self.highest)
+        standard = ((inside - self.mean) / self.scale).clamp(-CLAMP, CLAMP) * present
+        cells = ((inside.unsqueeze(2) - self.low) * self.gain).clamp(0, 1) * present.unsqueeze(2)
+        flags = [1 - present, 1 - known]
         return torch.cat(
-            [cells.flatten(1), angle.sin() * known, angle.cos() * known, 1 - present, 1 - known],
-            dim=1,
+            [standard, cells.flatten(1), angle.sin() * known, angle.cos() * known, *flags], dim=1
         )
 
     def _derive(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -14,14 +14,11 @@ from tidemill.errors import IntegrityError
 from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps.card import model_card
 from tidemill.steps.gate import file_sha256, read_evidence
-from tidemill.steps.inputs import raw_columns
+from tidemill.steps.inputs import OUTPUT, raw_columns
 from tidemill.steps.profile import build_profile
 from tidemill.steps.record import TrainingRecord, read_record
 
-__all__ = ["OUTPUT", "package"]
-
-OUTPUT = "probability"
-"""Name of the graph's output."""
+__all__ = ["package"]
 
 
 def package(
