@@ -46,6 +46,7 @@ def test_a_run_leaves_results_times_and_logs(flows: Project) -> None:
     assert run.state == "succeeded", run.cause
     assert states(run) == {"make": "succeeded", "work": "succeeded", "finish": "succeeded"}
     assert run.outputs == {"Output": f"@{AS_OF}"}
+    assert run.step("make").outputs == {"Output": 5}
     assert run.parameters == {"as_of": AS_OF, "correlation_id": run.run_id, "size": 5}
     assert all(step.wall_seconds > 0 and step.cpu_seconds > 0 for step in run.steps)
     assert 0 < run.work_seconds < run.wall_seconds
@@ -83,6 +84,16 @@ def test_resume_runs_only_what_did_not_finish(flows: Project) -> None:
     assert resumed.outputs == {"Output": f"half done@{AS_OF}"}, "the partial output was handed on"
     with pytest.raises(UsageError, match="succeeded"):
         flows.runs.launch("chain", resume=run.run_id)
+
+
+def test_resume_with_another_parameter_runs_its_readers_again(flows: Project) -> None:
+    (flows.root / "work").write_text("refuse")
+    run = flows.runs.launch("chain", {"as_of": AS_OF})
+    (flows.root / "work").unlink()
+    resumed = flows.runs.launch("chain", {"size": 4}, resume=run.run_id)
+    assert states(resumed) == {"make": "succeeded", "work": "succeeded", "finish": "succeeded"}
+    assert resumed.step("make").outputs == {"Output": 4}
+    assert resumed.parameters["as_of"] == AS_OF
 
 
 @pytest.mark.parametrize("changed", ["output", "code"])

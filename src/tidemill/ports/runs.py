@@ -28,7 +28,9 @@ class StepResult:
     cause: str = ""
     """What failed: the step's last exception."""
     log: str = ""
-    """Where its output is: a file, or the backend's name of it."""
+    """File with what it printed, on one machine."""
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    """Values it returned, on one machine; a single one is called `Output`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ class RunResult:
     """The pipeline's outputs; an artifact is its URI."""
     cause: str = ""
     """Why the run did not succeed: the failed step and its last exception."""
+
+    def step(self, name: str) -> StepResult:
+        """Return the step `name`; raises KeyError."""
+        return {step.name: step for step in self.steps}[name]
 
     @property
     def work_seconds(self) -> float:

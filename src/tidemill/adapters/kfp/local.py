@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -53,6 +52,7 @@ class LocalRuns:
     ) -> RunResult:
         """Run a pipeline to its end; see `tidemill.ports.runs.Runs`.
 
+        A resumed run may get other parameters: the steps that read them run again, and no others.
         Parameters named `config`, `as_of`, `correlation_id` and `git_commit` that are not given are
         the resolved settings, the clock's instant, the run's id and the project's commit.
         """
@@ -109,7 +109,7 @@ class LocalRuns:
             "execution": self.execution.model_dump(mode="json"),
             "dry_run": dry_run,
         }
-        run.file("request.json").write_text(json.dumps(request, indent=1) + "\n")
+        run.write_request(request)
         return run
 
     def _reopen(self, run_id: str, pipeline: str, parameters: Mapping[str, Any]) -> RunFolder:
@@ -117,14 +117,11 @@ class LocalRuns:
         result = run.result()
         if result.pipeline != pipeline:
             raise UsageError(f"{run_id} is a run of '{result.pipeline}', not of '{pipeline}'")
-        changed = [n for n, v in parameters.items() if str(result.parameters.get(n)) != str(v)]
-        if changed:
-            raise UsageError(
-                f"a resumed run keeps its parameters; {', '.join(changed)} differs",
-                hint=f"start anew: tidemill run {pipeline} -p …",
-            )
         if result.state == "succeeded":
             raise UsageError(f"{run_id} has succeeded: nothing is left to resume")
+        request = run.request()
+        request["parameters"] |= parameters
+        run.write_request(request)
         return run
 
     def _attend(self, run: RunFolder, lock: int, watch: Watcher) -> None:

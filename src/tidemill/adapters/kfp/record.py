@@ -17,7 +17,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -51,6 +51,12 @@ class RunFolder:
         """Return what was asked."""
         body: dict[str, Any] = json.loads(self.file("request.json").read_text())
         return body
+
+    def write_request(self, body: Mapping[str, Any]) -> None:
+        """Keep what was asked."""
+        fresh = self.file("request.json.new")
+        fresh.write_text(json.dumps(body, indent=1) + "\n")
+        fresh.replace(self.file("request.json"))
 
     def append(self, event: str, **fields: Any) -> None:
         """Record what happened; a line is written whole or not at all."""

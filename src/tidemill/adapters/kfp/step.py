@@ -55,7 +55,7 @@ class Steps:
         component = "\0".join([*full_command[:at], *full_command[at + 1 :]])
         key = self.memo.key(component, request, env_vars or {})
         if self.memo.restore(key, request):
-            self.folder.append("step", state="reused", **fields)
+            self.folder.append("step", state="reused", outputs=_outputs(request), **fields)
             return 0
         self.memo.begin(key, request)
         self.folder.append("step", state="running", **fields)
@@ -63,7 +63,8 @@ class Steps:
         if code == 0:
             self.memo.keep(key, request)
         state = "failed" if code else "succeeded"
-        self.folder.append("step", state=state, cause=cause, **times, **fields)
+        ended = {"cause": cause, "outputs": _outputs(request), **times, **fields}
+        self.folder.append("step", state=state, **ended)
         return code
 
     def _process(
@@ -96,6 +97,13 @@ class Steps:
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
         }
         return code, cause_of(tail, code) if code else "", times
+
+
+def _outputs(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that a step returned; none after a failure."""
+    file = Path(request["outputs"]["outputFile"])
+    values = json.loads(file.read_text()).get("parameterValues", {}) if file.exists() else {}
+    return dict(values)
 
 
 def _without_noise(lines: Iterable[str]) -> Iterator[str]:
