@@ -84,6 +84,10 @@ class PlatformFolder:
         bodies = (_read(path) for path in sorted((self.folder / "declared").glob("*.json")))
         return {body["name"]: _spec(body) for body in bodies if body}
 
+    def changed(self) -> int:
+        """Return a number that differs after every declaration and withdrawal."""
+        return (self.folder / "declared").stat().st_mtime_ns
+
     def running(self) -> dict[str, Running]:
         """Return what was started and not yet seen to end."""
         bodies = (_read(path) for path in sorted((self.folder / "running").glob("*.json")))

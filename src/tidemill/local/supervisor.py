@@ -82,6 +82,8 @@ class Supervisor:
         self._since: dict[str, tuple[ProcessState, str]] = {}
         self._published: dict[str, ProcessStatus] | None = None
         self._pool = ThreadPoolExecutor(4)
+        self._client = httpx.Client(timeout=2.0, trust_env=False)
+        self._declared: tuple[int, dict[str, ProcessSpec]] = (0, {})
         logs.mkdir(parents=True, exist_ok=True)
 
     def adopt(self) -> None:
@@ -95,7 +97,7 @@ class Supervisor:
 
     def step(self) -> None:
         """Bring what runs one step closer to what is declared, and publish what is seen."""
-        declared = self.folder.declared()
+        declared = self._read_declared()
         for name, child in list(self.children.items()):
             if not child.alive():
                 self._ended(name, child, expected=name not in declared or child.stopping > 0)
@@ -118,6 +120,13 @@ class Supervisor:
                     self._ended(name, child, expected=True)
             self._publish({})
             time.sleep(TICK_SECONDS / 2)
+
+    def _read_declared(self) -> dict[str, ProcessSpec]:
+        """Read what should run, if the folder changed since: every change is a rename in it."""
+        changed = self.folder.changed()
+        if changed != self._declared[0]:
+            self._declared = (changed, self.folder.declared())
+        return self._declared[1]
 
     def _past(self, name: str) -> History:
         return self.history.setdefault(name, History())
@@ -189,7 +198,7 @@ class Supervisor:
                 child.ready, child.probe = child.probe.result(), None
         elif not child.ready or time.monotonic() - child.probed > PROBE_SECONDS:
             child.probed = time.monotonic()
-            child.probe = self._pool.submit(_answers, url)
+            child.probe = self._pool.submit(_answers, self._client, url)
 
     def _publish(self, declared: dict[str, ProcessSpec]) -> None:
         seen: dict[str, ProcessStatus] = {}
@@ -234,9 +243,9 @@ def _kill_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def _answers(url: str) -> bool:
+def _answers(client: httpx.Client, url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2.0, trust_env=False).status_code == httpx.codes.OK
+        return client.get(url).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 
