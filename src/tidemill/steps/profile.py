@@ -7,7 +7,7 @@ in-sample scores are too good, and every later day would look like a fault.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,13 +16,14 @@ import numpy.typing as npt
 import polars as pl
 
 from tidemill.domain.drift import Bins, category_bins, numeric_bins, psi
-from tidemill.domain.performance import auc, gaps, logloss
+from tidemill.domain.performance import auc, expected_logloss, gaps
 from tidemill.domain.profile import FeatureProfile, PerformanceProfile, Profile
 from tidemill.errors import DataError
 from tidemill.settings.model import ModelInput
 from tidemill.settings.monitoring import MonitoringSettings
+from tidemill.steps.inputs import raw_columns
 
-__all__ = ["build_profile", "column_values", "raw_columns"]
+__all__ = ["build_profile", "column_values"]
 
 Counts = npt.NDArray[np.int64]
 
@@ -41,7 +42,10 @@ def build_profile(
     fewer than `min_rows` rows are left out. Raises DataError when a column is missing, a label or
     score is null, or fewer than two blocks remain.
     """
-    columns = raw_columns(inputs)
+    columns = {
+        column.name: "category" if column.datatype == "BYTES" else "numeric"
+        for column in raw_columns(inputs)
+    }
     _check(oof, [*columns, "event_timestamp", "score", label], label)
     frame = _settled(oof, settings)
     blocks = frame["block"].rle_id().to_numpy().astype(np.int64)
@@ -55,7 +59,7 @@ def build_profile(
         score=_feature(frame, "score", "numeric", blocks)[0],
         performance=_performance(frame, label, blocks, settings.pooled_days),
     )
-    return profile.body()
+    return asdict(profile)
 
 
 def _settled(oof: pl.DataFrame, settings: MonitoringSettings) -> pl.DataFrame:
@@ -77,25 +81,16 @@ def _settled(oof: pl.DataFrame, settings: MonitoringSettings) -> pl.DataFrame:
     return frame
 
 
-def raw_columns(inputs: Sequence[ModelInput]) -> dict[str, str]:
-    """Return the raw columns that the model reads and their kind, `numeric` or `category`."""
-    kinds: dict[str, str] = {}
-    for item in inputs:
-        kinds[item.name] = "category" if item.encoding == "category" else "numeric"
-        if item.minus:
-            kinds[item.minus] = "numeric"
-    return kinds
-
-
 def column_values(column: pl.Series, kind: str) -> npt.NDArray[Any]:
     """Return a column for counting: floats with NaN for null, or objects with None for null.
 
-    Infinite numbers count as null. Raises polars' ComputeError if text is not a number.
+    Infinite numbers count as null. Numbers are rounded to 32 bits, as the log keeps them: values
+    on a bin's edge would otherwise change sides between training and serving.
     """
     if kind == "category":
         text = column.cast(pl.String)
         return text.set(text == "", None).to_numpy().astype(object)
-    numbers = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    numbers = column.cast(pl.Float32).cast(pl.Float64).fill_null(float("nan")).to_numpy()
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
@@ -193,6 +188,6 @@ def _performance(
         mean=tuple(mean.tolist()),
         sd=tuple(sd.tolist()),
         auc=auc(labels, scores),
-        logloss=logloss(labels, scores),
+        logloss=expected_logloss(scores, labels),
         rate=float(labels.mean()),
     )

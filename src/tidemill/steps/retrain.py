@@ -85,6 +85,12 @@ class Governor:
 
         An empty key makes a wish of its own, once per instant of the clock.
         """
+        wish = self._submit(trigger, actor, reason, key, correlation)
+        return self._decide(wish) if wish.state == "waiting" else wish
+
+    def _submit(
+        self, trigger: Trigger, actor: str, reason: str, key: str, correlation: str = ""
+    ) -> Request:
         now = self._clock.now().isoformat()
         champion = self._champion()
         revision = champion.revision if champion else ""
@@ -99,8 +105,7 @@ class Governor:
             requested_at=now,
             correlation_id=correlation or identity,
         )
-        request, _ = self._requests.submit(wish)
-        return self._decide(request) if request.state == "waiting" else request
+        return self._requests.submit(wish)[0]
 
     def consider(self, incident: Incident) -> Request:
         """Ask for what an incident calls for: a retraining, or a refusal on record with its why."""
@@ -169,7 +174,7 @@ class Governor:
         if self._champion() is None or last is None or self._clock.now() < last + due:
             return
         reason = f"{due.days} days since the last training"
-        self.request("schedule", actor="schedule", reason=reason, key=last.isoformat())
+        self._submit("schedule", "schedule", reason, last.isoformat())
 
     def _decide(self, request: Request) -> Request:
         """Decide a waiting request and write what changed; whoever loses a race decides again."""
