@@ -354,6 +354,8 @@ def test_rollback_needs_nothing_but_the_route():
     world.deploy()
     world.want("v2")
     world.run_until("progressing")
+    world.run(1)
+    assert world.weight("v2") == 500
     world.servers.silent = True
     world.traffic.unreadable = {"v1", "v2"}
     world.releases.silent = True

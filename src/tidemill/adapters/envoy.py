@@ -72,7 +72,11 @@ class EnvoyRouter:
 
     def apply(self, route: Route, addresses: Mapping[str, str]) -> None:
         """Write the files that lead to `route`, one safe step per call."""
-        wanted = {b.revision: addresses[b.revision] for b in route.backends}
+        known = _addresses(_read(self._clusters)["resources"]) | dict(addresses)
+        unknown = [b.revision for b in route.backends if b.revision not in known]
+        if unknown:
+            raise Unavailable(f"no address of {', '.join(unknown)} is known yet")
+        wanted = {b.revision: known[b.revision] for b in route.backends}
         weights = {b.revision: b.weight for b in route.backends if b.weight}
         clusters, routes = _discovery(_cluster_list(wanted)), _discovery([_routes(weights)])
         if _read(self._clusters) == clusters and _read(self._routes) == routes:

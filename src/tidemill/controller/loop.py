@@ -107,9 +107,8 @@ class Controller:
         for revision in wanted.workloads:
             _attempt(hands.workloads.ensure, revision)
         seen = self._workloads() or {}
-        addresses = {revision: found.address for revision, found in seen.items() if found.address}
-        if all(b.revision in addresses for b in wanted.route.backends):
-            _attempt(hands.router.apply, wanted.route, addresses)
+        addresses = {revision: found.address for revision, found in seen.items()}
+        _attempt(hands.router.apply, wanted.route, addresses)
         if self._route() == wanted.route:
             for gone in sorted(set(seen) - {r.revision for r in wanted.workloads}):
                 _attempt(hands.workloads.remove, gone)

@@ -105,12 +105,15 @@ class FakeGateway:
 
     route: Route = field(default_factory=Route)
     wanted: Route = field(default_factory=Route)
+    known: dict[str, str] = field(default_factory=dict)
     stuck: bool = False
     silent: bool = False
 
     def apply(self, route: Route, addresses: Mapping[str, str]) -> None:
         """Ask for a route."""
-        assert all(backend.revision in addresses for backend in route.backends)
+        self.known |= addresses
+        if any(backend.revision not in self.known for backend in route.backends):
+            raise Unavailable("an address is not known yet")
         self.wanted = route
         if not self.stuck:
             self.route = route

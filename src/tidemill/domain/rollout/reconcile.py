@@ -132,7 +132,7 @@ def _harm(snapshot: Snapshot, now: Now) -> Move | None:
         return None
     reason = f"harm in {found.metric}: {found.reason}"
     if attempt.plan.policy.on_harm == "freeze":
-        frozen = attempt.override or attempt.pause in ("harm", "user")
+        frozen = attempt.override or attempt.pause in ("harm", "user", "no way back")
         return None if frozen else pause(snapshot, now, "harm", reason)
     return roll_back(snapshot, now, reason)
 

@@ -87,6 +87,8 @@ def _consume(
     if not evidence.baseline:
         evidence = replace(evidence, baseline=fresh, seen_at=now.wall, problem="")
         return _open_span(evidence, state, now)
+    if evidence.seen_at == now.wall:
+        return evidence
     began_anew = [arm for arm in arms if _reset(evidence.baseline[arm], fresh[arm])]
     if began_anew:
         lost = (now.wall - (evidence.seen_at or now.wall)).total_seconds()
