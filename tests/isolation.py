@@ -34,12 +34,18 @@ def skip_unless_possible() -> None:
     """Skip the calling test, with the reason, where namespaces are not permitted."""
     import pytest
 
+    reason = obstacle()
+    if reason:
+        pytest.skip(reason)
+
+
+def obstacle() -> str:
+    """Return why namespaces cannot be used here; empty when they can."""
     missing = [name for name in ("unshare", "ip") if not shutil.which(name)]
     if missing:
-        pytest.skip(f"not installed: {', '.join(missing)} (Debian: util-linux, iproute2)")
+        return f"not installed: {', '.join(missing)} (Debian: util-linux, iproute2)"
     done = subprocess.run([*NAMESPACE, "true"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"network namespaces are not permitted here: {done.stderr.strip()}")
+    return f"network namespaces are not permitted here: {done.stderr}" if done.returncode else ""
 
 
 def run(
