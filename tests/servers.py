@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,15 +28,24 @@ def free_port() -> int:
 
 
 @contextmanager
-def mlflow(folder: Path, *, backend: str = "", port: int = 0) -> Iterator[str]:
+def mlflow(
+    folder: Path,
+    *,
+    backend: str = "",
+    password: str = "",
+    artifacts: str = "",
+    env: Mapping[str, str] | None = None,
+) -> Iterator[str]:
     """Run the local MLflow server in `folder` and yield its URI."""
-    port = port or free_port()
-    backend = backend or f"sqlite:///{folder / 'mlflow.db'}"
-    argv = [sys.executable, "-m", "tidemill.adapters.mlflow.server", backend]
-    argv += [str(folder / "artifacts"), "127.0.0.1", str(port)]
+    port = free_port()
+    argv = [sys.executable, "-m", "tidemill.adapters.mlflow.server"]
+    argv += [backend or f"sqlite:///{folder / 'mlflow.db'}", artifacts or str(folder / "artifacts")]
+    argv += ["127.0.0.1", str(port), password]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "mlflow.log").open("w") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            argv, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+        )
     uri = f"http://127.0.0.1:{port}"
     try:
         _wait(f"{uri}/health", process, folder / "mlflow.log")

@@ -132,7 +132,8 @@ class Project:
         """The store of ledgers, rollouts and incidents."""
         from tidemill.adapters.store.engine import open_store
 
-        return open_store(self.paths.database(self.settings.storage.database))
+        storage = self.settings.storage
+        return open_store(self.paths.database(storage.database), reveal(storage.database_password))
 
     @cached_property
     def objects(self) -> ObjectStore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,14 +21,17 @@ from tests.bundles import DATA, make_bundle
 
 from tidemill.adapters.mlflow.client import Client
 from tidemill.adapters.mlflow.registry import MlflowRegistry
+from tidemill.adapters.mlflow.server import server_spec
 from tidemill.adapters.mlflow.tracker import MlflowTracker
 from tidemill.adapters.signing import Signer
 from tidemill.bundle import digest, verify
 from tidemill.domain.ledger import broken, disagreements
 from tidemill.errors import IntegrityError, NotFound, PermanentError, Unavailable
+from tidemill.ports.processes import ProcessSpec
 from tidemill.steps.promote import promote
 from tidemill.steps.register import register
 from tidemill.testing.ledger import MemoryLedger
+from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
 
@@ -361,17 +365,54 @@ def test_a_refused_host_header_is_explained(mlflow_uri: str) -> None:
 
 
 @pytest.mark.postgres
-def test_the_server_runs_on_postgresql(
-    postgres_url: str, tmp_path: Path, name: str, bundle: Path
+def test_the_server_runs_on_postgresql_and_s3(
+    postgres_url: str,
+    s3_url: str,
+    tmp_path: Path,
+    name: str,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    url = postgres_url.removesuffix("/postgres") + "/mlflow"
+    import boto3
+
     _create_database(postgres_url, "mlflow")
-    with servers.mlflow(tmp_path / "server", backend=url) as uri:
+    boto3.client("s3", endpoint_url=s3_url).create_bucket(Bucket="mlflow")
+    monkeypatch.setenv("MLFLOW_DATABASE_PASSWORD", "not asked for by a trusting server")
+    with servers.mlflow(
+        tmp_path / "server",
+        backend=postgres_url.removesuffix("/postgres") + "/mlflow",
+        password="env:MLFLOW_DATABASE_PASSWORD",
+        artifacts="s3://mlflow/artifacts",
+        env={"MLFLOW_S3_ENDPOINT_URL": s3_url},
+    ) as uri:
         registry = MlflowRegistry(Client(uri), "default")
-        registry.publish(bundle, {"data_version": DATA}, "")
+        version = registry.publish(bundle, {"data_version": DATA}, "")
         registry.set_alias(name, "champion", "1")
         assert registry.resolve(f"{name}@champion").tags["data_version"] == DATA
         assert [str(v) for v in registry.search(name, {"data_version": DATA})] == [f"{name}/1"]
+        registry.fetch(version, tmp_path / "fetched")
+        assert digest(tmp_path / "fetched") == digest(bundle)
+        listed = boto3.client("s3", endpoint_url=s3_url).list_objects_v2(Bucket="mlflow")
+        assert len(listed["Contents"]) == len(list(bundle.iterdir())) + 1
+
+
+def test_the_local_server_is_declared_for_loopback_alone(tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(Path(__file__).parents[2] / "configs", root / "configs")
+
+    def spec(*assignments: str) -> ProcessSpec | None:
+        project = Project.load(root, assignments=assignments)
+        return server_spec(project.settings, project.paths)
+
+    local = spec("registry.artifacts_endpoint_url=http://127.0.0.1:9000")
+    assert local is not None
+    assert local.ready_url == "http://127.0.0.1:5500/health"
+    assert local.argv[3:5] == (
+        f"sqlite:///{root}/.tidemill/mlflow/mlflow.db",
+        f"{root}/.tidemill/mlflow/artifacts",
+    )
+    assert local.env == {"MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:9000"}
+    assert spec("registry.uri=https://mlflow.example.com") is None
 
 
 def _create_database(url: str, name: str) -> None:

@@ -20,7 +20,7 @@ from tidemill.adapters.store.tables import ledger as rows
 from tidemill.domain.ledger import Entry, Record, broken, chain, disagreements, newest
 from tidemill.errors import Conflict, NotFound, Unavailable
 from tidemill.ports.registry import ModelVersion
-from tidemill.steps.promote import promote, reject, settle, settle_all
+from tidemill.steps.promote import promote, settle, settle_all
 from tidemill.testing.ledger import MemoryLedger
 from tidemill.testing.registry import MemoryRegistry
 
@@ -237,11 +237,7 @@ def test_the_same_promotion_twice_is_one(registry: MemoryRegistry) -> None:
     ledger = MemoryLedger()
     first = move("1", ledger, registry, "attempt-7")
     assert move("1", ledger, registry, "attempt-7") == first
-    for _ in range(2):
-        reject(
-            version("2"), ledger=ledger, clock=Clock(), who="r", why="harm", correlation="attempt-8"
-        )
-    assert [e.action for e in ledger.entries()] == ["moving", "moved", "rejected"]
+    assert [e.action for e in ledger.entries()] == ["moving", "moved"]
 
 
 class Dying(Exception):

@@ -13,7 +13,7 @@ from tidemill.ports.clock import Clock
 from tidemill.ports.ledger import Ledger
 from tidemill.ports.registry import Aliases, ModelVersion
 
-__all__ = ["promote", "reject", "settle", "settle_all"]
+__all__ = ["promote", "settle", "settle_all"]
 
 
 def promote(
@@ -48,37 +48,12 @@ def promote(
         evidence=evidence,
         correlation=correlation,
     )
-    if not repeats(intent, ledger):
+    if not _repeats(intent, ledger):
         ledger.append(intent)
     return settle(version.name, alias, aliases=aliases, ledger=ledger, clock=clock)
 
 
-def reject(
-    version: ModelVersion,
-    *,
-    ledger: Ledger,
-    clock: Clock,
-    who: str,
-    why: str,
-    evidence: str = "",
-    correlation: str = "",
-) -> None:
-    """Put on record that a version was refused, by a canary or a person; no alias moves."""
-    refusal = Record(
-        at=clock.now().isoformat(),
-        action="rejected",
-        model=version.name,
-        version=version.version,
-        who=who,
-        why=why,
-        evidence=evidence,
-        correlation=correlation,
-    )
-    if not repeats(refusal, ledger):
-        ledger.append(refusal)
-
-
-def repeats(record: Record, ledger: Ledger) -> bool:
+def _repeats(record: Record, ledger: Ledger) -> bool:
     """Tell whether the ledger holds this act already, under the same correlation id."""
 
     def act(of: Record) -> tuple[str, ...]:

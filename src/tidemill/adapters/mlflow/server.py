@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sqlalchemy import make_url
+
 from tidemill.ports.processes import ProcessSpec
 from tidemill.settings import Paths, Settings
+from tidemill.settings.secrets import reveal
 
 __all__ = ["main", "server_spec"]
 
@@ -21,25 +24,35 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 def server_spec(settings: Settings, paths: Paths) -> ProcessSpec | None:
     """Return the local server's process, or None when `registry.uri` names another machine."""
-    at = urlsplit(settings.registry.uri)
+    registry = settings.registry
+    at = urlsplit(registry.uri)
     if at.hostname not in LOOPBACK:
         return None
     port = at.port or 80
-    backend = paths.database(settings.registry.backend)
-    artifacts = paths.url(settings.registry.artifacts)
+    backend = paths.database(registry.backend)
+    artifacts = paths.url(registry.artifacts)
+    argv = (backend, artifacts, at.hostname, str(port), registry.backend_password)
+    endpoint = registry.artifacts_endpoint_url
     return ProcessSpec(
         name="mlflow",
-        argv=(sys.executable, "-m", __name__, backend, artifacts, at.hostname, str(port)),
-        ready_url=f"{settings.registry.uri.rstrip('/')}/health",
+        argv=(sys.executable, "-m", __name__, *argv),
+        env={"MLFLOW_S3_ENDPOINT_URL": endpoint} if endpoint else {},
+        ready_url=f"{registry.uri.rstrip('/')}/health",
         port=port,
     )
 
 
-def main(backend: str, artifacts: str, host: str, port: int) -> None:
-    """Serve MLflow's API and pages on `host:port`, artifacts through the server."""
+def main(backend: str, artifacts: str, host: str, port: str, password: str = "") -> None:
+    """Serve MLflow's API and pages on `host:port`, artifacts through the server.
+
+    `password` is the reference to the backend's password, as settings hold it.
+    """
     for folder in (backend.removeprefix("sqlite:///"), artifacts):
         if "://" not in folder:
             Path(folder).parent.mkdir(parents=True, exist_ok=True)
+    if password:
+        url = make_url(backend).set(password=reveal(password))
+        backend = url.render_as_string(hide_password=False)
     from mlflow.server import constants
 
     os.environ |= {
@@ -54,8 +67,8 @@ def main(backend: str, artifacts: str, host: str, port: int) -> None:
     from mlflow.server.handlers import initialize_backend_stores
 
     initialize_backend_stores(backend, backend, "mlflow-artifacts:/")
-    uvicorn.run("mlflow.server.fastapi_app:app", host=host, port=port, access_log=False)
+    uvicorn.run("mlflow.server.fastapi_app:app", host=host, port=int(port), access_log=False)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    main(*sys.argv[1:])

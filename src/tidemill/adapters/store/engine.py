@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import DatabaseError
 
 from tidemill.adapters.store.migrate import HEAD, bring_up_to_date, revision_of
@@ -19,7 +19,7 @@ EXCLUSIVE = {
 """What a transaction says first so that it is alone, and everything in it happens or nothing."""
 
 
-def open_store(url: str) -> Engine:
+def open_store(url: str, password: str = "") -> Engine:
     """Open the store at an absolute SQLAlchemy URL, its schema up to date.
 
     Raises Unavailable when the database does not answer or cannot be written, PermanentError when
@@ -27,7 +27,8 @@ def open_store(url: str) -> Engine:
     """
     if url.startswith("sqlite:///"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url)
+    address = make_url(url)
+    engine = create_engine(address.set(password=password) if password else address)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _pragmas)
     try:
