@@ -12,13 +12,14 @@ import fcntl
 import io
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import polars as pl
 from feast import FeatureStore
 
@@ -32,7 +33,7 @@ from tidemill.errors import Conflict, DataError, IntegrityError, Refused, Tidemi
 from tidemill.ports.features import Materialised, Value
 from tidemill.settings.features import FeatureSettings
 
-__all__ = ["FeastRepository"]
+__all__ = ["FeastRepository", "to_entities"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIMEOUT = 30.0
@@ -73,7 +74,7 @@ class FeastRepository:
         for view in views:
             check_table(definitions.table(view.name), view, tables)
         keys = sorted({key for view in views for key in view.join_keys})
-        entities = spine.select(*keys, "event_timestamp").to_pandas()
+        entities = to_entities(spine, keys)
         with tempfile.TemporaryDirectory() as folder, _quiet("join the features"):
             config = private_config(self._repo, self._settings, Path(folder))
             store = FeatureStore(config=config)
@@ -223,6 +224,12 @@ class FeastRepository:
                     hint="wait for it; `tidemill status` shows the follower",
                 ) from error
             yield
+
+
+def to_entities(spine: pl.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Return keys and instants as Feast takes them; Arrow-backed text is not copied row by row."""
+    frame = spine.select(keys).to_pandas(use_pyarrow_extension_array=True)
+    return frame.assign(event_timestamp=spine["event_timestamp"].to_pandas())
 
 
 def _plain(value: Value) -> Value:

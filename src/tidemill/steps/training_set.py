@@ -19,7 +19,7 @@ from tidemill.bundle import FeatureService
 from tidemill.errors import DataError
 from tidemill.ports.features import FeatureSource
 
-__all__ = ["TrainingSet", "pinned_service", "training_set"]
+__all__ = ["SERVICE", "TrainingSet", "pinned_service", "training_set"]
 
 SERVICE = "tidemill.feature_service"
 """Key of the service in the file's metadata."""
