@@ -66,15 +66,13 @@ def test_stages_and_components_agree_on_the_version(tmp_path: Path) -> None:
     assert json.loads((root / "data" / "version.json").read_text())["id"] == version
     assert run_components(copy_project(tmp_path / "components")) == version
 
-    again = repro(root)
-    assert "Stage 'validate' didn't change, skipping" in again
-    assert "Stage 'publish' didn't change, skipping" in again
-
     shutil.rmtree(root / "data" / "raw")
     project = Project.load(root)
     assert project.versions.fetch(version, project.paths.raw).files == 7
 
     contract = root / "configs" / "contract.yaml"
     contract.write_text(contract.read_text().replace("range: [10, 6000]", "range: [10, 20000]"))
-    assert "Running stage 'validate'" in repro(root)
+    again = repro(root)
+    assert "Running stage 'validate'" in again
+    assert "Stage 'publish' didn't change, skipping" in again
     assert locked(root) == version

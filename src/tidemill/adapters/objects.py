@@ -119,17 +119,17 @@ class S3Store:
 
     def put(self, key: str, content: bytes | Path) -> str:
         """Upload the object."""
-        with self._explained(key):
+        with self._explained(key) as client:
             if isinstance(content, Path):
-                self._client.upload_file(str(content), self._bucket, self._prefix + key)
+                client.upload_file(str(content), self._bucket, self._prefix + key)
             else:
-                self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content)
+                client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content)
         return f"s3://{self._bucket}/{self._prefix}{key}"
 
     def get(self, key: str) -> bytes:
         """Return the bytes of `key`."""
-        with self._explained(key):
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+        with self._explained(key) as client:
+            answer = client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             body: bytes = answer["Body"].read()
         return body
 
@@ -139,8 +139,8 @@ class S3Store:
 
     def stamps(self, prefix: str) -> dict[str, str]:
         """Return the ETag of every object."""
-        with self._explained(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
+        with self._explained(prefix) as client:
+            pages = client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
             items = [item for page in pages for item in page.get("Contents", [])]
@@ -157,19 +157,21 @@ class S3Store:
         return boto3.client("s3", endpoint_url=self._endpoint or None, config=config)
 
     @contextlib.contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
-        """Turn what boto3 raises about `key` into tidemill's errors."""
+    def _explained(self, key: str) -> Iterator[Any]:
+        """Lend the client and turn what it raises about `key` into tidemill's errors."""
+        client = self._client
+        from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
         where = f"s3://{self._bucket}/{self._prefix}{key}"
         try:
-            yield
+            yield client
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code in {"NoSuchKey", "NoSuchBucket", "404"}:
                 raise NotFound(f"there is no {where} ({code})") from error
             raise Unavailable(f"{where}: the object store refused ({code}): {error}") from error
-        except (BotoCoreError, OSError) as error:
+        except (Boto3Error, BotoCoreError, OSError) as error:
             raise Unavailable(
                 f"{where}: the object store at {self._endpoint or 'AWS'} did not answer: {error}",
                 hint="check the endpoint and the AWS_… credentials, then run the command again",
