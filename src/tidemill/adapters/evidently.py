@@ -32,16 +32,9 @@ class EvidentlyRenderer:
 
         frames = pd.read_parquet(reference), pd.read_parquet(current)
         sound, left_out = _preflight(*frames)
-        kept = []
-        for name in sound:
-            problem = _problem(name, *frames)
-            if problem:
-                left_out.append(f"{name}: {problem}")
-            else:
-                kept.append(name)
-        if not kept:
-            raise DataError(f"no column can be compared: {'; '.join(left_out)}")
-        snapshot = _run(kept, *frames)
+        snapshot = _attempt(sound, *frames) if sound else ""
+        if isinstance(snapshot, str):
+            snapshot = _without_the_guilty(sound, left_out, *frames)
         target.parent.mkdir(parents=True, exist_ok=True)
         snapshot.save_html(str(target))
         page = target.read_text()
@@ -64,13 +57,26 @@ def _preflight(reference: pd.DataFrame, current: pd.DataFrame) -> tuple[list[str
     return sound, left_out
 
 
-def _problem(name: str, reference: pd.DataFrame, current: pd.DataFrame) -> str:
-    """Return why Evidently cannot compare one column: one that raises would lose the report."""
+def _without_the_guilty(
+    sound: list[str], left_out: list[str], reference: pd.DataFrame, current: pd.DataFrame
+) -> Any:
+    """Run each column alone, note in `left_out` those that raise, and run the others together."""
+    alone = {name: _attempt([name], reference, current) for name in sound}
+    left_out += [f"{name}: {found}" for name, found in alone.items() if isinstance(found, str)]
+    kept = [name for name, found in alone.items() if not isinstance(found, str)]
+    if not kept:
+        raise DataError(f"no column can be compared: {'; '.join(left_out)}")
+    return _run(kept, reference, current)
+
+
+def _attempt(names: Sequence[str], reference: pd.DataFrame, current: pd.DataFrame) -> Any:
+    """Return the report on some columns, or why Evidently raised: one bad column loses it all."""
     try:
-        _run([name], reference, current)
+        return _run(names, reference, current)
+    except MissingExtra:
+        raise
     except Exception as error:  # noqa: BLE001 - Evidently raises whatever its parts raise
         return f"{type(error).__name__} {error}"
-    return ""
 
 
 def _run(names: Sequence[str], reference: pd.DataFrame, current: pd.DataFrame) -> Any:
