@@ -14,7 +14,7 @@ def scoring_set(
     from datetime import datetime
     from pathlib import Path
 
-    from tidemill.steps.score import scoring_set
+    from tidemill.steps.scoring_set import scoring_set
     from tidemill.wiring import Project
 
     project = Project.open(config)

@@ -11,7 +11,7 @@ from tidemill import __version__
 __all__ = ["CONTROL", "FEATURES", "MONITOR", "SERVE", "SETS", "TRAIN", "reference"]
 
 SETS = ("features", "train", "serve", "monitor", "control")
-"""The dependency sets, each with its `infra/<set>.Dockerfile`."""
+"""The dependency sets, each a target of `infra/Dockerfile`."""
 
 
 def reference(name: str) -> str:

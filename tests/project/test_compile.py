@@ -41,9 +41,10 @@ def test_the_definition_is_the_golden_one(name: str, tmp_path: Path) -> None:
     definition = compile_pipeline(ROOT, name, execution, "kfp")
     found = documents(definition.write(tmp_path / "found.yaml"))
     golden = GOLDEN / f"{name}.yaml"
-    (tmp_path / "golden.yaml").write_text(yaml.safe_dump_all(found, sort_keys=True))
+    new = tmp_path / "golden.yaml"
+    new.write_text(yaml.safe_dump_all(found, sort_keys=True, allow_unicode=True))
     assert found == list(yaml.safe_load_all(golden.read_text())), (
-        f"if the change is meant: cp {tmp_path}/golden.yaml {golden}"
+        f"if the change is meant: cp {new} {golden}"
     )
 
 

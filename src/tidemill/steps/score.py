@@ -1,59 +1,18 @@
-"""Score a period in batch: the features as known at each prediction time, one registered model."""
+"""Score a period in batch: one registered model, its rows joined with features beforehand."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
 from tidemill.bundle import digest, read_manifest
-from tidemill.errors import DataError, IntegrityError
-from tidemill.ports.features import FeatureSource
+from tidemill.errors import IntegrityError
 from tidemill.steps.scoring import OnnxModel
-from tidemill.steps.training_set import SERVICE, pinned_service
+from tidemill.steps.training_set import pinned_service
 
-__all__ = ["score", "scoring_set"]
-
-
-def scoring_set(
-    features: Path,
-    out: Path,
-    source: FeatureSource,
-    *,
-    service: str,
-    label: str,
-    start: datetime,
-    end: datetime,
-) -> int:
-    """Join the service's features to every event predicted in [start, end); return how many.
-
-    Labels are left out: they are not known when a score is wanted. Raises DataError when there is
-    no such event.
-    """
-    try:
-        spine = (
-            pl.scan_parquet(features / "spine.parquet")
-            .filter(pl.col("event_timestamp").is_between(start, end, closed="left"))
-            .drop(label, "label_at")
-            .sort("event_timestamp", maintain_order=True)
-            .collect()
-        )
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"the spine in {features} cannot be read: {error}") from error
-    if spine.is_empty():
-        raise DataError(
-            f"no event is predicted from {start.isoformat()} to {end.isoformat()}",
-            hint="is the period within the months of the data version?",
-        )
-    joined = source.join(service, spine, features)
-    pinned = json.dumps(asdict(source.resolve(service)), sort_keys=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    joined.write_parquet(out, metadata={SERVICE: pinned})
-    return joined.height
+__all__ = ["score"]
 
 
 def score(bundle: Path, rows: Path, out: Path, *, about: Mapping[str, str]) -> int:
