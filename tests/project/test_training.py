@@ -176,6 +176,12 @@ def test_a_forced_model_is_registered_with_its_lineage(
     assert "forced: a test of the wheel" in json.dumps(entries)
 
 
+def test_monitoring_without_a_prediction_log_says_so(place: Place, trained: dict[str, Any]) -> None:
+    run = place.run("monitoring")
+    assert (run["state"], run["code"]) == ("failed", 1), trained["cause"]
+    assert run["cause"].startswith("monitor: NotFound: there is no prediction log of flight-delay")
+
+
 def test_a_period_is_scored_in_batch(place: Place, trained: dict[str, Any]) -> None:
     steps = {step["name"]: step for step in trained["steps"]}
     version = steps["publish"]["outputs"]["Output"]
