@@ -22,7 +22,7 @@ Note = Annotated[str, typer.Option("--note", "-m", help="What you know or did.")
 
 NEXT = {
     "code_bug": "tidemill rollout status; deploy the registered version again",
-    "data_quality": "tidemill data status; mend the feed, then wait for three clean windows",
+    "data_quality": "tidemill data status; mend the feed; three clean windows end the incident",
     "skew": "tidemill features leaks; compare transforms.py with what the online store got",
     "concept_drift": "tidemill retrain status",
     "covariate_shift": "tidemill monitor status; ask whether traffic changed on purpose",
