@@ -24,7 +24,8 @@ $(UV):
 
 $(READY): requirements.lock pyproject.toml | $(UV)
 	@test -d $(VENV) || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python \
+		--require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
