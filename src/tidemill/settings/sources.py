@@ -14,9 +14,7 @@ from tidemill.errors import ConfigError
 __all__ = ["RESERVED", "Layer", "Origin", "environment", "overrides", "yaml_file"]
 
 PREFIX = "TIDEMILL_"
-RESERVED = frozenset(
-    {"TIDEMILL_ENV", "TIDEMILL_PROJECT", "TIDEMILL_CLOCK", "TIDEMILL_SUPERVISED"}
-)
+RESERVED = frozenset({"TIDEMILL_ENV", "TIDEMILL_PROJECT", "TIDEMILL_CLOCK", "TIDEMILL_SUPERVISED"})
 """Variables with the prefix that are no settings; also all that begin with `TIDEMILL_TEST_`."""
 
 
