@@ -72,6 +72,8 @@ class KfpRuns:
         An interrupted wait leaves the run going on. After `execution.timeout_seconds` the run is
         terminated. A refused gate shows as `failed`: the backend does not tell the two apart.
         """
+        if resume and dry_run:
+            raise UsageError("a resumed run cannot be a dry run", hint="tidemill watch shows it")
         if dry_run:
             return self._plan(pipeline, parameters or {})
         if resume:

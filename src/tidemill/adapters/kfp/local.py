@@ -56,6 +56,8 @@ class LocalRuns:
         Parameters named `config`, `as_of`, `correlation_id` and `git_commit` that are not given are
         the resolved settings, the clock's instant, the run's id and the project's commit.
         """
+        if resume and dry_run:
+            raise UsageError("a resumed run cannot be a dry run", hint="tidemill watch shows it")
         if resume:
             run = self._reopen(resume, pipeline, parameters or {})
         else:

@@ -24,11 +24,11 @@ class Memo:
         self.version = version
         self._digests: dict[str, str] = {}
 
-    def key(self, component: str, executor_input: Mapping[str, Any], env: Mapping[str, str]) -> str:
-        """Return the identity of one execution: code, settings, arguments, bytes of the inputs."""
+    def key(self, call: str, executor_input: Mapping[str, Any], env: Mapping[str, str]) -> str:
+        """Return the identity of one execution: step, code, settings, arguments, inputs' bytes."""
         inputs = executor_input.get("inputs", {})
         read = {uri: self._digest(uri) for uri in _uris(inputs)}
-        body = json.dumps([self.version, component, inputs, read, dict(env)], sort_keys=True)
+        body = json.dumps([self.version, call, inputs, read, dict(env)], sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()
 
     def begin(self, key: str, executor_input: Mapping[str, Any]) -> None:

@@ -52,8 +52,9 @@ class Steps:
         name = "/".join(written.parts[1:-1])
         log = self.folder.file("logs") / f"{name.replace('/', '.')}.log"
         fields: dict[str, Any] = {"name": name, "log": str(log), "started_at": _now()}
-        component = "\0".join([*full_command[:at], *full_command[at + 1 :]])
-        key = self.memo.key(component, request, env_vars or {})
+        # The name too: a step that a pipeline runs twice is two executions.
+        call = "\0".join([name, *full_command[:at], *full_command[at + 1 :]])
+        key = self.memo.key(call, request, env_vars or {})
         if self.memo.restore(key, request):
             self.folder.append("step", state="reused", outputs=_outputs(request), **fields)
             return 0
