@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-
 from tests.unit.rollout_world import NAME, START, World, plan
+
 from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.model import Cohort, Reading
 

@@ -27,7 +27,8 @@ class AnalysisMetric(Group):
     pass_ratio: float = Field(default=1.5, gt=1)
     """Pass is a ratio below this, shown at level `beta`."""
     max_rate: float | None = Field(default=None, gt=0, lt=1)
-    """Absolute guard: the canary's rate above this is harm whatever stable does."""
+    """Absolute guard: the canary's rate above this is harm unless stable is above it, too. It takes
+    half of the metric's `alpha_share`."""
     alpha_share: float = Field(default=0.25, gt=0, le=1)
     """This metric's part of the attempt's false-rollback budget."""
 
