@@ -48,9 +48,9 @@ def diagnose(
     """Name the cause of a window.
 
     `history` holds the tiers that fired in earlier windows of the same revision, oldest first.
-    A drop in volume together with a shift of the traffic mix is a part of the traffic that left:
-    the shift is the cause, lost rows remain a hypothesis. Retraining is allowed for concept drift
-    when every fault could be excluded; a tier that was not judged excludes nothing.
+    Less volume or jumping medians together with a shift of the traffic mix are a part of the
+    traffic that left: the shift is the cause, bad data remains a hypothesis. Retraining is allowed
+    for concept drift when every fault could be excluded; a tier that was not judged excludes none.
     """
     raised = tuple(r.tier for r in results if _raised(r, history, persistence))
     causes = [cause for cause, tiers in CAUSES.items() if set(tiers) & set(raised)]
@@ -76,8 +76,9 @@ def _raised(
 def _traffic_left(results: Sequence[TierResult]) -> bool:
     pages = [finding for result in results for finding in result.findings if finding.page]
     faults = [finding for finding in pages if finding.tier in ("T0", "T1")]
-    return bool(faults) and all(map(_volume, faults)) and any(f.rule == "mix" for f in pages)
+    return bool(faults) and all(map(_follows, faults)) and any(f.rule == "mix" for f in pages)
 
 
-def _volume(finding: Finding) -> bool:
-    return finding.rule == "volume"
+def _follows(finding: Finding) -> bool:
+    """Whether a finding may be a consequence of a part of the traffic leaving."""
+    return finding.rule in ("volume", "jump")

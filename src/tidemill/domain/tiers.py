@@ -90,6 +90,7 @@ def check_quality(
     columns: Counted,
     *,
     previous: Mapping[str, float],
+    typical: Mapping[str, float],
     levels: Mapping[str, float],
     null_margin: float,
     unseen_share: float,
@@ -97,8 +98,9 @@ def check_quality(
 ) -> tuple[TierResult, dict[str, float]]:
     """T1: null shares, unseen categories, jumps of medians; also returns the latched levels.
 
-    `previous` holds the medians of the window just before (empty if there is none), `levels` the
-    medians before jumps that have not returned: a jump is visible once, so it latches.
+    `previous` holds the medians of the window just before (empty if there is none), `typical` those
+    of the last days: a fall from a storm's level back to the usual one is no fault. A jump is
+    visible once, so it latches: `levels` holds the usual medians that have not returned since.
     """
     found: list[Finding] = []
     held: dict[str, float] = {}
@@ -106,11 +108,11 @@ def check_quality(
         if column.problem or not column.rows:
             continue
         found += _nulls(column, reference, null_margin) + _unseen(column, unseen_share)
-        before = levels.get(column.name, previous.get(column.name))
+        before = _levels_before(column.name, previous, typical, levels)
         jump = _jump(column, reference, before, jump_factor)
-        if jump and before is not None:
+        if jump:
             found.append(jump)
-            held[column.name] = before
+            held[column.name] = before[-1]
     return TierResult("T1", tuple(found)), held
 
 
@@ -135,17 +137,30 @@ def _unseen(column: ColumnCounts, bound: float) -> list[Finding]:
     return [Finding("T1", "unseen", column.name, share, bound, text, page=share > bound)]
 
 
+def _levels_before(
+    name: str,
+    previous: Mapping[str, float],
+    typical: Mapping[str, float],
+    levels: Mapping[str, float],
+) -> tuple[float, ...]:
+    if name in levels:
+        return (levels[name],)
+    if name not in previous:
+        return ()
+    return (previous[name], typical.get(name, previous[name]))
+
+
 def _jump(
-    column: ColumnCounts, reference: FeatureProfile, before: float | None, factor: float
+    column: ColumnCounts, reference: FeatureProfile, before: Sequence[float], factor: float
 ) -> Finding | None:
     bound = factor * reference.jump_max
-    if before is None or column.median is None or bound == 0:
+    if not before or column.median is None or bound == 0:
         return None
-    jump = abs(column.median - before)
+    jump = min(abs(column.median - level) for level in before)
     if jump <= bound:
         return None
     text = (
-        f"median of {column.name} went from {before:.4g} to {column.median:.4g}; in control it"
+        f"median of {column.name} went from {before[-1]:.4g} to {column.median:.4g}; in control it"
         f" moved {reference.jump_max:.4g} at most from one window to the next"
     )
     return Finding("T1", "jump", column.name, jump, bound, text)

@@ -37,7 +37,7 @@ __all__ = ["Judge", "Reference", "Window", "expected_volume", "without_defaults"
 
 PROFILE = TypeAdapter(Profile)
 EXPECTATION = 7
-"""Earlier windows whose median volume is what the next one should have."""
+"""Earlier windows whose medians, of volume and of columns, are what the next one should have."""
 FEWEST = 3
 """Windows that an expectation needs."""
 
@@ -114,6 +114,7 @@ class Judge:
         quality, held = check_quality(
             counted,
             previous=past[-1].medians if past and past[-1].end == _iso(window.start) else {},
+            typical=typical_medians(past),
             levels=levels,
             null_margin=settings.null_margin,
             unseen_share=settings.unseen_share,
@@ -190,6 +191,7 @@ class Judge:
             volume=volume,
             status=status,
             cause="data_quality" if contract.fired else "none",
+            hypotheses=("covariate_shift",) if contract.fired else (),
             fired=("T0",) if contract.fired else (),
             raised=("T0",) if contract.fired else (),
             unevaluated=dict.fromkeys(TIERS, reason),
@@ -230,6 +232,13 @@ def expected_volume(past: Sequence[WindowVerdict]) -> float | None:
     """Return the median volume of the last windows, or None while there are too few."""
     volumes = [verdict.volume for verdict in past[-EXPECTATION:]]
     return statistics.median(volumes) if len(volumes) >= FEWEST else None
+
+
+def typical_medians(past: Sequence[WindowVerdict]) -> dict[str, float]:
+    """Return the median of each column's medians over the last windows."""
+    recent = [verdict.medians for verdict in past[-EXPECTATION:]]
+    names = {name for medians in recent for name in medians}
+    return {name: statistics.median(m[name] for m in recent if name in m) for name in names}
 
 
 def without_defaults(rows: pl.DataFrame) -> pl.DataFrame:

@@ -69,5 +69,7 @@ def test_volume_alone_is_data_quality_and_with_a_mix_shift_traffic_that_left() -
     assert diagnose([volume], [], persistence=PERSISTENCE).cause == "data_quality"
     both = diagnose([volume, mix], [], persistence=PERSISTENCE)
     assert (both.cause, both.hypotheses) == ("covariate_shift", ("data_quality",))
+    jumped = diagnose([volume, fired("T1", "jump"), mix], [], persistence=PERSISTENCE)
+    assert jumped.cause == "covariate_shift"
     nulls = diagnose([volume, fired("T1", "nulls"), mix], [], persistence=PERSISTENCE)
     assert nulls.cause == "data_quality"

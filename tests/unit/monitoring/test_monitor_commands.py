@@ -1,0 +1,101 @@
+"""The commands, on a project with a signed bundle, a real log and a replay clock."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.monitoring_world import DAY, MODEL, RELEASE, ROOT, World
+
+from tidemill.adapters.clock import ReplayClock
+from tidemill.bundle import digest, revision
+from tidemill.cli import main
+from tidemill.wiring import Project
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def project(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a project that served five days; on the last one a feed sent Celsius."""
+    root = tmp_path / "project"
+    for folder in ("configs", "feature_repo"):
+        shutil.copytree(ROOT / folder, root / folder)
+    clock = root / "clock.json"
+    monkeypatch.setenv("TIDEMILL_CLOCK", str(clock))
+    opened = Project.load(root)
+    bundle = tmp_path / "signed"
+    shutil.copytree(world.flights.bundle, bundle)
+    opened.signer.sign(bundle)
+    world.revision = revision(digest(bundle))
+    (root / ".tidemill" / "bundles").mkdir(parents=True)
+    shutil.copytree(bundle, root / ".tidemill" / "bundles" / world.revision)
+    world.objects = opened.objects
+
+    def celsius(rows: object) -> object:
+        return world.rescored(rows.with_columns(temp=(rows["temp"] - 32) / 1.8))
+
+    for day in range(5):
+        world.log(RELEASE + day * DAY, celsius if day == 4 else lambda rows: rows)
+    ReplayClock(clock).set(RELEASE + 5 * DAY + timedelta(hours=1))
+    return root
+
+
+def run(root: Path, capsys: pytest.CaptureFixture[str], *line: str) -> tuple[int, str]:
+    try:
+        main([*line, "--project", str(root), "--set", "monitoring.draw_reports=false"])
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_from_the_log_to_a_resolved_incident(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = run(project, capsys, "monitor", "run")
+    assert code == 0
+    for line in ("PAGE inc-", "data_quality", "median of temp", "runbooks/data_quality.md", "next"):
+        assert line in text
+    code, text = run(project, capsys, "monitor", "status", "--json")
+    found = json.loads(text)
+    assert [v["cause"] for v in found] == ["none"] * 4 + ["data_quality"]
+    _, text = run(project, capsys, "incident", "list", "--json")
+    (incident,) = json.loads(text)
+    _, text = run(project, capsys, "retrain", "status", "--json")
+    (asked,) = json.loads(text)
+    assert (asked["state"], asked["correlation_id"]) == ("refused", incident["id"])
+    _, text = run(project, capsys, "retrain", "why", asked["id"])
+    assert "would learn the fault" in text
+    code, text = run(project, capsys, "retrain", "request", "-m", "now")
+    assert code == 0
+    assert "unresolved" in text
+    assert run(project, capsys, "incident", "ack", incident["id"], "-m", "seen")[0] == 0
+    _, text = run(project, capsys, "incident", "show", incident["id"])
+    assert "acknowledged: seen" in text
+    assert run(project, capsys, "incident", "resolve", incident["id"], "-m", "mended")[0] == 0
+    code, text = run(project, capsys, "incident", "resolve", incident["id"], "-m", "again")
+    assert code == 3
+    assert "was resolved" in text
+    assert run(project, capsys, "monitor", "run") == (0, "no window is due\n")
+
+
+def test_what_is_not_there_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = run(project, capsys, "incident", "show", "inc-0")
+    assert (code, "no incident 'inc-0'" in text) == (1, True)
+    code, text = run(project, capsys, "retrain", "request", "-m", "x", "--cause", "weather")
+    assert code == 2
+    shutil.rmtree(project / ".tidemill" / "objects" / "predictions")
+    code, text = run(project, capsys, "monitor", "run")
+    assert (code, f"no prediction log of {MODEL}" in text) == (1, True)
+
+
+def test_labels_are_collected(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, text = run(project, capsys, "labels", "collect", "--json")
+    assert json.loads(text)["rows"] > 80_000
+    _, text = run(project, capsys, "labels", "collect", "--json")
+    assert json.loads(text)["rows"] == 0
