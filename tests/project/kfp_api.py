@@ -64,7 +64,10 @@ class FakeKfp:
 
     def _tasks(self, run: dict[str, Any]) -> list[dict[str, Any]]:
         tasks = []
-        for at, name in enumerate(run["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]):
+        spec = run["pipeline_spec"]["pipeline_spec"]
+        graphs = [spec["root"], *(c for c in spec["components"].values() if "dag" in c)]
+        # Groups (exit handlers, conditions) are tasks too, as in a backend's answer.
+        for at, name in enumerate(task for graph in graphs for task in graph["dag"]["tasks"]):
             task = {
                 "run_id": run["run_id"],
                 "task_id": name,
