@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Ask for, run and explain retrainings.")
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.2
 """Wall time between two looks for an accepted request."""
 
 

@@ -17,8 +17,8 @@ from tidemill.steps.retrain import Governor
 
 __all__ = ["POLL_SECONDS", "Round", "follow"]
 
-POLL_SECONDS = 1.0
-"""Wall time between two looks at the clock."""
+POLL_SECONDS = 0.2
+"""Wall time between two looks at the clock: a replay may run a day in a second."""
 REVIEW = timedelta(hours=1)
 """Time of the clock between two reviews of what waits."""
 log = structlog.get_logger(__name__)
@@ -59,15 +59,18 @@ def follow(rounds: Round, clock: Clock, *, sleep: Callable[[float], None] = time
     What may succeed later is tried again at the next look; a log that is not there yet, too.
     """
     last: datetime | None = None
+    reason = ""
     while True:
         now = clock.now()
         if last is None or now >= last + REVIEW:
             try:
                 for judged in rounds.run():
                     _tell(judged)
-                last = now
+                last, reason = now, ""
             except (RetryableError, NotFound) as error:
-                log.warning("round failed, trying again", clock=now.isoformat(), reason=str(error))
+                if error.message != reason:
+                    reason = error.message
+                    log.warning("round failed, trying again", clock=now.isoformat(), reason=reason)
         sleep(POLL_SECONDS)
 
 
