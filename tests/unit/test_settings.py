@@ -1,10 +1,10 @@
 """Settings: layers, their trace, and errors that name file, line and the closest key."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,8 +118,8 @@ def merged(*trees: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
     for tree in trees:
-        copy = yaml.safe_load(yaml.safe_dump(tree))
-        _merge(values, copy, origins, Layer(copy, {}), "")
+        own = deepcopy(tree)
+        _merge(values, own, origins, Layer(own, {}), "")
     return values
 
 
