@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from benchmarks import gates
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,8 +21,11 @@ from tidemill.domain.gates import (
     passed,
     within,
 )
+from tidemill.settings.model import GateSettings
 
 FINITE = st.floats(-1e3, 1e3)
+SIZES = (0.2, 0.3, 0.5)
+"""Error on the logit scale of a challenger whose champion has 0.3."""
 LOSSES = st.lists(st.floats(-1, 1), min_size=4, max_size=60)
 
 
@@ -133,3 +137,17 @@ def test_a_slice_at_the_bound_does_not_fail_by_chance() -> None:
 )
 def test_slices_without_evidence_are_not_evaluable(slices: list[SliceFigures]) -> None:
     assert judge_slices("c", slices, 500, 0.52).status == "not_evaluable"
+
+
+@pytest.mark.slow
+def test_how_often_the_champion_comparison_is_wrong() -> None:
+    """On 14 days: a better challenger passes, an equal one mostly, a clearly worse one never."""
+    rates = {sd: gates.rate(sd, 14, GateSettings(bootstrap_samples=500), 60) for sd in SIZES}
+    passes = {sd: share for sd, (share, _) in rates.items()}
+    differences = {sd: difference for sd, (_, difference) in rates.items()}
+    assert differences[0.2] < -0.002
+    assert passes[0.2] > 0.9
+    assert abs(differences[0.3]) < 0.001
+    assert 0.4 < passes[0.3] < 0.9
+    assert differences[0.5] > 0.009
+    assert passes[0.5] < 0.05

@@ -58,7 +58,7 @@ class TrainingSettings(Group):
     """Widths of the hidden layers."""
     embedding: int = Field(default=8, ge=1)
     """Largest width of an embedding."""
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
     """Share of hidden units dropped in training."""
     hidden_cells: float = Field(default=0.02, ge=0, lt=1)
     """Share of cells made missing or unknown in training, so that the model has learned what to do

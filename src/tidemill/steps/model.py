@@ -78,7 +78,7 @@ class Encoder(nn.Module):
             known = values[present[:, index] > 0, index].double()
             if not len(known):
                 continue
-            edges = torch.quantile(known, share).unique()
+            edges = torch.unique(torch.quantile(known, share))
             self.lowest[index], self.highest[index] = edges[0], edges[-1]
             self.mean[index] = known.mean()
             self.scale[index] = known.std(correction=0) if len(edges) > 1 else 1.0
