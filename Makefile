@@ -29,7 +29,7 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-demo: setup ## Play the whole loop on a year of real flights
+demo: setup ## Play the whole loop on real flights of 2013
 	@$(BIN)/tidemill demo --into .tidemill/demo
 
 test: setup ## Pass the tests

@@ -39,7 +39,7 @@ def write_page(story: Story, path: Path) -> None:
         _events(story),
     ]
     if points:
-        parts += ["<h2>Why</h2>", drift_plot(points, marks)]
+        parts += ["<h2>Why</h2>", drift_plot(points, marks, story.performance_bound)]
     parts += [canary_plot(canary) for canary in story.canaries]
     if any(p.auc_first is not None for p in points):
         parts.append(auc_plot(points, marks))

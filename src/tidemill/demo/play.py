@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import statistics
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+import psutil
 
 from tidemill.adapters.clock import ReplayClock
 from tidemill.adapters.reference import copy_reference
@@ -31,34 +33,48 @@ from tidemill.wiring import Project
 __all__ = ["play"]
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
-END = datetime(2013, 7, 1, tzinfo=UTC)
+END = datetime(2013, 9, 1, tzinfo=UTC)
 CLOCK = ".tidemill/clock.json"
-POISONED = Path(__file__).with_name("poisoned.txt")
-FORCED = "demo: a corrupted model is forced past the gates, to see the canary stop it"
+FORCED = "demo: a model with shuffled labels is forced past the gates, to see the canary stop it"
+SHUFFLED = '''
+
+right_spine = spine
+
+
+def spine(raw, *, horizon_minutes):
+    """Return the spine with a bug: its labels are in random order."""
+    rows = right_spine(raw, horizon_minutes=horizon_minutes)
+    known = pl.col("late").is_not_null()
+    return rows.with_columns(pl.col("late").shuffle(seed=13).over(known))
+'''
 
 
 def play(folder: Path, tell: Callable[[Event], None]) -> Story:
     """Play the loop in `folder`, which is made anew, and write `demo.html` and `demo.json` there.
 
-    Raises what went wrong; the platform is stopped in any case.
+    Raises StepFailed when the loop did not close or a request failed, or what else went wrong; the
+    platform is stopped in any case.
     """
     story = Story(tell)
     _clear(folder)
     copy_reference(folder)
-    pipeline = folder / "pipelines" / "poisoned_training.py"
-    pipeline.write_text(POISONED.read_text())
     clock = ReplayClock(folder / CLOCK)
     clock.set(START)
     os.environ["TIDEMILL_CLOCK"] = str(folder / CLOCK)
-    project = Project.load(folder, env="demo", assignments=_free_ports())
+    ports = _free_ports()
+    project = Project.load(folder, env="demo", assignments=ports)
     with _platform(project, story):
         witness, replay = _first_release(project, clock, story)
-        _live(project, replay, witness, story)
+        _live(project, replay, witness, story, ports)
+        story.cpu_seconds = _cpu_seconds(project)
     witness.finish()
+    story.performance_bound = project.settings.monitoring.performance_z
     compare_with_first(project, story, START)
     _figures(story, replay)
     story.write(folder / "demo.json")
     write_page(story, folder / "demo.html")
+    if replay.tally.failed:
+        raise StepFailed(f"{replay.tally.failed} requests failed: {dict(replay.tally.statuses)}")
     return story
 
 
@@ -92,48 +108,48 @@ def _free_ports() -> list[str]:
 def _platform(project: Project, story: Story) -> Iterator[None]:
     """Begin to start the platform; whatever happens, leave nothing running."""
     specs = project.platform_specs()
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with story.stage("starting MLflow"):  # alone: it is what the training waits for
+        with story.waiting("MLflow starts"):  # alone: it is what the training waits for
             project.platform.up([spec for spec in specs if spec.name == "mlflow"])
         for spec in specs:
             project.platform.processes.declare(spec)
         yield
     finally:
-        with story.stage("stopping the platform"):
+        with story.waiting("the platform stops"):
             project.platform.down()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _first_release(project: Project, clock: ReplayClock, story: Story) -> tuple[Witness, Replay]:
     """Train on January to March while the platform starts, and release version 1."""
     story.note(START, "first training begins", "on what was known on 1 April: January to March")
-    run = _run(project, "training", {"trigger": "demo"})
-    story.add_run("first training", run)
-    with story.stage("starting the rest of the platform"):
+    story.add_run("first training", _run(project, {"trigger": "demo"}))
+    with story.waiting("the rest of the platform starts"):
         project.platform.wait([spec.name for spec in project.platform_specs()])
+    with story.waiting("first release"):
+        wait_for("the first release", lambda: _stable(project) is not None)
     witness = Witness(project, story)
-    with story.stage("first release"):
-        revision = _released(project)
     witness.look()
-    return witness, Replay(project, clock, _schedule(project), read_manifest(Path(revision)))
+    manifest = read_manifest(Path(_stable(project) or ""))
+    return witness, Replay(project, clock, _schedule(project), manifest)
 
 
-def _run(project: Project, pipeline: str, parameters: dict[str, str]) -> RunResult:
-    run = project.runs.launch(pipeline, parameters)
+def _run(project: Project, parameters: dict[str, str]) -> RunResult:
+    run = project.runs.launch("training", parameters)
     if run.state != "succeeded":
         raise StepFailed(f"{run.run_id} {run.state}: {run.cause}", hint="see its run.log")
     return run
 
 
-def _released(project: Project) -> str:
-    """Wait until the first version serves; return its bundle."""
-
-    def phase() -> bool:
-        return project.rollouts.state(project.settings.name)[0].phase == "stable"
-
-    wait_for("the first release", phase)
-    stable = project.rollouts.state(project.settings.name)[0].stable
-    assert stable is not None
-    return stable.bundle
+def _stable(project: Project) -> str | None:
+    """Return the bundle that serves all traffic, or None while something is in flight."""
+    state, _ = project.rollouts.state(project.settings.name)
+    return state.stable.bundle if state.stable and state.phase == "stable" else None
 
 
 def _schedule(project: Project) -> pl.DataFrame:
@@ -150,47 +166,66 @@ def _schedule(project: Project) -> pl.DataFrame:
     return project.transforms.spine(raw, horizon_minutes=horizon)
 
 
-def _live(project: Project, replay: Replay, witness: Witness, story: Story) -> None:
-    """Let the months pass until a retrained model serves, then a poisoned one, then a schedule."""
+def _live(
+    project: Project, replay: Replay, witness: Witness, story: Story, ports: list[str]
+) -> None:
+    """Let months pass: a retrained model is promoted, a poisoned one stopped, a schedule kept."""
     begin = story.wall_seconds
     replay.play(END, watch=witness.look, done=lambda: bool(witness.promoted))
-    _poison(project, story)
-    before = len(witness.rolled_back)
-    replay.play(END, watch=witness.look, done=lambda: len(witness.rolled_back) > before)
+    poisoned = _poison(project, story, ports) if witness.promoted else ""
+    replay.play(END, watch=witness.look, done=lambda: poisoned in witness.rolled_back)
     replay.play(END, watch=witness.look, done=lambda: {"schedule", "concept_drift"} <= witness.ran)
-    missing = [
-        what
-        for what, there in {
-            "a drift-caused retraining": "concept_drift" in witness.ran,
-            "a scheduled retraining": "schedule" in witness.ran,
-            "a retrained model promoted by canary": bool(witness.promoted),
-            "a corrupted model rolled back": bool(witness.rolled_back),
-        }.items()
-        if not there
-    ]
+    seen = {
+        "a drift-caused retraining": "concept_drift" in witness.ran,
+        "a scheduled retraining": "schedule" in witness.ran,
+        "a retrained model promoted by canary": bool(witness.promoted),
+        "the poisoned model rolled back by canary": poisoned in witness.rolled_back,
+    }
+    if poisoned in witness.promoted:
+        raise StepFailed(f"the poisoned version {poisoned} was promoted")
+    missing = [what for what, there in seen.items() if not there]
     if missing:
         raise StepFailed(f"until {END:%d %B} the replay has not seen {', '.join(missing)}")
     days = (project.clock.now() - START) / timedelta(days=1)
-    story.add_replay(days, story.wall_seconds - begin, replay.waited)
+    spent = (
+        story.wall_seconds - begin - witness.run_seconds - story.run_seconds("poisoned training")
+    )
+    story.add_replay(days, spent, replay.waited - replay.waited_for_runs)
 
 
-def _poison(project: Project, story: Story) -> None:
-    """Train on shuffled labels and force the result into production."""
-    newest = max(project.paths.runs.glob("training-*/**/training_set"), key=os.path.getmtime)
+def _poison(project: Project, story: Story, ports: list[str]) -> str:
+    """Train on shuffled labels, force the result into a canary, and return its version."""
+    repo = project.root / "poisoned_repo"
+    shutil.copytree(project.paths.resolve(project.settings.features.repo), repo)
+    with (repo / "transforms.py").open("a") as file:
+        file.write(SHUFFLED)
+    broken = Project.load(
+        project.root, env="demo", assignments=[*ports, "features.repo=poisoned_repo"]
+    )
     story.note(project.clock.now(), "a model is trained on shuffled labels", FORCED)
-    run = _run(project, "poisoned_training", {"training_set": str(newest), "force_reason": FORCED})
+    run = _run(broken, {"trigger": "demo", "force_reason": FORCED})
     story.add_run("poisoned training", run)
+    return str(run.step("register").outputs["Output"]).rpartition("/")[2]
+
+
+def _cpu_seconds(project: Project) -> float:
+    """Return the CPU time of this process, its runs, the platform and what the platform ran."""
+    pids = [running.pid for running in project.platform.processes.running().values()]
+    trees = [psutil.Process(pid).cpu_times() for pid in (*pids, project.platform.supervisor())]
+    return sum(os.times()[:4]) + sum(sum(times[:4]) for times in trees)
 
 
 def _figures(story: Story, replay: Replay) -> None:
     tally = replay.tally
-    seconds = sorted(tally.seconds)
-    cuts = statistics.quantiles(seconds, n=100)
+    cuts = statistics.quantiles(tally.seconds, n=100)
     story.figures |= {
         "failed requests": f"{tally.failed:,} of {tally.requests:,}",
-        "median answer": f"{1000 * statistics.median(seconds):.1f} ms",
+        "median answer": f"{1000 * cuts[49]:.1f} ms",
         "99th percentile": f"{1000 * cuts[98]:.1f} ms",
-        "versions that answered": ", ".join(
+        "answers by version": ", ".join(
             f"{version}: {count:,}" for version, count in sorted(tally.versions.items())
         ),
+        "wall time": f"{story.wall_seconds:.0f} s",
+        "CPU time": f"{story.cpu_seconds:.0f} s",
+        "orchestration and waiting": f"{story.orchestration:.0%} of the wall time",
     }

@@ -18,8 +18,8 @@ __all__ = ["auc_plot", "canary_plot", "drift_plot"]
 INK, TEAL, RED, GREY, GOLD = "#22303c", "#00796b", "#c62828", "#90a4ae", "#b26a00"
 
 
-def drift_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]]) -> str:
-    """Draw features and performance against their bounds, day by day; `marks` are (day, text)."""
+def drift_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]], bound: float) -> str:
+    """Draw drift of features and of performance, day by day; `marks` are (day, text)."""
     figure, (above, below) = _figure(2, "Drift over time")
     days = [_number(p.day) for p in points]
     drift = [p.drift for p in points]
@@ -27,7 +27,7 @@ def drift_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]]) -> str
         above.plot(days, _gaps(drift), color=TEAL, marker="o", ms=3)
     above.set_ylabel("largest qPSI", fontsize=8)
     below.plot(days, _gaps([p.performance for p in points]), color=GOLD, marker="o", ms=3)
-    below.axhline(3, color=RED, ls="--", lw=1)
+    below.axhline(bound, color=RED, ls="--", lw=1, label="bound")
     below.set_ylabel("performance |z|", fontsize=8)
     for axes in (above, below):
         _mark(axes, marks)

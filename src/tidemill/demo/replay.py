@@ -39,6 +39,8 @@ class Replay:
         self.tally = Tally()
         self.waited = 0.0
         """Seconds spent waiting for the platform's processes."""
+        self.waited_for_runs = 0.0
+        """Part of them in which a retraining ran."""
         self._flights = flights.sort("event_timestamp")
         self._step = timedelta(minutes=project.settings.features.step_minutes)
         gateway = f"http://127.0.0.1:{project.settings.gateway.port}"
@@ -60,7 +62,7 @@ class Replay:
             self._catch_up(now)
             self.tally.add(send(self._url, self._requests(now)))
             watch()
-            self._wait("the retraining", self._no_run, patience=1800.0)
+            self.waited_for_runs += self._wait("the retraining", self._no_run, patience=1800.0)
             self.clock.set(now + self._step)
 
     def _requests(self, now: datetime) -> list[dict[str, object]]:
@@ -96,6 +98,8 @@ class Replay:
         requests = self.project.requests.all(self.project.settings.registry.model)
         return not any(request.state in BUSY for request in requests)
 
-    def _wait(self, whom: str, reached: Callable[[], bool], patience: float = 180.0) -> None:
+    def _wait(self, whom: str, reached: Callable[[], bool], patience: float = 180.0) -> float:
         what = f"catching up of {whom} with {self.clock.now():%Y-%m-%d %H:%M}"
-        self.waited += wait_for(what, reached, patience)
+        waited = wait_for(what, reached, patience)
+        self.waited += waited
+        return waited

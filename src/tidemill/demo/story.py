@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,6 +79,10 @@ class Story:
     canaries: list[Canary] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
     """Figures of the account, already formatted, by what they are."""
+    performance_bound: float = 0.0
+    """`monitoring.performance_z`, which the plot draws."""
+    cpu_seconds: float = 0.0
+    """CPU time of everything that took part."""
     began: float = field(default_factory=time.monotonic)
 
     def note(self, clock: datetime | None, title: str, why: str = "") -> None:
@@ -94,21 +97,31 @@ class Story:
         self.tell(event)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage that is work as a whole."""
+    def waiting(self, name: str) -> Iterator[None]:
+        """Time a stage in which the demo does nothing but wait."""
         begin = time.monotonic()
-        yield
-        spent = time.monotonic() - begin
-        self.stages.append(Stage(name, spent, spent))
+        try:
+            yield
+        finally:
+            self.stages.append(Stage(name, time.monotonic() - begin, 0.0))
 
     def add_run(self, name: str, run: RunResult) -> None:
         """Record a pipeline run as a stage: its work is what happened inside its steps."""
         self.stages.append(Stage(name, run.wall_seconds, run.work_seconds))
 
     def add_replay(self, days: float, wall_seconds: float, waited: float) -> None:
-        """Record the replay as a stage: waiting for processes to catch up is not its work."""
-        name = f"replay of {days:.0f} days, retrainings included"
-        self.stages.append(Stage(name, wall_seconds, wall_seconds - waited))
+        """Record the replay without its runs; waiting for the platform is not its work."""
+        stage = Stage(f"replay of {days:.0f} days", wall_seconds, wall_seconds - waited)
+        self.stages.append(stage)
+
+    def run_seconds(self, name: str) -> float:
+        """Return the wall time of the stages called `name`."""
+        return sum(stage.wall_seconds for stage in self.stages if stage.name == name)
+
+    @property
+    def orchestration(self) -> float:
+        """Share of the wall time that was no work."""
+        return 1 - sum(stage.work_seconds for stage in self.stages) / self.wall_seconds
 
     @property
     def wall_seconds(self) -> float:
@@ -119,7 +132,7 @@ class Story:
         """Write everything as JSON."""
         body = {
             "wall_seconds": round(self.wall_seconds, 1),
-            "cpu_seconds": round(sum(os.times()[:4]), 1),
+            "cpu_seconds": round(self.cpu_seconds, 1),
             **{
                 name: [asdict(item) for item in getattr(self, name)]
                 for name in ("events", "stages", "points", "canaries")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,8 @@ class Witness:
         self.promoted: list[str] = []
         """Versions that a canary brought to all traffic."""
         self.rolled_back: list[str] = []
+        self.run_seconds = 0.0
+        """Wall time of the governor's runs."""
 
     def look(self) -> None:
         """Note what is new since the last look."""
@@ -58,7 +61,7 @@ class Witness:
     def finish(self) -> None:
         """Turn the collected evidence into the story's series."""
         for (attempt, metric), rows in self._evidence.items():
-            version = attempt.rpartition("-")[2]
+            number = int(attempt.rpartition("-")[2])
             last = rows[-1][2]
             self._story.canaries.append(
                 Canary(
@@ -70,7 +73,7 @@ class Witness:
                     log_e_pass=tuple(a.log_e_pass for _, _, a in rows),
                     harm_at=last.harm_at,
                     pass_at=last.pass_at,
-                    outcome=self._outcome(int(version)),
+                    outcome=self._outcome(number),
                 )
             )
 
@@ -93,12 +96,18 @@ class Witness:
         for decision in rollouts.decisions(name):
             if decision.seq > self._decisions:
                 self._decisions = decision.seq
+                self._remember(decision.attempt, decision.clock, decision.weight, decision.evidence)
                 self._tell(decision)
         if state.attempt:
-            at = self._project.clock.now().isoformat()
-            for assessment in state.attempt.assessments:
-                rows = self._evidence[(state.attempt.id, assessment.metric)]
-                rows.append((at, state.weight, assessment))
+            now, weight = self._project.clock.now(), state.weight
+            self._remember(state.attempt.number, now, weight, state.attempt.assessments)
+
+    def _remember(
+        self, attempt: int, at: datetime, weight: int, assessments: Iterable[Assessment]
+    ) -> None:
+        for assessment in assessments:
+            rows = self._evidence[(f"{self._model}-{attempt}", assessment.metric)]
+            rows.append((at.isoformat(), weight, assessment))
 
     def _tell(self, decision: Decision) -> None:
         version = self._versions.get(decision.revision, decision.revision)
@@ -132,6 +141,7 @@ class Witness:
         at = datetime.fromisoformat(request.finished_at)
         self._story.note(at, f"retraining run {request.state}", request.outcome)
         self._story.add_run(f"retraining ({request.trigger})", run)
+        self.run_seconds += run.wall_seconds
 
     def _windows(self) -> None:
         for verdict in self._project.windows.last(self._model, 14):
