@@ -6,14 +6,17 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tidemill.errors import Unavailable, UsageError
+from tidemill.errors import Timeout, Unavailable, UsageError
+from tidemill.local import supervisor
+from tidemill.local.folder import PlatformFolder
 from tidemill.local.platform import Platform
-from tidemill.ports.processes import ProcessSpec
+from tidemill.ports.processes import ProcessSpec, ProcessStatus
 
 SERVER = """
 import sys
@@ -143,3 +146,84 @@ def test_two_ups_share_one_supervisor(platform: Platform) -> None:
 def test_a_bad_name_is_refused(platform: Platform) -> None:
     with pytest.raises(UsageError, match="no process name"):
         platform.processes.declare(sleeper("../x"))
+
+
+@pytest.fixture
+def inline(tmp_path: Path) -> Iterator[supervisor.Supervisor]:
+    made = supervisor.Supervisor(PlatformFolder(tmp_path / "platform"), tmp_path / "logs")
+    yield made
+    made.stop_all()
+
+
+def stepped(inline: supervisor.Supervisor, name: str) -> ProcessStatus:
+    inline.step()
+    return inline.folder.statuses()[name]
+
+
+def test_two_declarations_within_one_tick_of_the_file_system_are_seen(
+    inline: supervisor.Supervisor,
+) -> None:
+    declared = inline.folder.folder / "declared"
+    inline.folder.declare(sleeper("one"))
+    tick = time.time_ns() + 10**9  # a stamp that stays young for the whole test
+    os.utime(declared, ns=(tick, tick))
+    inline.step()
+    inline.folder.declare(sleeper("two"))
+    os.utime(declared, ns=(tick, tick))
+    inline.step()
+    assert set(inline.children) == {"one", "two"}
+
+
+def test_old_crashes_do_not_fail_the_next_up(
+    platform: Platform, inline: supervisor.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "HEALTHY_SECONDS", 0.0)
+    inline.folder.declare(sleeper("worker"))
+    for crashes in range(4):
+        until(lambda: stepped(inline, "worker").state == "ready")
+        assert stepped(inline, "worker").restarts == crashes
+        os.kill(stepped(inline, "worker").pid, signal.SIGKILL)
+        until(lambda: stepped(inline, "worker").state == "backoff")
+    assert stepped(inline, "worker").failures == 1
+    with pytest.raises(Timeout, match="not ready after 0 s: worker"):
+        platform.wait(["worker"], timeout=0)  # it waits for the restart, and is not hopeless
+
+
+def test_a_process_that_hangs_is_restarted_with_the_reason(
+    inline: supervisor.Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PROBE_SECONDS", 0.5)
+    inline._client.timeout = 0.5
+    monkeypatch.setattr(supervisor, "SILENT_PROBES", 2)
+    spec = replace(server("web", free_port()), grace_seconds=0.1)
+    inline.folder.declare(spec)
+    until(lambda: stepped(inline, "web").detail == f"does not answer {spec.ready_url} yet")
+    until(lambda: stepped(inline, "web").state == "ready")
+    pid = stepped(inline, "web").pid
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: stepped(inline, "web").state == "backoff")
+    seen = stepped(inline, "web")
+    assert seen.detail == f"did not answer {spec.ready_url} 2 times in a row, and was restarted"
+    assert seen.restarts == 1
+    until(lambda: stepped(inline, "web").state == "ready")
+    assert not psutil.pid_exists(pid)
+
+
+def test_an_answer_other_than_ready_does_not_restart_a_process(
+    inline: supervisor.Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supervisor, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "SILENT_PROBES", 3)
+    page = tmp_path / "ready"
+    page.touch()
+    port = free_port()
+    url = f"http://127.0.0.1:{port}{page}"
+    root = (sys.executable, "-c", "import os; os.chdir('/')\n" + SERVER, str(port))
+    inline.folder.declare(ProcessSpec("web", root, ready_url=url, port=port))
+    until(lambda: stepped(inline, "web").state == "ready")
+    page.unlink()
+    until(lambda: stepped(inline, "web").state == "starting")
+    assert stepped(inline, "web").detail == f"{url} answers 404"
+    page.touch()
+    until(lambda: stepped(inline, "web").state == "ready")
+    assert stepped(inline, "web").restarts == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from os.path import relpath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,22 +51,39 @@ def _status() -> None:
     project = open_project()
     platform = project.platform
     seen = platform.processes.statuses()
+    logs = {name: str(platform.logs / f"{name}.log") for name in seen}
     body = {
         "supervisor": platform.supervisor(),
-        "processes": {name: asdict(process) for name, process in seen.items()},
+        "processes": {n: asdict(process) | {"log": logs[n]} for n, process in seen.items()},
     }
-    emit(body, _table(project.platform.processes.declared(), seen, platform.supervisor()))
+    view = _table(platform.processes.declared(), seen, logs)
+    view.caption = _supervisor(platform.supervisor())
+    emit(body, view)
     if not body["supervisor"] or any(p.state != "ready" for p in seen.values()):
         raise typer.Exit(1)
 
 
-def _table(declared: dict[str, ProcessSpec], seen: dict[str, ProcessStatus], pid: int) -> Table:
-    ports = {name: spec.port for name, spec in declared.items()}
+def _table(
+    declared: dict[str, ProcessSpec], seen: dict[str, ProcessStatus], logs: dict[str, str]
+) -> Table:
+    ports = {name: spec.port or "" for name, spec in declared.items()}
     rows = [
-        (p.name, p.state, ports.get(p.name) or "", p.pid or "", p.restarts, p.since, p.detail)
-        for p in seen.values()
+        (
+            p.name,
+            p.state,
+            ports.get(n),
+            p.pid or "",
+            p.restarts,
+            p.since,
+            relpath(logs[n]),
+            p.detail,
+        )
+        for n, p in seen.items()
     ]
-    view = table(("process", "state", "port", "pid", "restarts", "since", "detail"), rows)
-    view.caption = f"supervisor: pid {pid}" if pid else "supervisor: not running (tidemill up)"
+    view = table(("process", "state", "port", "pid", "restarts", "since", "log", "detail"), rows)
     view.caption_justify = "left"
     return view
+
+
+def _supervisor(pid: int) -> str:
+    return f"supervisor: pid {pid}" if pid else "supervisor: not running (tidemill up)"

@@ -85,7 +85,10 @@ class PlatformFolder:
         return {body["name"]: _spec(body) for body in bodies if body}
 
     def changed(self) -> int:
-        """Return a number that differs after every declaration and withdrawal."""
+        """Return when something was last declared or withdrawn, nanoseconds since the epoch.
+
+        Two changes within one tick of the file system's clock return the same.
+        """
         return (self.folder / "declared").stat().st_mtime_ns
 
     def running(self) -> dict[str, Running]:

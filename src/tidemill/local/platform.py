@@ -133,4 +133,4 @@ class Platform:
 
 
 def _hopeless(status: ProcessStatus) -> bool:
-    return status.restarts >= 3 or "is taken by" in status.detail
+    return status.failures >= 3 or "is taken by" in status.detail

@@ -34,7 +34,13 @@ MARK = "TIDEMILL_SUPERVISED"
 """Environment variable of every supervised process: the folder it belongs to."""
 
 TICK_SECONDS = 0.1
+STAMP_NS = 100_000_000
+"""A folder's time stamp younger than this, in nanoseconds, may hide a second change: file systems
+stamp with the kernel's tick, 10 ms at most."""
 PROBE_SECONDS = 2.0
+"""Between two probes of a process that was ready, and the longest wait for an answer."""
+SILENT_PROBES = 15
+"""A process that was ready and leaves this many probes in a row without any answer hangs."""
 BACKOFF_SECONDS = (0.5, 1, 2, 5, 10)
 HEALTHY_SECONDS = 30.0
 """A process that was ready this long starts its back-off anew."""
@@ -49,8 +55,13 @@ class Child:
     popen: subprocess.Popen[bytes] | None = None
     """None when it was adopted from a former supervisor."""
     ready: bool = False
+    was_ready: bool = False
     probed: float = 0.0
-    probe: Future[bool] | None = None
+    probe: Future[int] | None = None
+    answer: int | None = None
+    """What its URL answered last, an HTTP status; 0 is no answer, None is not asked yet."""
+    silent: int = 0
+    """Probes without an answer since the last one with."""
     stopping: float = 0.0
     """Monotonic time of SIGTERM; 0 while it should run."""
 
@@ -59,6 +70,21 @@ class Child:
         if self.popen is not None:
             return self.popen.poll() is None
         return self.running.process() is not None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it lives, but gives no answer any more."""
+        return self.was_ready and self.silent >= SILENT_PROBES
+
+    @property
+    def detail(self) -> str:
+        """Why it is not ready, as far as its URL tells."""
+        url = self.running.spec.ready_url
+        if self.answer is None or self.ready:
+            return ""
+        if self.answer:
+            return f"{url} answers {self.answer}"
+        return f"does not answer {url} {'any more' if self.was_ready else 'yet'}"
 
 
 @dataclass(slots=True)
@@ -82,7 +108,7 @@ class Supervisor:
         self._since: dict[str, tuple[ProcessState, str]] = {}
         self._published: dict[str, ProcessStatus] | None = None
         self._pool = ThreadPoolExecutor(4)
-        self._client = httpx.Client(timeout=2.0, trust_env=False)
+        self._client = httpx.Client(timeout=PROBE_SECONDS, trust_env=False)
         self._declared: tuple[int, dict[str, ProcessSpec]] = (0, {})
         logs.mkdir(parents=True, exist_ok=True)
 
@@ -100,8 +126,9 @@ class Supervisor:
         declared = self._read_declared()
         for name, child in list(self.children.items()):
             if not child.alive():
-                self._ended(name, child, expected=name not in declared or child.stopping > 0)
-            elif declared.get(name) != child.running.spec:
+                stopped = child.stopping > 0 and not child.hangs
+                self._ended(name, child, expected=name not in declared or stopped)
+            elif declared.get(name) != child.running.spec or child.hangs:
                 self._stop(child)
             else:
                 self._probe(child)
@@ -125,7 +152,8 @@ class Supervisor:
         """Read what should run, if the folder changed since: every change is a rename in it."""
         changed = self.folder.changed()
         if changed != self._declared[0]:
-            self._declared = (changed, self.folder.declared())
+            young = time.time_ns() - changed < STAMP_NS
+            self._declared = (0 if young else changed, self.folder.declared())
         return self._declared[1]
 
     def _past(self, name: str) -> History:
@@ -168,8 +196,12 @@ class Supervisor:
             return
         past = self._past(name)
         past.restarts += 1
-        if child.ready and time.monotonic() - child.started > HEALTHY_SECONDS:
+        if child.was_ready and time.monotonic() - child.started > HEALTHY_SECONDS:
             past.failures = 0
+        if child.hangs:
+            silent = f"{SILENT_PROBES} times in a row, and was restarted"
+            self._failed(name, f"did not answer {child.running.spec.ready_url} {silent}")
+            return
         code = child.popen.returncode if child.popen else None
         how = "ended" if code is None else f"ended with {_exit(code)}"
         self._failed(name, f"{how}; last line: {_last_line(self.logs / f'{name}.log')}")
@@ -192,13 +224,16 @@ class Supervisor:
     def _probe(self, child: Child) -> None:
         url = child.running.spec.ready_url
         if not url:
-            child.ready = True
+            child.ready = child.was_ready = True
         elif child.probe is not None:
             if child.probe.done():
-                child.ready, child.probe = child.probe.result(), None
-        elif not child.ready or time.monotonic() - child.probed > PROBE_SECONDS:
+                child.answer, child.probe = child.probe.result(), None
+                child.ready = child.answer == httpx.codes.OK
+                child.was_ready |= child.ready
+                child.silent = 0 if child.answer else child.silent + 1
+        elif not child.was_ready or time.monotonic() - child.probed > PROBE_SECONDS:
             child.probed = time.monotonic()
-            child.probe = self._pool.submit(_answers, self._client, url)
+            child.probe = self._pool.submit(_answer, self._client, url)
 
     def _publish(self, declared: dict[str, ProcessSpec]) -> None:
         seen: dict[str, ProcessStatus] = {}
@@ -210,9 +245,14 @@ class Supervisor:
             if name not in self._since or self._since[name][0] != state:
                 self._since[name] = (state, datetime.now(UTC).isoformat(timespec="milliseconds"))
             pid = child.running.pid if child else 0
-            detail = "" if state == "ready" else past.detail
             seen[name] = ProcessStatus(
-                name, state, pid, past.restarts, self._since[name][1], detail
+                name=name,
+                state=state,
+                pid=pid,
+                restarts=past.restarts,
+                since=self._since[name][1],
+                detail="" if state == "ready" else _detail(child, past),
+                failures=past.failures,
             )
         if seen != self._published:
             self.folder.publish(seen)
@@ -243,11 +283,17 @@ def _kill_group(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def _answers(client: httpx.Client, url: str) -> bool:
+def _detail(child: Child | None, past: History) -> str:
+    if child is None or not child.was_ready:
+        return past.detail or (child.detail if child else "")
+    return child.detail
+
+
+def _answer(client: httpx.Client, url: str) -> int:
     try:
-        return client.get(url).status_code == httpx.codes.OK
+        return client.get(url).status_code
     except httpx.HTTPError:
-        return False
+        return 0
 
 
 def _holder(port: int) -> str:

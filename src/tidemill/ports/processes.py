@@ -36,10 +36,13 @@ class ProcessStatus:
     state: ProcessState
     pid: int
     restarts: int
+    """Restarts since its supervisor began; never decays."""
     since: str
     """Instant of the last change of state, ISO 8601 UTC, wall clock."""
     detail: str = ""
-    """Why it is not ready: exit code and the last line of its log."""
+    """Why it is not ready: exit code and the last line of its log, or what its URL answers."""
+    failures: int = 0
+    """Failures in a row: it starts at 0 again after the process was healthy for a while."""
 
 
 class Processes(Protocol):
