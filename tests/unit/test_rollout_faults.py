@@ -190,9 +190,9 @@ class History(RuleBasedStateMachine):
             loop.reconcile = self.original
             for snapshot, now, result in self.seen:
                 assert reconcile(snapshot, now) == result, "I10: a function of its arguments"
-            if result.decision is None:
-                again = replace(snapshot, state=result.state, delivered=0)
-                assert reconcile(again, now).state == result.state, "looking twice is once"
+                if result.decision is None:
+                    again = replace(snapshot, state=result.state, delivered=0)
+                    assert reconcile(again, now).state == result.state, "looking twice is once"
 
     @rule(seconds=st.integers(1, 6), requests=st.sampled_from([0, 50, 400]))
     def time_passes(self, seconds: int, requests: int) -> None:
