@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from tests.unit.rollout_world import START, plan, revision
 
 from tidemill.domain.evalues import (
     alternatives,
@@ -19,7 +21,9 @@ from tidemill.domain.evalues import (
     log_wealth,
     ratio_interval,
 )
-from tidemill.domain.evidence import LEVELS, Metric, Segment, Tolerance, assess, extend
+from tidemill.domain.evidence import LEVELS, TOTAL, Metric, Segment, Tolerance, assess, extend
+from tidemill.domain.rollout.model import Attempt, Evidence, State
+from tidemill.testing.canaries import Canaries
 
 WHOLE = np.array([1.0])
 METRIC = Metric("errors", "error", False, 1.2, 1.5, None, 0.01)
@@ -36,24 +40,25 @@ def log_e(weight: float, stable: float, canary: float, null: float, side: str) -
     return log_mean_exp(wealth.sum(axis=0))
 
 
-def running(weights: np.ndarray, bad: np.ndarray, null: float, side: str) -> np.ndarray:
-    """Log e-value after every window, `[runs, windows]`; `bad` is `[runs, windows, 2]`."""
-    runs, windows, _ = bad.shape
-    flat = bad.reshape(runs * windows, 1, 2)
-    wealth = log_wealth(np.tile(weights, runs), WHOLE, flat, alternatives(null, side), null)
-    total = wealth.reshape(runs, windows, -1).cumsum(axis=1)
-    peak = total.max(axis=2)
-    return peak + np.log(np.exp(total - peak[..., None]).mean(axis=2))
-
-
 def traffic(
     rng: np.random.Generator, runs: int, weights: np.ndarray, rate: np.ndarray, ratio: float
-) -> np.ndarray:
-    """Bad events per window on stable and canary, `[runs, windows, 2]`, 600 requests each."""
-    requests = rng.poisson(600, size=(runs, len(weights)))
-    canary = rng.binomial(requests, weights)
-    bad = [rng.binomial(requests - canary, rate), rng.binomial(canary, np.minimum(1, rate * ratio))]
-    return np.stack(bad, axis=-1).astype(float)
+) -> tuple[np.ndarray, Canaries]:
+    """The canary's requests per look, `[runs, looks]`, and the canaries; 600 requests a look."""
+    return split(
+        rng, rng.binomial(600, weights / TOTAL, (runs, len(weights))), weights, rate, ratio
+    )
+
+
+def split(rng, canary, weights, rate, ratio) -> tuple[np.ndarray, Canaries]:
+    bad = [rng.binomial(600 - canary, rate), rng.binomial(canary, np.minimum(1, rate * ratio))]
+    losses = np.stack(bad, axis=-1)[:, :, None, :].astype(float)
+    return canary, Canaries(weights.tolist(), [600] * len(weights), losses)
+
+
+def at_most(level: float, decided: np.ndarray) -> bool:
+    """Whether no more than a share of `level` of the runs ever decided, give or take 3 sd."""
+    runs = len(decided)
+    return decided.any(axis=1).mean() <= level + 3 * math.sqrt(level * (1 - level) / runs)
 
 
 @pytest.mark.parametrize(("errors", "expected"), [(1, 1.87), (2, 4.06), (3, 6.41)])
@@ -76,94 +81,96 @@ def test_two_point_case_in_closed_form():
     assert math.isclose(float(wealth[0, 0]), expected, rel_tol=1e-12)
 
 
-RAMP = np.repeat([0.01, 0.05, 0.1, 0.25, 0.5], 20)
+RAMP = np.repeat([100, 500, 1000, 2500, 5000], 20)
 INCIDENT = 0.005 * (1 + 0.8 * np.sin(np.arange(100) / 20))
 INCIDENT[40:45] = 0.2
+GUARDED = replace(METRIC, max_rate=0.05)
+"""The relative test and the absolute guard share its alpha; the incident is above the guard."""
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.2])
 def test_false_rollback_stays_below_alpha_through_ramps_and_incidents(ratio):
     rng = np.random.default_rng(20261122)
-    bad = traffic(rng, 1500, RAMP, INCIDENT, ratio)
-    false = (running(RAMP, bad, 1.2, "harm") >= math.log(100)).any(axis=1).mean()
-    assert false <= 0.01 + 3 * math.sqrt(0.01 * 0.99 / 1500)
+    canary, canaries = traffic(rng, 1000, RAMP, INCIDENT, ratio)
+    assert at_most(METRIC.alpha, canaries.rolled_back(METRIC, TOLERANCE, canary))
 
 
 def test_false_rollback_under_a_round_robin_split():
     rng = np.random.default_rng(3)
-    requests = rng.poisson(600, size=(1000, 100))
-    canary = np.rint(requests * RAMP).astype(int)
-    bad = np.stack(
-        [rng.binomial(requests - canary, INCIDENT), rng.binomial(canary, 1.2 * INCIDENT)], axis=-1
-    ).astype(float)
-    false = (running(RAMP, bad, 1.2, "harm") >= math.log(100)).any(axis=1).mean()
-    assert false <= 0.01 + 3 * math.sqrt(0.01 * 0.99 / 1000)
+    canary = np.tile(np.rint(600 * RAMP / TOTAL).astype(int), (1000, 1))
+    _, canaries = split(rng, canary, RAMP, INCIDENT, 1.2)
+    assert at_most(METRIC.alpha, canaries.rolled_back(METRIC, TOLERANCE, canary))
+
+
+def test_false_rollback_of_a_canary_at_both_limits():
+    """Exactly `harm_ratio` times as bad as stable and exactly at `max_rate`: wrong in two ways."""
+    metric, tolerance = replace(GUARDED, alpha=0.1), replace(TOLERANCE, min_bad_events=1)
+    rng = np.random.default_rng(4)
+    canary, canaries = traffic(rng, 600, RAMP, np.full(100, 0.05 / 1.2), 1.2)
+    decided = canaries.rolled_back(metric, tolerance, canary)
+    assert decided.any(), "the level is large enough for the rate to be seen"
+    assert at_most(metric.alpha, decided)
 
 
 def test_false_pass_at_the_margin_stays_below_beta():
     rng = np.random.default_rng(20261122)
-    weights = np.full(100, 0.5)
-    bad = traffic(rng, 1500, weights, np.full(100, 0.005), 1.5)
-    false = (running(weights, bad, 1.5, "pass") >= math.log(20)).any(axis=1).mean()
-    assert 0 < false <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1500)
+    _, canaries = traffic(rng, 1000, np.full(100, 5000), np.full(100, 0.005), 1.5)
+    decided = canaries.log_pass(METRIC) >= math.log(1 / TOLERANCE.beta)
+    assert decided.any(), "the level is large enough for the rate to be seen"
+    assert at_most(TOLERANCE.beta, decided)
 
 
-def test_the_restarting_test_as_the_controller_uses_it_keeps_alpha():
+@pytest.mark.parametrize("metric", [METRIC, GUARDED])
+def test_assess_decides_at_every_look_as_the_simulation_does(metric):
+    """The simulation is judged by the functions that `assess` calls, over the same segments."""
     rng = np.random.default_rng(5)
-    false, looks = 0, 40
-    weights = np.repeat([500, 5000], looks // 2)
-    for _ in range(150):
-        bad = traffic(rng, 1, weights / 10_000, np.full(looks, 0.02), 1.2)[0].astype(int)
+    canary, canaries = traffic(rng, 2, RAMP, INCIDENT, 4.0)
+    harm, passed = canaries.log_harm(metric), canaries.log_pass(metric)
+    rolled_back = canaries.rolled_back(metric, TOLERANCE, canary)
+    assert rolled_back.any()
+    for run in range(2):
         segments = ()
-        for k in range(looks):
-            pair = (int(bad[k, 0]), int(bad[k, 1]))
-            trials = (3000, 3000)
-            losses = ((LEVELS, *pair),)
-            segments = extend(
-                segments, Segment(0, k // 20, int(weights[k]), trials, trials, losses)
-            )
-        harm = assess(METRIC, segments, replace(TOLERANCE, srm_alpha=1e-300), 1)
-        false += harm.log_e_harm >= harm.harm_at
-    assert false <= 150 * 0.01 + 3 * math.sqrt(150 * 0.01 * 0.99)
+        for look, weight in enumerate(RAMP):
+            trials = int(600 - canary[run, look]), int(canary[run, look])
+            bad = tuple(canaries.losses[run, look, 0].astype(int).tolist())
+            losses = ((LEVELS, *bad),) if any(bad) else ()
+            segments = extend(segments, Segment(0, look // 20, int(weight), trials, trials, losses))
+            found = assess(metric, segments, TOLERANCE, look // 20)
+            assert math.isclose(found.log_e_harm, harm[run, look], rel_tol=1e-9, abs_tol=1e-9)
+            assert math.isclose(found.log_e_pass, passed[run, look], rel_tol=1e-9, abs_tol=1e-9)
+            if not found.stable_unhealthy:
+                assert (found.verdict == "harm") == rolled_back[run, look]
 
 
 def test_false_rollback_and_false_pass_on_fractional_losses():
     """Losses of a missed event (1) and of a false alarm (6/20), mean ratio exactly at the null."""
+    metric = Metric("wrong", "wrong", True, 1.1, 1.25, None, 0.01)
     rng = np.random.default_rng(11)
     runs, days, rows = 400, 14, 500
-    arm = rng.random((runs, days, rows)) < 0.5
-    for null, side, level in ((1.1, "harm", 0.01), (1.25, "pass", 0.05)):
-        scale = np.where(arm, null, 1.0)
-        draw = rng.random((runs, days, rows))
-        missed, alarm = draw < 0.08 * scale, (draw > 1 - 0.25 * scale)
-        losses = np.stack(
-            [
-                np.stack([(kind & ~arm).sum(2), (kind & arm).sum(2)], axis=-1)
-                for kind in (alarm, missed)
-            ],
-            axis=2,
-        ).astype(float)
-        wealth = log_wealth(
-            np.full(runs * days, 0.5),
-            np.array([0.3, 1.0]),
-            losses.reshape(runs * days, 2, 2),
-            alternatives(null, side),
-            null,
+    canary = rng.binomial(rows, 0.5, (runs, days))
+
+    def month(ratio: float) -> Canaries:
+        arms = ((rows - canary, 1.0), (canary, ratio))
+        alarms, missed = (
+            np.stack([rng.binomial(n, rate * scale) for n, scale in arms], axis=-1)
+            for rate in (0.25, 0.08)
         )
-        total = wealth.reshape(runs, days, -1).cumsum(axis=1)
-        e = np.log(np.exp(total - total.max(2, keepdims=True)).mean(2)) + total.max(2)
-        false = (e >= math.log(1 / level)).any(axis=1).mean()
-        assert false <= level + 3 * math.sqrt(level * (1 - level) / runs)
+        losses = np.stack([alarms, missed], axis=2).astype(float)
+        return Canaries([5000] * days, [rows] * days, losses, levels=(0.3, 1.0))
+
+    assert at_most(0.01, month(1.1).rolled_back(metric, TOLERANCE, canary))
+    assert at_most(0.05, month(1.25).log_pass(metric) >= math.log(20))
 
 
 def test_power_floor():
     """Weight 5 %, base 0.5 %, 600 requests a minute: x3 is found in most runs within 100 min."""
     rng = np.random.default_rng(2)
-    weights = np.full(100, 0.05)
-    found = running(weights, traffic(rng, 300, weights, np.full(100, 0.005), 3.0), 1.2, "harm")
-    assert (found >= math.log(100)).any(axis=1).mean() > 0.75
-    found = running(weights, traffic(rng, 300, weights, np.full(100, 0.005), 10.0), 1.2, "harm")
-    assert (found[:, :10] >= math.log(100)).any(axis=1).mean() > 0.9
+    weights = np.full(100, 500)
+    canary, canaries = traffic(rng, 300, weights, np.full(100, 0.005), 3.0)
+    assert canaries.rolled_back(METRIC, TOLERANCE, canary).any(axis=1).mean() > 0.75
+    canary, canaries = traffic(rng, 300, weights, np.full(100, 0.005), 10.0)
+    found = canaries.rolled_back(METRIC, TOLERANCE, canary)
+    assert found[:, :10].any(axis=1).mean() > 0.9
 
 
 def test_late_harm_is_found_sooner_by_the_restarting_test():
@@ -177,41 +184,68 @@ def test_late_harm_is_found_sooner_by_the_restarting_test():
     assert log_restarts(wealth, np.arange(6)) > math.log(100)
 
 
-pieces = st.lists(
-    st.tuples(st.sampled_from([500, 5000]), st.integers(0, 50), st.integers(0, 20)),
-    min_size=1,
-    max_size=12,
+windows = st.lists(
+    st.tuples(
+        st.sampled_from([500, 5000]), st.integers(100, 3000), st.integers(0, 50), st.integers(0, 20)
+    ),
+    min_size=6,
+    max_size=14,
 )
+STATE = TypeAdapter(State)
 
 
-def fold(windows, epoch_of):
-    segments = ()
-    for weight, stable, canary in windows:
-        losses = ((LEVELS, stable, canary),) if stable or canary else ()
-        segments = extend(
-            segments, Segment(0, epoch_of(weight), weight, (200, 20), (200, 20), losses)
-        )
-    return segments
-
-
-@given(pieces)
+@given(windows)
 @settings(max_examples=25, deadline=None)
-def test_streamed_and_recomputed_evidence_are_identical(windows):
+def test_evidence_that_went_through_the_store_is_that_of_the_raw_windows(raw):
+    """Each window is added to what the store gave back; the log wealth is summed afresh."""
     tolerance = replace(TOLERANCE, srm_alpha=1e-300)
-    ordered = sorted(windows)
-    streamed = fold(ordered, lambda weight: weight)
-    assert assess(METRIC, streamed, tolerance, 500) == assess(
-        METRIC, tuple(replace(s) for s in streamed), tolerance, 500
-    )
-    merged = fold(
-        [
-            (w, sum(s for v, s, _ in ordered if v == w), sum(c for v, _, c in ordered if v == w))
-            for w in sorted({w for w, *_ in ordered})
-        ],
-        lambda weight: weight,
-    )
-    a, b = (assess(METRIC, s, tolerance, 500) for s in (streamed, merged))
-    assert (a.log_e_harm, a.log_e_pass) == (b.log_e_harm, b.log_e_pass), "cutting changes nothing"
+    ordered = [*sorted(raw), (5000, 6000, 40, 40), (5000, 6000, 40, 40)]
+    stored = STATE.dump_json(State())
+    for weight, requests, stable, canary in ordered:
+        series = STATE.validate_json(stored).attempt
+        segments = series.evidence.series["errors"] if series else ()
+        losses = ((LEVELS, stable, canary),) if stable or canary else ()
+        trials = arms(weight, requests)
+        piece = Segment(0, weight, weight, trials, trials, losses)
+        stored = STATE.dump_json(holding(extend(segments, piece)))
+    streamed = STATE.validate_json(stored).attempt.evidence.series["errors"]
+    found = assess(METRIC, streamed, tolerance, 5000)
+
+    weights = np.array([w / TOTAL for w, *_ in ordered])
+    bad = np.array([[w[2:]] for w in ordered], dtype=float)
+    passing = log_wealth(weights, WHOLE, bad, alternatives(1.5, "pass"), 1.5).sum(axis=0)
+    assert math.isclose(found.log_e_pass, log_mean_exp(passing), rel_tol=1e-9, abs_tol=1e-9)
+    starts = cuts([window[:2] for window in ordered])
+    assert len(streamed) == len(starts) >= 2
+    wealth = log_wealth(weights, WHOLE, bad, alternatives(1.2, "harm"), 1.2)
+    capital = [1 / ((k + 1) * (k + 2)) for k in range(len(starts))]
+    bets = [np.exp(wealth[first:].sum(axis=0)).mean() for first in starts]
+    by_hand = sum(c * e for c, e in zip(capital, bets, strict=True)) + 1 / (len(starts) + 1)
+    assert math.isclose(found.log_e_harm, math.log(by_hand), rel_tol=1e-9, abs_tol=1e-9)
+    assert found.trials == tuple(np.array([arms(*window[:2]) for window in ordered]).sum(axis=0))
+
+
+def arms(weight: int, requests: int) -> tuple[int, int]:
+    """Requests of stable and of the canary, split exactly as the weight says."""
+    canary = requests * weight // TOTAL
+    return requests - canary, canary
+
+
+def holding(segments: tuple[Segment, ...]) -> State:
+    """A state as the controller stores it, with these segments."""
+    evidence = Evidence(series={"errors": segments})
+    return State(attempt=Attempt(1, revision("v2"), plan(), 1, START, evidence=evidence))
+
+
+def cuts(trials: list[tuple[int, int]]) -> list[int]:
+    """First window of each segment: a new weight, or 5,000 requests before it."""
+    starts, weight, seen = [], None, 0
+    for number, (now, requests) in enumerate(trials):
+        if now != weight or seen >= 5000:
+            starts.append(number)
+            weight, seen = now, 0
+        seen += requests
+    return starts
 
 
 @given(st.integers(0, 200), st.integers(1, 200), st.sampled_from([0.0001, 0.05, 0.5]))

@@ -9,8 +9,9 @@ testing a coin (Lindon and Malek, "Anytime-Valid Inference for Multinomial Count
 A bad event of size l in [0, 1] multiplies the wealth by 1 + l (f - 1), f the factor of a whole
 event. Its mean is still 1 at the null ratio of *mean losses*, so bounded losses need no other test.
 
-Arrays: K segments, L loss levels, J alternatives. Everything is in logarithms (nats), because
-wealth overflows and underflows; weights are floats in (0, 1).
+Arrays: K segments, L loss levels, J alternatives; leading axes (`...`) are attempts judged at once.
+Everything is in logarithms (nats), because wealth overflows and underflows; weights are floats in
+(0, 1).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Floats",
@@ -55,15 +56,15 @@ def alternatives(null: float, side: Side) -> Floats:
 def log_wealth(
     weights: Floats, levels: Floats, losses: Floats, ratios: Floats, null: float
 ) -> Floats:
-    """Return per segment and alternative what its bad events add to the log wealth, `[K, J]`.
+    """Return per segment and alternative what its bad events add to the log wealth, `[..., K, J]`.
 
-    `losses[K, L, 2]` counts events of size `levels[L]` on stable and canary.
+    `losses[..., K, L, 2]` counts events of size `levels[L]` on stable and canary.
     """
     canary, stable = _log_factors(weights, ratios, null)
-    total = np.zeros_like(stable)
+    total = np.zeros((*losses.shape[:-2], len(ratios)))
     for index, level in enumerate(levels):
-        total += losses[:, index, 1, None] * _shrink(canary, level)
-        total += losses[:, index, 0, None] * _shrink(stable, level)
+        total += losses[..., index, 1, None] * _shrink(canary, level)
+        total += losses[..., index, 0, None] * _shrink(stable, level)
     return total
 
 
@@ -78,34 +79,37 @@ def _shrink(log_factor: Floats, level: float) -> Floats:
     return log_factor if level == 1.0 else np.log1p(level * np.expm1(log_factor))
 
 
-def log_mean_exp(values: Floats) -> float:
-    """Return log(mean(exp(values))) without overflow."""
-    peak = float(values.max())
-    return peak + math.log(float(np.exp(values - peak).mean()))
+def log_mean_exp(values: Floats) -> Floats:
+    """Return log(mean(exp(values))) over the last axis, without overflow."""
+    peak = values.max(axis=-1)
+    mean: Floats = peak + np.log(np.exp(values - peak[..., None]).mean(axis=-1))
+    return mean
 
 
-def log_restarts(wealth: Floats, ordinals: NDArray[np.int64]) -> float:
-    """Return the log of an e-value that forgets: a mixture over starts at each segment.
+def log_restarts(wealth: Floats, ordinals: NDArray[np.int64]) -> Floats:
+    """Return the log of an e-value that forgets, `[...]`: a mixture over starts at each segment.
 
     The start with ordinal k holds 1/((k+1)(k+2)) of the capital from the beginning, so harm that
     sets in late is not outweighed by a long healthy past. A start that was merged away counts as
     lost capital, which only makes the test more cautious. `wealth` is `log_wealth`'s result.
     """
+    attempts = wealth.shape[:-2]
     if not len(ordinals):
-        return 0.0
-    since = np.cumsum(wealth[::-1], axis=0)[::-1]
-    capital = 1.0 / ((ordinals + 1.0) * (ordinals + 2.0))
-    logs = [math.log(c) + log_mean_exp(s) for c, s in zip(capital, since, strict=True)]
-    unspent = -math.log(float(ordinals[-1]) + 2.0)
-    return float(np.logaddexp.reduce([*logs, unspent]))
+        return np.zeros(attempts)
+    since = np.cumsum(wealth[..., ::-1, :], axis=-2)[..., ::-1, :]
+    spent = log_mean_exp(since) - np.log((ordinals + 1.0) * (ordinals + 2.0))
+    unspent = np.full((*attempts, 1), -math.log(float(ordinals[-1]) + 2.0))
+    mixture: Floats = np.logaddexp.reduce(np.concatenate([spent, unspent], axis=-1), axis=-1)
+    return mixture
 
 
-def log_guard(trials: int, bad: float, limit: float) -> float:
-    """Return the log e-value against "the bad rate of this one arm is at most `limit`"."""
+def log_guard(trials: ArrayLike, bad: ArrayLike, limit: float) -> Floats:
+    """Return the log e-value against "the bad rate of this one arm is at most `limit`", `[...]`."""
     rates = limit + (1 - limit) * np.linspace(0.02, 0.98, ALTERNATIVES)
     gain = np.log(rates / limit)
     loss = np.log1p(-rates) - math.log1p(-limit)
-    return log_mean_exp(bad * gain + (trials - bad) * loss)
+    events = np.asarray(bad, dtype=np.float64)[..., None]
+    return log_mean_exp(events * gain + (np.asarray(trials)[..., None] - events) * loss)
 
 
 def log_sample_ratio(stable: int, canary: int, weight: float) -> float:
@@ -134,7 +138,7 @@ def ratio_interval(
         null = math.exp(log_ratio)
         bets = np.concatenate([alternatives(null, "pass"), alternatives(null, "harm")])
         wealth = log_wealth(weights, levels, losses, bets, null).sum(axis=0)
-        return log_mean_exp(wealth) - math.log(1 / alpha)
+        return float(log_mean_exp(wealth)) - math.log(1 / alpha)
 
     if not losses.any():
         return 1 / WIDEST, WIDEST

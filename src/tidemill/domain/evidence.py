@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tidemill.domain.evalues import (
     Floats,
@@ -28,6 +29,7 @@ from tidemill.domain.evalues import (
 __all__ = [
     "LEVELS",
     "TOTAL",
+    "Arrays",
     "Assessment",
     "Loss",
     "Metric",
@@ -37,6 +39,8 @@ __all__ = [
     "Verdict",
     "assess",
     "extend",
+    "log_harm",
+    "log_pass",
     "log_split",
 ]
 
@@ -49,6 +53,8 @@ SEGMENT_TRIALS = 5_000
 MAX_SEGMENTS = 32
 """Older neighbours of one weight are merged above this, so that the state stays small."""
 
+Arrays = tuple[Floats, Floats, Floats]
+"""Weights `[K]` in (0, 1), levels `[L]` in (0, 1], losses `[..., K, L, 2]`; see `evalues`."""
 Pair = tuple[int, int]
 Loss = tuple[int, int, int]
 """Level 1..20, events of that size on stable, on canary."""
@@ -67,6 +73,16 @@ class Metric:
     max_rate: float | None
     alpha: float
     """This metric's own part of the attempt's false-rollback budget."""
+
+    @property
+    def harm_at(self) -> float:
+        """Log e-value of the harm test that decides; `max_rate` takes half of alpha."""
+        return math.log(1 / self.alpha if self.max_rate is None else 2 / self.alpha)
+
+    @property
+    def guard_at(self) -> float:
+        """Log e-value of the absolute guard that decides."""
+        return math.log(2 / self.alpha)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,22 +196,20 @@ def assess(
     usable = tuple(s for s in compared if s.epoch not in broken)
     arrays = _arrays(usable)
     requests, trials = _total(s.requests for s in segments), _total(s.trials for s in segments)
-    guard, relative_alpha = None, metric.alpha
-    if metric.max_rate is not None:
-        relative_alpha = metric.alpha / 2
-        guard = _guard(segments, trials, metric.max_rate)
+    ordinals = np.array([s.ordinal for s in usable], dtype=np.int64)
+    guard = None if metric.max_rate is None else _guard(segments, trials, metric.max_rate)
     found = Assessment(
         metric=metric.name,
         verdict="undecided",
         reason="",
-        log_e_harm=_harm(metric, usable, arrays),
-        harm_at=math.log(1 / relative_alpha),
-        log_e_pass=_pass(metric, arrays),
+        log_e_harm=float(log_harm(metric, arrays, ordinals)),
+        harm_at=metric.harm_at,
+        log_e_pass=float(log_pass(metric, arrays)),
         pass_at=math.log(1 / tolerance.beta),
         log_e_split=max(splits.values(), default=0.0),
         split_at=split_at,
         log_e_guard=guard,
-        guard_at=math.log(2 / metric.alpha),
+        guard_at=metric.guard_at,
         limit=metric.max_rate,
         ratio=ratio_interval(*arrays, tolerance.beta),
         requests=requests,
@@ -203,6 +217,18 @@ def assess(
         bad=_bad(segments),
     )
     return _judge(found, tolerance, _events(segments), epoch in broken)
+
+
+def log_harm(metric: Metric, arrays: Arrays, ordinals: NDArray[np.int64]) -> Floats:
+    """Return the log e-value against "at most `harm_ratio` times as bad", per attempt `[...]`."""
+    ratios = alternatives(metric.harm_ratio, "harm")
+    return log_restarts(log_wealth(*arrays, ratios, metric.harm_ratio), ordinals)
+
+
+def log_pass(metric: Metric, arrays: Arrays) -> Floats:
+    """Return the log e-value against "at least `pass_ratio` times as bad", per attempt `[...]`."""
+    ratios = alternatives(metric.pass_ratio, "pass")
+    return log_mean_exp(log_wealth(*arrays, ratios, metric.pass_ratio).sum(axis=-2))
 
 
 def log_split(segments: tuple[Segment, ...], epoch: int) -> float:
@@ -240,8 +266,7 @@ def _judge(found: Assessment, tolerance: Tolerance, events: Pair, broken: bool) 
     return found
 
 
-def _arrays(segments: tuple[Segment, ...]) -> tuple[Floats, Floats, Floats]:
-    """Weights `[K]`, levels `[L]` in (0, 1], losses `[K, L, 2]`."""
+def _arrays(segments: tuple[Segment, ...]) -> Arrays:
     levels = sorted({level for s in segments for level, *_ in s.losses}) or [LEVELS]
     losses = np.zeros((len(segments), len(levels), 2))
     for k, segment in enumerate(segments):
@@ -251,22 +276,10 @@ def _arrays(segments: tuple[Segment, ...]) -> tuple[Floats, Floats, Floats]:
     return weights, np.array(levels) / LEVELS, losses
 
 
-def _harm(
-    metric: Metric, segments: tuple[Segment, ...], arrays: tuple[Floats, Floats, Floats]
-) -> float:
-    ratios = alternatives(metric.harm_ratio, "harm")
-    wealth = log_wealth(*arrays, ratios, metric.harm_ratio)
-    return log_restarts(wealth, np.array([s.ordinal for s in segments], dtype=np.int64))
-
-
-def _pass(metric: Metric, arrays: tuple[Floats, Floats, Floats]) -> float:
-    ratios = alternatives(metric.pass_ratio, "pass")
-    return log_mean_exp(log_wealth(*arrays, ratios, metric.pass_ratio).sum(axis=0))
-
-
 def _guard(segments: tuple[Segment, ...], trials: Pair, limit: float) -> tuple[float, float]:
     bad = _bad(segments)
-    return log_guard(trials[0], bad[0], limit), log_guard(trials[1], bad[1], limit)
+    stable, canary = log_guard(trials, bad, limit)
+    return float(stable), float(canary)
 
 
 def _events(segments: tuple[Segment, ...]) -> Pair:

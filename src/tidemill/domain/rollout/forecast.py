@@ -14,21 +14,20 @@ MIXTURE_NATS = 3.0
 
 def events_to_harm(metric: Metric, weight: int, ratio: float) -> float:
     """Return the bad events of both arms until harm of `ratio` is found, roughly the mean."""
-    alpha = metric.alpha if metric.max_rate is None else metric.alpha / 2
-    restarts = math.log(2)
-    return _events(weight, ratio, metric.harm_ratio, alpha, MIXTURE_NATS + restarts)
+    nats = metric.harm_at + MIXTURE_NATS + math.log(2)  # the restarts halve the capital
+    return _events(weight, ratio, metric.harm_ratio, nats)
 
 
 def events_to_pass(metric: Metric, tolerance: Tolerance, weight: int) -> float:
     """Return the bad events of both arms until an equal canary passes, roughly the mean."""
-    return _events(weight, 1.0, metric.pass_ratio, tolerance.beta, MIXTURE_NATS)
+    return _events(weight, 1.0, metric.pass_ratio, math.log(1 / tolerance.beta) + MIXTURE_NATS)
 
 
-def _events(weight: int, ratio: float, null: float, level: float, cost: float) -> float:
-    """Wald: the level's and the mixture's nats over those that an event brings."""
+def _events(weight: int, ratio: float, null: float, nats: float) -> float:
+    """Wald: the nats that a decision takes over those that an event brings."""
     true, assumed = _share(weight, ratio), _share(weight, null)
     gain = true * math.log(true / assumed) + (1 - true) * math.log((1 - true) / (1 - assumed))
-    return (math.log(1 / level) + cost) / gain
+    return nats / gain
 
 
 def _share(weight: int, ratio: float) -> float:
