@@ -13,6 +13,7 @@ lock            held by the runner and its child: free means that neither is ali
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -24,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tidemill.errors import Conflict
+from tidemill.errors import Conflict, Unavailable
 from tidemill.ports.runs import RunResult, StepResult
 
 __all__ = ["RunFolder"]
@@ -55,25 +56,38 @@ class RunFolder:
     def write_request(self, body: Mapping[str, Any]) -> None:
         """Keep what was asked."""
         fresh = self.file("request.json.new")
-        fresh.write_text(json.dumps(body, indent=1) + "\n")
-        fresh.replace(self.file("request.json"))
+        with self._writing():
+            fresh.write_text(json.dumps(body, indent=1) + "\n")
+            fresh.replace(self.file("request.json"))
 
     def append(self, event: str, **fields: Any) -> None:
-        """Record what happened; a line is written whole or not at all."""
-        line = json.dumps({"event": event, "at": time.time(), **fields}, default=str) + "\n"
-        descriptor = os.open(self.file("events.jsonl"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+        """Record what happened; a line is written whole or not at all. Raises Unavailable."""
+        body = json.dumps({"event": event, "at": time.time(), **fields}, default=str)
+        line = f"{body}\n".encode()
+        with self._writing(), self.file("events.jsonl").open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # nobody appends behind a line that is taken back
+            end = os.fstat(file.fileno()).st_size
+            if file.write(line) < len(line):
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def events(self) -> list[dict[str, Any]]:
-        """Return what happened so far."""
+        """Return what happened so far; a line without its end is still being written."""
         try:
             text = self.file("events.jsonl").read_text()
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise Unavailable(
+                f"the run's folder {self.path} cannot be written: {error.strerror}",
+                hint="make room there; the run continues with --resume",
+            ) from error
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -101,9 +115,10 @@ class RunFolder:
             return True
 
     def save(self, result: RunResult) -> None:
-        """Write the final result."""
+        """Write the final result; raises Unavailable."""
         body = asdict(result) | {"work_seconds": result.work_seconds}
-        self.file("run.json").write_text(json.dumps(body, indent=1, default=str) + "\n")
+        with self._writing():
+            self.file("run.json").write_text(json.dumps(body, indent=1, default=str) + "\n")
 
     def result(self) -> RunResult:
         """Derive the run from what happened in its last attempt."""

@@ -1,0 +1,50 @@
+"""A run's folder on a disk that is full."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tidemill.adapters.kfp.record import RunFolder
+from tidemill.errors import Unavailable
+from tidemill.ports.runs import RunResult
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """Let the kernel cut every write at `size` bytes of a file, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [0, 10])
+def test_a_full_disk_is_named_and_takes_nothing_that_was_written(tmp_path: Path, room: int) -> None:
+    run = RunFolder(tmp_path)
+    run.append("attempt")
+    size = run.file("events.jsonl").stat().st_size
+    named = re.escape(f"the run's folder {tmp_path} cannot be written")
+    with files_end_at(size + room):
+        with pytest.raises(Unavailable, match=named):
+            run.append("spawned", pid=1)
+        assert [event["event"] for event in run.events()] == ["attempt"]
+        with pytest.raises(Unavailable, match=named):
+            run.save(RunResult("r", "training", "failed", {"much": "x" * 4096}))
+    run.append("spawned", pid=2)
+    assert [event.get("pid") for event in run.events()] == [None, 2]
+
+
+def test_a_line_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.append("attempt")
+    with run.file("events.jsonl").open("a") as file:
+        file.write('{"event": "spa')
+    assert [event["event"] for event in run.events()] == ["attempt"]
