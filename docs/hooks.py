@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
-import sys
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from typer.testing import CliRunner
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -99,12 +98,10 @@ def _subcommands(verb: str) -> list[str]:
 
 
 def _help(*words: str) -> str:
-    code = "import sys; from tidemill.cli.app import main; main(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"COLUMNS": "100", "TERM": "dumb", "PATH": "/usr/bin:/bin"},
-    )
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    from tidemill.cli.app import app
+
+    plain = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    shown = CliRunner().invoke(app, [*words, "--help"], prog_name="tidemill", env=plain)
+    if shown.exit_code:
+        raise RuntimeError(f"tidemill {' '.join(words)} --help: {shown.output}")
+    return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
