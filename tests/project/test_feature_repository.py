@@ -11,11 +11,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from sqlalchemy import make_url
 
 from tidemill.adapters.feast import FeastRepository
+from tidemill.adapters.feast_config import repo_config
 from tidemill.adapters.feast_definitions import Definitions
 from tidemill.cli import main
 from tidemill.errors import ConfigError, DataError, NotFound
+from tidemill.settings.features import FeatureSettings
 from tidemill.wiring import Project
 
 ROOT = Path(__file__).parents[2]
@@ -254,3 +257,14 @@ def test_computing_needs_no_feast() -> None:
     code += "print('feast' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_registry_gets_its_password_from_the_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGISTRY_PASSWORD", "p@ss/word")
+    settings = FeatureSettings(registry_password="env:REGISTRY_PASSWORD")
+    url = "postgresql+psycopg://feast@db/registry"
+    config = repo_config(FLIGHTS, settings, registry=url, online_path=tmp_path / "online.db")
+    assert make_url(config.registry.path).password == "p@ss/word"
+    assert "p@ss" not in settings.model_dump_json()

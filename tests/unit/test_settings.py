@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from tidemill.errors import ConfigError
 from tidemill.settings import Loaded, Settings, find_project, load
+from tidemill.settings.base import SECRET, looks_secret
 from tidemill.settings.check import check
 from tidemill.settings.export import SCHEMA_FILE, schema_text
-from tidemill.settings.load import _merge
+from tidemill.settings.load import _merge, _models
 from tidemill.settings.sources import Layer, Origin, overrides
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +52,7 @@ def test_each_layer_wins_over_the_one_below(tmp_path: Path) -> None:
     assert value(env="prod") == (6, "configs/prod.yaml (line 1)")
     assert value(env="prod", variables=variables) == (7, "environment (TIDEMILL_TRAINING__EPOCHS)")
     assignments = ["training.epochs=8"]
-    assert value(variables=variables, assignments=assignments) == (8, "--set (training.epochs=8)")
+    assert value(variables=variables, assignments=assignments) == (8, "--set (training.epochs)")
     assert str(read(tmp_path).origin("training.patience")) == "default"
 
 
@@ -76,6 +78,69 @@ def test_a_mistake_names_place_and_remedy(tmp_path: Path, text: str, says: str) 
     make(tmp_path, local=text)
     with pytest.raises(ConfigError, match=says):
         read(tmp_path)
+
+
+LEAKS = [
+    ("registry.token=hunter2", "given by reference"),
+    ("registry.token={a: hunter2}", "registry.token"),
+    ("registry.tokn=hunter2", "did you mean 'token'"),
+    ("registry=[token, hunter2]", "found a list of 2"),
+    ("registry={token: hunter2}", "given by reference"),
+    ("registry.token={hunter2", "not valid YAML"),
+    ("features.online={type: redis, password: hunter2}", "given by reference"),
+    ("storage.database=postgresql+psycopg://u:hunter2@h/db", "'database_password'"),
+    ("storage.database=postgresql+psycopg://u@h/db?password=hunter2", "'database_password'"),
+    ("registry.backend=postgresql+psycopg://u:hunter2@h/db", "'backend_password'"),
+    ("features.registry=postgresql+psycopg://u:hunter2@h/db", "'registry_password'"),
+    ("registry.uri=https://u:hunter2@h", "a URL holds no password"),
+    ("execution.kfp.secrets={DB_PASSWORD: hunter2}", "String should match"),
+    ("execution.environment={DB_PASSWORD: hunter2}", "'execution.environment.DB_PASSWORD'.*kfp"),
+    ("execution.environment={DB: 'x://u:hunter2@h'}", "a URL holds no password"),
+    ("name=x://u:hunter2@h", "String should match"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), LEAKS)
+def test_a_secret_is_refused_and_never_shown(tmp_path: Path, text: str, says: str) -> None:
+    make(tmp_path)
+    variable, _, value = text.partition("=")
+    name = f"TIDEMILL_{variable.replace('.', '__').upper()}"
+    for layer in ({"assignments": [text]}, {"variables": {name: value}}):
+        with pytest.raises(ConfigError, match=says) as refused:
+            read(tmp_path, **layer)
+        assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["PGPASSWORD", "api_key", "SLACK_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASS", "token"]
+)
+def test_a_name_that_looks_secret(name: str) -> None:
+    assert looks_secret(name)
+
+
+@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "MONKEY", "COMPASS", "LEVEL"])
+def test_a_name_that_does_not_look_secret(name: str) -> None:
+    assert not looks_secret(name)
+
+
+def test_every_setting_of_a_secret_has_a_name_that_looks_secret() -> None:
+    """By its name `_found` knows what it must not show."""
+
+    def secrets(model: type[BaseModel]) -> set[str]:
+        names = {n for n, field in model.model_fields.items() if SECRET in field.metadata}
+        inner = [m for field in model.model_fields.values() for m in _models(field.annotation)]
+        return names.union(*(secrets(m) for m in inner))
+
+    names = secrets(Settings)
+    assert {"token", "password", "database_password", "registry_password"} <= names
+    assert all(looks_secret(name) for name in names)
+
+
+def test_a_url_without_a_password_is_accepted(tmp_path: Path) -> None:
+    make(tmp_path)
+    url = "postgresql+psycopg://u@h:5432/db?sslmode=require"
+    settings = read(tmp_path, assignments=[f"storage.database={url}"]).settings
+    assert settings.storage.database == url
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

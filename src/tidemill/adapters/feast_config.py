@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from feast import RepoConfig
+from sqlalchemy import make_url
 
 from tidemill.settings.features import FeatureSettings, SqliteOnline
+from tidemill.settings.secrets import reveal
 
 __all__ = ["private_config", "repo_config"]
 
@@ -32,7 +34,15 @@ def repo_config(
         }
     if registry.startswith("sqlite:///"):
         Path(registry.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return _config(repo, settings.project, registry, online)
+    return _config(repo, settings.project, _secured(registry, settings), online)
+
+
+def _secured(registry: str, settings: FeatureSettings) -> str:
+    """Return the registry's URL with the password that the settings refer to."""
+    password = reveal(settings.registry_password)
+    if not password:
+        return registry
+    return make_url(registry).set(password=password).render_as_string(hide_password=False)
 
 
 def private_config(repo: Path, settings: FeatureSettings, folder: Path) -> RepoConfig:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tidemill.settings.base import Group, Secret
+from tidemill.settings.base import DatabaseUrl, Group, Secret, Url
 
 __all__ = [
     "DataSettings",
@@ -43,9 +43,9 @@ class FilesSource(Group):
 
     type: Literal["files"] = "files"
     """Connector."""
-    url: str
+    url: Url
     """Folder (relative to the project) or `s3://bucket/prefix`."""
-    endpoint_url: str = ""
+    endpoint_url: Url = ""
     """Endpoint of an S3-compatible store; empty means AWS."""
     tables: dict[str, FilesTable] = Field(min_length=1)
     """The raw tables; their columns and types are in the contract."""
@@ -57,9 +57,9 @@ Source = Annotated[Nycflights13Source | FilesSource, Field(discriminator="type")
 class VersionSettings(Group):
     """Dataset versions, kept by DVC."""
 
-    remote: str = ".tidemill/dvc-remote"
+    remote: Url = ".tidemill/dvc-remote"
     """DVC remote: a folder (relative to the project) or `s3://bucket/prefix`."""
-    endpoint_url: str = ""
+    endpoint_url: Url = ""
     """Endpoint of an S3-compatible remote; empty means AWS."""
 
 
@@ -83,11 +83,11 @@ class StorageSettings(Group):
 
     state: str = ".tidemill"
     """Folder of everything local: databases, logs, runs; relative to the project."""
-    objects: str = ".tidemill/objects"
+    objects: Url = ".tidemill/objects"
     """Data, models, logs and evidence: a folder (relative to the project) or `s3://bucket/prefix`."""
-    endpoint_url: str = ""
+    endpoint_url: Url = ""
     """Endpoint of an S3-compatible object store; empty means AWS."""
-    database: str = "sqlite:///.tidemill/tidemill.db"
+    database: DatabaseUrl = "sqlite:///.tidemill/tidemill.db"
     """SQLAlchemy URL of the store (ledgers, rollouts, incidents): SQLite or `postgresql+psycopg://`."""
     database_password: Secret = ""
-    """Password of the database, if its URL holds none."""
+    """Password of the database, by reference; its URL must hold none."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from tidemill.settings.base import Group, Secret
+from tidemill.settings.base import Group, PublicName, Secret, Url
 
 __all__ = ["ExecutionSettings", "KfpSettings", "StepResources"]
 
@@ -43,7 +43,7 @@ class StepResources(Group):
 class KfpSettings(Group):
     """A Kubeflow Pipelines backend."""
 
-    host: str = ""
+    host: Url = ""
     """URL of the Pipelines API."""
     namespace: str = ""
     """Namespace of the runs on a multi-user installation; a single-user one takes none."""
@@ -53,7 +53,7 @@ class KfpSettings(Group):
     """Service account of the run's pods."""
     experiment: str = "tidemill"
     """KFP experiment."""
-    pipeline_root: str = ""
+    pipeline_root: Url = ""
     """Where the backend keeps artifacts, `s3://bucket/prefix`; empty means its own default."""
     secrets: dict[str, Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[\w.-]+$")]] = Field(
         default_factory=dict
@@ -72,8 +72,8 @@ class ExecutionSettings(Group):
     """A run is stopped, with everything it started, after this long."""
     resources: dict[str, StepResources] = Field(default_factory=dict)
     """Resources by step name; `default` applies to the rest."""
-    environment: dict[str, str] = Field(default_factory=dict)
-    """Environment variables of every step (never secrets)."""
+    environment: dict[PublicName, Url] = Field(default_factory=dict)
+    """Environment variables of every step. No secrets: those of a cluster go to `kfp.secrets`."""
     images: dict[
         Literal["features", "train", "serve", "monitor", "control"],
         Annotated[str, AfterValidator(_pinned)],

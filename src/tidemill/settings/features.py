@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tidemill.settings.base import Group, Secret
+from tidemill.settings.base import DatabaseUrl, Group, Secret
 
 __all__ = ["FeatureSettings", "OnlineStore", "RedisOnline", "SqliteOnline"]
 
@@ -47,8 +47,10 @@ class FeatureSettings(Group):
     """Feast's project name; part of every online key."""
     service: str = "flight_delay_v1"
     """Feature service that training and serving read."""
-    registry: str = "sqlite:///.tidemill/feast/registry.db"
+    registry: DatabaseUrl = "sqlite:///.tidemill/feast/registry.db"
     """SQL registry of Feast; the file registry loses concurrent writes and is not offered."""
+    registry_password: Secret = ""
+    """Password of a PostgreSQL registry, by reference; its URL must hold none."""
     online: OnlineStore = SqliteOnline()
     """Online store."""
     horizon_minutes: int = Field(default=60, ge=0)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from tidemill.errors import ConfigError
+from tidemill.settings.base import looks_secret, redact
 from tidemill.settings.paths import Paths
 from tidemill.settings.schema import Settings
 from tidemill.settings.sources import Layer, Origin, environment, overrides, yaml_file
@@ -126,16 +128,32 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
         elif problem["type"] == "missing":
             lines.append(f"{where}'{dotted}' is required and not set")
         elif problem["type"] == "union_tag_not_found":
-            lines.append(f"{where}'{dotted}' needs 'type' (found {problem['input']!r:.80})")
+            lines.append(f"{where}'{dotted}' needs 'type' ({_found(problem)})")
         else:
-            lines.append(f"{where}'{dotted}': {problem['msg']} (found {problem['input']!r:.80})")
+            lines.append(f"{where}'{dotted}': {problem['msg']} ({_found(problem)})")
     return "the settings are wrong:\n" + "\n".join(f"  - {line}" for line in lines)
+
+
+def _found(problem: ErrorDetails) -> str:
+    """Say what was given, unless it may be a secret; of a mapping the keys, of a list the length.
+
+    A value of the wrong shape may hold a secret further down.
+    """
+    value = problem["input"]
+    if any(looks_secret(str(part)) for part in problem["loc"]):
+        return "what was given is not shown"
+    if isinstance(value, Mapping):
+        return f"found a mapping of {', '.join(map(str, value)) or 'nothing'}"
+    if isinstance(value, list):
+        return f"found a list of {len(value)}"
+    return f"found {redact(repr(value)):.80}"
 
 
 def _locate(loc: tuple[int | str, ...], origins: Mapping[str, Origin]) -> tuple[str, Origin | None]:
     """Dotted key and origin of a pydantic location, skipping the tags of unions."""
     parts: list[str] = []
     found: Origin | None = None
+    loc = tuple(part for part in loc if part != "[key]")
     for index, part in enumerate(loc):
         dotted = ".".join([*parts, str(part)])
         tag = dotted not in origins and parts and index < len(loc) - 1

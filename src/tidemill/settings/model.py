@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tidemill.settings.base import Group, Secret
+from tidemill.settings.base import DatabaseUrl, Group, Secret, Url
 
 __all__ = [
     "ExportSettings",
@@ -126,15 +126,15 @@ class GateSettings(Group):
 class RegistrySettings(Group):
     """MLflow: tracking server and model registry."""
 
-    uri: str = "http://127.0.0.1:5500"
+    uri: Url = "http://127.0.0.1:5500"
     """Tracking URI: the server that `tidemill up` starts, or yours."""
-    backend: str = "sqlite:///.tidemill/mlflow/mlflow.db"
+    backend: DatabaseUrl = "sqlite:///.tidemill/mlflow/mlflow.db"
     """Backend store of the local server: SQLite or `postgresql+psycopg://`."""
     backend_password: Secret = ""
-    """Password of the backend store, if its URL holds none."""
-    artifacts: str = ".tidemill/mlflow/artifacts"
+    """Password of the backend store, by reference; its URL must hold none."""
+    artifacts: Url = ".tidemill/mlflow/artifacts"
     """Artifact destination of the local server: a folder or `s3://bucket/prefix`."""
-    artifacts_endpoint_url: str = ""
+    artifacts_endpoint_url: Url = ""
     """Endpoint of an S3-compatible artifact destination; empty means AWS."""
     experiment: str = "flight-delay"
     """MLflow experiment of the training runs."""

@@ -105,10 +105,10 @@ def overrides(assignments: list[str]) -> Layer:
         dotted, equals, value = assignment.partition("=")
         if not equals or not dotted.strip():
             raise ConfigError(
-                f"--set {assignment!r} is not of the form key=value",
+                f"--set {dotted!r} is not of the form key=value",
                 hint="write --set training.epochs=5",
             )
-        _put(layer, dotted.strip(), value, Origin("--set", assignment))
+        _put(layer, dotted.strip(), value, Origin("--set", dotted.strip()))
     return layer
 
 
@@ -116,7 +116,7 @@ def _put(layer: Layer, dotted: str, text: str, origin: Origin) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"the value of {origin} is not valid YAML: {text!r}") from error
+        raise ConfigError(f"the value of {origin} is not valid YAML", hint="quote it") from error
     *parents, last = dotted.split(".")
     tree = layer.values
     for depth, parent in enumerate(parents):
