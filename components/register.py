@@ -11,7 +11,6 @@ def register(
     config: str,
     run: str,
     trigger: str,
-    force_reason: str,
     bundle: Input[Model],
     released: Output[Model],
 ) -> str:
@@ -33,7 +32,7 @@ def register(
         clock=project.clock,
         run_id=project.tracker(run).run_id,
         who="pipeline training",
-        why=f"{trigger}, forced: {force_reason}" if force_reason else trigger,
+        why=trigger,
         correlation=run,
     )
     return str(version)

@@ -89,7 +89,6 @@ def training(
             config=config,
             run=run,
             trigger=trigger,
-            force_reason=force_reason,
             bundle=packed.outputs["bundle"],
         )
         with dsl.If(rollout == True):  # noqa: E712 - KFP reads the comparison

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 from onnx import TensorProto, helper
 
 from tidemill.bundle import FeatureService, InputColumn, Manifest, write_manifest
+from tidemill.steps.gate import seal
 
 DATA = "0123456789abcdef0123456789abcdef.dir"
 
@@ -29,10 +31,20 @@ def model(scale: float) -> bytes:
     return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString())
 
 
+def write_evidence(folder: Path, *, passed: bool = True, override: str = "") -> None:
+    """Write the sealed evidence of a gate about the model in `folder`."""
+    evidence = {
+        "passed": passed,
+        "override": {"reason": override} if override else None,
+        "model_sha256": hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest(),
+    }
+    (folder / "evidence.json").write_text(json.dumps(seal(evidence)))
+
+
 def make_bundle(folder: Path, name: str, scale: float = 0.001) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(model(scale))
-    (folder / "evidence.json").write_text(json.dumps({"passed": True, "scale": scale}))
+    write_evidence(folder)
     (folder / "MODEL_CARD.md").write_text("# a model\n")
     write_manifest(
         folder,

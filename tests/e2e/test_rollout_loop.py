@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import polars as pl
 import pytest
+from tests.bundles import write_evidence
 from tests.servers import free_port
 from tests.serving import FULL, ROOT, body, fill
 
@@ -24,7 +25,7 @@ from tidemill.adapters.clock import ReplayClock
 from tidemill.domain.rollout.model import State
 from tidemill.ports.processes import ProcessSpec
 from tidemill.ports.registry import ModelVersion
-from tidemill.steps.register import REQUIRED, register
+from tidemill.steps.register import register
 from tidemill.testing.models import MANIFEST, write_bundle
 from tidemill.wiring import Project
 
@@ -91,9 +92,7 @@ class World:
     def release(self, name: str, bias: float) -> ModelVersion:
         project, manifest = self.project, replace(MANIFEST, name=MODEL)
         bundle = write_bundle(self.folder / name, manifest=manifest, bias=bias)
-        for part in REQUIRED:
-            if not (bundle / part).exists():
-                (bundle / part).write_text("{}")
+        write_evidence(bundle)
         return register(
             bundle,
             signer=project.signer,

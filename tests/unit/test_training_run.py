@@ -219,6 +219,9 @@ def test_a_failed_gate_refuses_and_a_reason_lets_through(run: Run, tmp_path: Pat
         gate(run.evaluated, run.exported, tmp_path, strict, tracker=tracker)
     assert read_evidence(tmp_path)["passed"] is False
     assert tracker.tags["gate"] == "failed"
+    with pytest.raises(Refused, match="did not pass its gates"):
+        run.package(tmp_path, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
     evidence = gate(
         run.evaluated, run.exported, tmp_path, strict, tracker=tracker, override="a rehearsal"
     )

@@ -30,7 +30,7 @@ from tidemill.ports.tracking import Tracker
 from tidemill.settings.model import GateSettings
 from tidemill.steps.periods import TIME
 
-__all__ = ["file_sha256", "gate", "judge", "read_evidence", "seal"]
+__all__ = ["check_evidence", "gate", "judge", "read_evidence", "seal"]
 
 log = structlog.get_logger(__name__)
 
@@ -60,8 +60,8 @@ def gate(
             "verdicts": [asdict(verdict) for verdict in verdicts],
             "passed": good,
             "override": {"reason": override} if override and not good else None,
-            "model_sha256": file_sha256(exported / "model.onnx"),
-            "evaluation_sha256": file_sha256(evaluated / "evaluation.json"),
+            "model_sha256": _file_sha256(exported / "model.onnx"),
+            "evaluation_sha256": _file_sha256(evaluated / "evaluation.json"),
             "settings": settings.model_dump(mode="json"),
         }
     )
@@ -143,6 +143,27 @@ def read_evidence(folder: Path) -> dict[str, Any]:
     return sealed
 
 
+def check_evidence(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
+    """Read the evidence of a candidate that may be released.
+
+    `files` are what it must be about, by the key of their hash. Raises IntegrityError when it was
+    changed or is about other files, Refused when a gate did not pass and nobody overrode it.
+    """
+    evidence = read_evidence(folder)
+    for key, path in files.items():
+        if evidence[key] != _file_sha256(path):
+            raise IntegrityError(
+                f"the evidence in {folder} is about another {path.name} than {path}",
+                hint="run the gate step again on this evaluation",
+            )
+    if not evidence["passed"] and not evidence["override"]:
+        raise Refused(
+            f"the evidence in {folder} says that the candidate did not pass its gates",
+            hint="train a better one, or state a reason: tidemill model gate --force REASON",
+        )
+    return evidence
+
+
 def _refuse(verdicts: list[Verdict]) -> None:
     bad = [verdict for verdict in verdicts if verdict.status != "pass"]
     lines = "".join(f"\n  - {v.gate}: {v.status}: {v.sentence}" for v in bad)
@@ -152,7 +173,7 @@ def _refuse(verdicts: list[Verdict]) -> None:
     )
 
 
-def file_sha256(path: Path) -> str:
+def _file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,10 +10,9 @@ from pathlib import Path
 import polars as pl
 
 from tidemill.bundle import FeatureService, Manifest, write_manifest
-from tidemill.errors import IntegrityError
 from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps.card import model_card
-from tidemill.steps.gate import file_sha256, read_evidence
+from tidemill.steps.gate import check_evidence
 from tidemill.steps.inputs import OUTPUT, raw_columns
 from tidemill.steps.profile import build_profile
 from tidemill.steps.record import TrainingRecord, read_record
@@ -37,10 +36,12 @@ def package(
     """Write the unsigned bundle of a gated model into the folder `out`, replacing what is there.
 
     `lineage` brings what training cannot know: data_version, git_commit, run_id. Raises
-    IntegrityError when the evidence was changed, or belongs to another model or evaluation.
+    IntegrityError when the evidence was changed, or belongs to another model or evaluation, and
+    Refused when a gate did not pass and nobody overrode it.
     """
     record = read_record(trained)
-    _check_evidence(gated, exported, evaluated)
+    onnx, evaluation = exported / "model.onnx", evaluated / "evaluation.json"
+    evidence = check_evidence(gated, {"model_sha256": onnx, "evaluation_sha256": evaluation})
     manifest = Manifest(
         name=name,
         inputs=raw_columns(record.settings.inputs),
@@ -56,34 +57,19 @@ def package(
     fresh = out.with_name(f".{out.name}.writing")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    shutil.copyfile(exported / "model.onnx", fresh / "model.onnx")
-    shutil.copyfile(evaluated / "evaluation.json", fresh / "evaluation.json")
+    shutil.copyfile(onnx, fresh / "model.onnx")
+    shutil.copyfile(evaluation, fresh / "evaluation.json")
     shutil.copyfile(gated / "evidence.json", fresh / "evidence.json")
     write_manifest(fresh, manifest)
     (fresh / "profile.json").write_text(json.dumps(profile, sort_keys=True) + "\n")
     _sample(oof, monitoring.report_rows, record.settings.seed).write_parquet(
         fresh / "reference.parquet"
     )
-    evaluation = json.loads((evaluated / "evaluation.json").read_text())
-    card = model_card(manifest, record, evaluation, read_evidence(gated))
+    card = model_card(manifest, record, json.loads(evaluation.read_text()), evidence)
     (fresh / "MODEL_CARD.md").write_text(card)
     shutil.rmtree(out, ignore_errors=True)
     fresh.replace(out)
     return manifest
-
-
-def _check_evidence(gated: Path, exported: Path, evaluated: Path) -> None:
-    evidence = read_evidence(gated)
-    files = {
-        "model_sha256": exported / "model.onnx",
-        "evaluation_sha256": evaluated / "evaluation.json",
-    }
-    for key, path in files.items():
-        if evidence[key] != file_sha256(path):
-            raise IntegrityError(
-                f"the evidence in {gated} is about another {path.name} than {path}",
-                hint="run the gate step again on this evaluation",
-            )
 
 
 def _lineage(record: TrainingRecord) -> dict[str, str]:

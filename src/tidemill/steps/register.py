@@ -10,6 +10,7 @@ from tidemill.errors import IntegrityError
 from tidemill.ports.clock import Clock
 from tidemill.ports.ledger import Ledger
 from tidemill.ports.registry import Aliases, BundleSigner, ModelRegistry, ModelVersion
+from tidemill.steps.gate import check_evidence
 from tidemill.steps.promote import promote
 
 __all__ = ["lineage_tags", "register"]
@@ -35,12 +36,16 @@ def register(
     """Sign and publish a bundle as its model's next version, on record, with alias `challenger`.
 
     `run_id` is the tracker's run. Repeating it after a crash, with the same bundle, finishes what
-    was begun and makes no second version. Raises IntegrityError when the bundle is incomplete.
+    was begun and makes no second version. A gate that was overridden is added to `why`. Raises
+    IntegrityError when the bundle is incomplete or its evidence is about another model, and Refused
+    when a gate did not pass and nobody overrode it.
     """
     manifest, files = read_manifest(bundle), hashes(bundle)
     missing = [name for name in REQUIRED if name not in files]
     if missing:
         raise IntegrityError(f"{bundle} cannot be registered: {', '.join(missing)} is missing")
+    override = check_evidence(bundle, {"model_sha256": bundle / "model.onnx"})["override"]
+    why = f"{why}, forced: {override['reason']}" if override else why
     signer.sign(bundle)
     tags = lineage_tags(manifest, files) | {"correlation": correlation}
     version = registry.publish(bundle, {k: v for k, v in tags.items() if v}, run_id)
