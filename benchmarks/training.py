@@ -47,7 +47,7 @@ def main() -> None:
 def _loop(settings: TrainingSettings, known: dict[str, list[str]], rows: Examples) -> Loop:
     model = ProbabilityModel(settings, known)
     model.encoder.fit(rows.numbers)
-    return Loop(model, rows, settings, ROUNDS + 1)
+    return Loop(model, rows, ROUNDS + 1)
 
 
 def _loader_epoch(loop: Loop) -> None:

@@ -86,7 +86,6 @@ def fit(
     model: ProbabilityModel,
     train: Examples,
     validation: Examples,
-    settings: TrainingSettings,
     checkpoint: Checkpoint,
     on_epoch: Callable[[Epoch], None],
 ) -> tuple[tuple[Epoch, ...], int]:
@@ -94,7 +93,8 @@ def fit(
 
     The model ends with the weights of the best epoch.
     """
-    loop = Loop(model, train, settings, settings.epochs)
+    settings = model.settings
+    loop = Loop(model, train, settings.epochs)
     epochs: list[Epoch] = []
     best: dict[str, Any] = {"weights": {}, "number": 0, "loss": math.inf}
     state = checkpoint.load()
@@ -131,12 +131,10 @@ def predict_logits(model: ProbabilityModel, rows: Examples) -> Tensor:
 class Loop:
     """Network, optimiser and learning-rate schedule of one run of `epochs` epochs."""
 
-    def __init__(
-        self, model: ProbabilityModel, train: Examples, settings: TrainingSettings, epochs: int
-    ) -> None:
+    def __init__(self, model: ProbabilityModel, train: Examples, epochs: int) -> None:
         self.model = model
         self.train = train
-        self.settings = settings
+        self.settings = settings = model.settings
         self.optimiser = torch.optim.AdamW(
             model.network.parameters(),
             lr=settings.learning_rate,

@@ -160,6 +160,7 @@ class ProbabilityModel(nn.Module):
 
     def __init__(self, settings: TrainingSettings, vocabulary: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
+        self.settings = settings
         self.encoder = Encoder(settings.inputs, settings.bins)
         counts = [len(known) for known in vocabulary.values()]
         self.network = Network(self.encoder.width, counts, settings)
@@ -173,4 +174,8 @@ class ProbabilityModel(nn.Module):
 
     def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
         """Return probabilities `[N]` of raw numbers `[N, columns]` and codes `[N, categories]`."""
-        return torch.sigmoid(self.logits(numbers, codes) * self.slope + self.intercept)
+        return self.probability(self.logits(numbers, codes))
+
+    def probability(self, logits: Tensor) -> Tensor:
+        """Return calibrated probabilities of logits."""
+        return torch.sigmoid(logits * self.slope + self.intercept)

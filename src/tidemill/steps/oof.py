@@ -1,17 +1,18 @@
-"""Predictions of the training period by models that did not see it: the monitor's reference.
+"""Predictions of the training period by models that did not see it.
 
 The weeks of the training period are dealt to `training.folds` folds; each fold is predicted by a
-network fitted to the others for as many epochs as the released model. The validation and test
-periods, which the released model did not learn from, are predicted by itself.
+network fitted to the others for as many epochs as the released model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from tidemill.settings.model import TrainingSettings
 from tidemill.steps.examples import Examples
@@ -23,33 +24,29 @@ __all__ = ["fold_of", "out_of_fold"]
 
 
 def out_of_fold(
-    model: ProbabilityModel,
-    rows: Mapping[str, Examples],
-    fold: np.ndarray[tuple[int], np.dtype[np.int64]],
+    train: Examples,
+    fold: NDArray[np.int64],
     settings: TrainingSettings,
-    vocabulary: Mapping[str, list[str]],
+    vocabulary: Mapping[str, Sequence[str]],
     epochs: int,
-) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Return a score for every row of the periods, in order; `fold` is that of training rows."""
-    device = rows["train"].labels.device
+) -> Tensor:
+    """Return an uncalibrated logit for every training row; `fold` is the row's fold."""
+    device = train.labels.device
     index = torch.tensor(fold, device=device)
-    seen = torch.empty(len(rows["train"]), device=device)
+    unseen = torch.empty(len(train), device=device)
     for number in range(settings.folds):
         held_out = (index == number).nonzero().squeeze(1)
-        others = rows["train"].take((index != number).nonzero().squeeze(1))
+        others = train.take((index != number).nonzero().squeeze(1))
         member = ProbabilityModel(settings, vocabulary).to(device)
         member.encoder.fit(others.numbers)
-        loop = Loop(member, others, settings, epochs)
+        loop = Loop(member, others, epochs)
         for epoch in range(1, epochs + 1):
             loop.run(epoch)
-        seen[held_out] = predict_logits(member, rows["train"].take(held_out))
-    later = [predict_logits(model, rows[name]) for name in ("validation", "test")]
-    logits = torch.cat([seen, *later])
-    scores = torch.sigmoid(logits * model.slope + model.intercept)
-    return scores.cpu().numpy()
+        unseen[held_out] = predict_logits(member, train.take(held_out))
+    return unseen
 
 
-def fold_of(frame: pl.DataFrame, folds: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def fold_of(frame: pl.DataFrame, folds: int) -> NDArray[np.int64]:
     """Return the fold of every row: whole weeks, dealt in turn."""
     week = (pl.col(TIME) - pl.col(TIME).min()).dt.total_days() // 7
     return frame.select((week % folds).cast(pl.Int64)).to_series().to_numpy()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import structlog
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from tidemill.domain.calibration import calibration_line
 from tidemill.ports.tracking import Tracker
@@ -39,7 +43,7 @@ def train(
     """Train on the rows of `training_set` and write the folder `out`.
 
     It then holds `model.pt` (weights), `training.json` (`TrainingRecord`) and `oof.parquet` (every
-    mature row with `score`, predicted by a model that did not see its week). Labels of events later
+    mature row with `score`, predicted by a model that had not learned from its week). Events later
     than `maturity_hours` before `as_of` are not used. If the same training was killed before, it
     continues after its last whole epoch. Raises DataError when the data is unusable.
     """
@@ -56,30 +60,15 @@ def train(
     checkpoint = Checkpoint(out / "checkpoint.pt", _fingerprint(split, settings))
     tracker.log_params(_params(settings))
     with reproducible(settings) as device:
-        rows = {
-            name: examples(period, settings.inputs, known, settings.label).to(device)
-            for name, period in periods.items()
-        }
         model = ProbabilityModel(settings, known).to(device)
-        model.encoder.fit(rows["train"].numbers)
-        epochs, best = fit(
-            model,
-            rows["train"],
-            rows["validation"],
-            settings,
-            checkpoint,
-            lambda epoch: _report(epoch, settings.epochs, tracker),
-        )
-        calibrate(model, rows["validation"])
-        fold = fold_of(periods["train"], settings.folds)
-        scores = out_of_fold(model, rows, fold, settings, known, best)
+        epochs, best, scores = _learn(model, periods, known, checkpoint, tracker)
     record = TrainingRecord(
         settings=settings,
         vocabularies=known,
         split=split,
         as_of=as_of,
         rows={name: period.height for name, period in periods.items()},
-        prior=float(rows["train"].labels.double().mean()),
+        prior=float(periods["train"][settings.label].cast(pl.Float64).to_numpy().mean()),
         epochs=epochs,
         best_epoch=best,
         calibration=(float(model.slope), float(model.intercept)),
@@ -92,6 +81,33 @@ def train(
     return record
 
 
+def _learn(
+    model: ProbabilityModel,
+    periods: Mapping[str, pl.DataFrame],
+    known: Mapping[str, Sequence[str]],
+    checkpoint: Checkpoint,
+    tracker: Tracker,
+) -> tuple[tuple[Epoch, ...], int, NDArray[np.float32]]:
+    """Fit and calibrate; return the epochs, the best one, and honest scores of all rows."""
+    settings, device = model.settings, model.slope.device
+    rows = {
+        name: examples(period, settings.inputs, known, settings.label).to(device)
+        for name, period in periods.items()
+    }
+    train, validation = rows["train"], rows["validation"]
+    model.encoder.fit(train.numbers)
+    epochs, best = fit(model, train, validation, checkpoint, lambda e: _report(e, tracker))
+    fold = fold_of(periods["train"], settings.folds)
+    logits = {
+        "train": out_of_fold(train, fold, settings, known, best),
+        "validation": predict_logits(model, validation),
+        "test": predict_logits(model, rows["test"]),
+    }
+    calibrate(model, logits, rows)
+    scores = model.probability(torch.cat(list(logits.values())))
+    return epochs, best, scores.cpu().numpy()
+
+
 def load_model(folder: Path) -> tuple[ProbabilityModel, TrainingRecord]:
     """Return the trained model, ready to predict on the CPU, and its record."""
     record = read_record(folder)
@@ -100,11 +116,18 @@ def load_model(folder: Path) -> tuple[ProbabilityModel, TrainingRecord]:
     return model.eval(), record
 
 
-def calibrate(model: ProbabilityModel, rows: Examples) -> None:
-    """Set the model's slope and intercept to the calibration line of held-out rows."""
-    outputs = predict_logits(model, rows)
+def calibrate(
+    model: ProbabilityModel, logits: Mapping[str, Tensor], rows: Mapping[str, Examples]
+) -> None:
+    """Set slope and intercept to the calibration line of rows that no model had learned from.
+
+    These are the training rows, out of fold, and the validation rows: ten days alone have an event
+    rate of their own, and a line through them carries it into the future.
+    """
+    unseen = ("train", "validation")
     slope, intercept = calibration_line(
-        torch.sigmoid(outputs.double()).cpu().numpy(), rows.labels.cpu().numpy()
+        torch.cat([logits[n] for n in unseen]).double().sigmoid().cpu().numpy(),
+        torch.cat([rows[n].labels for n in unseen]).cpu().numpy(),
     )
     model.slope.fill_(slope)
     model.intercept.fill_(intercept)
@@ -122,7 +145,7 @@ def _params(settings: TrainingSettings) -> dict[str, str | int | float | bool]:
     return plain | {"inputs": ", ".join(f"{i.name}:{i.encoding}" for i in settings.inputs)}
 
 
-def _report(epoch: Epoch, of: int, tracker: Tracker) -> None:
+def _report(epoch: Epoch, tracker: Tracker) -> None:
     losses = {"train_loss": epoch.train_loss, "validation_loss": epoch.validation_loss}
-    log.info("epoch", number=epoch.number, of=of, **{k: round(v, 5) for k, v in losses.items()})
+    log.info("epoch", number=epoch.number, **{k: round(v, 5) for k, v in losses.items()})
     tracker.log_metrics(losses, step=epoch.number)
