@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +12,6 @@ from tidemill.cli.app import globals_of, open_project
 from tidemill.cli.output import console, emit, table
 
 if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
-
     from rich.table import Table
 
     from tidemill.domain.governor import Request
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Judge windows of the prediction log.")
 
 REPORT_SECONDS = 120
-"""A report that takes longer is given up; the alert stands without it."""
+"""A report that takes longer ends itself; the alert stands without it."""
 
 
 @app.callback()
@@ -43,18 +41,15 @@ def run() -> None:
     from tidemill.cli.incident import page
 
     project = open_project()
-    drawing: list[SpawnProcess] = []
 
     def seen(judged: Judged, requests: tuple[Request, ...]) -> None:
         answers = {request.correlation_id: request for request in requests}
         for incident in () if globals_of().json else judged.incidents:
             console().print(page(project, incident, answers.get(incident.id)), highlight=False)
 
-    done = rounds(project, drawing).run(seen)
-    for process in drawing:
-        process.join(REPORT_SECONDS)
-        if process.is_alive():
-            process.kill()
+    done = rounds(project).run(seen)
+    for process in active_children():
+        process.join()
     verdicts = [judged.verdict for judged in done]
     emit(verdicts, _verdicts(verdicts) if verdicts else "no window is due")
     if any(verdict.status == "not_evaluable" for verdict in verdicts):
@@ -67,7 +62,7 @@ def follow() -> None:
     from tidemill.steps.watch import follow as run_on
 
     project = open_project()
-    run_on(rounds(project, []), project.clock)
+    run_on(rounds(project), project.clock)
 
 
 @app.command()
@@ -96,30 +91,30 @@ def report(
     emit({"report": url}, url)
 
 
-def rounds(project: Project, drawing: list[SpawnProcess]) -> Round:
-    """Return the project's round of monitoring; report processes are added to `drawing`."""
+def rounds(project: Project) -> Round:
+    """Return the project's round of monitoring; each report is drawn in a process of its own."""
     from tidemill.steps.watch import Round
 
     config = project.save(project.paths.state / "monitor.json")
 
     def draw(incident: Incident) -> None:
         if project.settings.monitoring.draw_reports:
-            target = get_context("spawn").Process(
-                target=_draw, args=(config, incident.id), daemon=True
-            )
-            target.start()
-            drawing.append(target)
+            work = (config, incident.id, REPORT_SECONDS)
+            # starting one also reaps those that ended since
+            get_context("spawn").Process(target=_draw, args=work, daemon=True).start()
 
     return Round(project.monitor, project.governor, draw)
 
 
-def _draw(config: Path, incident: str) -> None:
-    """Draw a report in a process of its own, behind everything else on the machine."""
+def _draw(config: Path, incident: str, seconds: int) -> None:
+    """Draw a report within `seconds`, behind everything else on the machine."""
     import os
+    import signal
 
+    signal.alarm(seconds)  # its default action ends this process, wherever it is
+    os.nice(10)
     from tidemill.wiring import Project
 
-    os.nice(10)
     Project.open(str(config)).reporter.of_incident(incident)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from tests.monitoring_world import DAY, MODEL, RELEASE, ROOT, World
 from tidemill.adapters.clock import ReplayClock
 from tidemill.bundle import digest, revision
 from tidemill.cli import main
+from tidemill.cli.monitor import _draw
 from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
@@ -99,3 +103,13 @@ def test_labels_are_collected(project: Path, capsys: pytest.CaptureFixture[str])
     assert json.loads(text)["rows"] > 80_000
     _, text = run(project, capsys, "labels", "collect", "--json")
     assert json.loads(text)["rows"] == 0
+
+
+def test_a_report_that_takes_too_long_ends_itself(tmp_path: Path) -> None:
+    silent = tmp_path / "config.json"
+    os.mkfifo(silent)  # whoever reads it waits for ever
+    work = (silent, "inc-00000000", 1)
+    process = get_context("spawn").Process(target=_draw, args=work, daemon=True)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGALRM
