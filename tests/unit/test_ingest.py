@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tidemill.errors import Conflict, DataError
 from tidemill.ports.data import Partition
 from tidemill.steps.ingest import ingest, to_parquet
-from tidemill.testing.data import MemoryObjects, MemoryPartitions, MemorySource
+from tidemill.testing.data import MemoryPartitions, MemorySource
+from tidemill.testing.objects import MemoryObjects
 
 START = datetime(2013, 1, 10, tzinfo=UTC)
 
@@ -45,9 +46,9 @@ class Bench:
 def test_the_second_time_nothing_changes() -> None:
     bench = Bench()
     assert bench.ingest() == [("recorded", 1)]
-    before = dict(bench.objects.contents)
+    before = dict(bench.objects.kept)
     assert bench.ingest(START + timedelta(days=5)) == [("unchanged", 1)]
-    assert bench.objects.contents == before
+    assert bench.objects.kept == before
 
 
 def test_a_correction_is_a_new_attempt_and_the_old_object_stays() -> None:
@@ -81,10 +82,10 @@ def test_months_that_have_not_begun_are_skipped() -> None:
 def test_reading_again_restores_a_lost_object() -> None:
     bench = Bench()
     bench.ingest()
-    before = dict(bench.objects.contents)
-    bench.objects.contents.clear()
+    before = dict(bench.objects.kept)
+    bench.objects.kept.clear()
     assert bench.ingest(again=True) == [("recorded", 2)]
-    assert bench.objects.contents == before
+    assert bench.objects.kept == before
 
 
 def test_a_partition_that_cannot_be_read_hides_no_other() -> None:

@@ -14,7 +14,8 @@ from tidemill.settings.contract import Contract
 from tidemill.steps.ingest import ingest
 from tidemill.steps.validate import validate
 from tidemill.steps.verdicts import Report
-from tidemill.testing.data import MemoryObjects, MemoryPartitions, MemorySource
+from tidemill.testing.data import MemoryPartitions, MemorySource
+from tidemill.testing.objects import MemoryObjects
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 NOW = datetime(2013, 2, 10, tzinfo=UTC)
@@ -179,9 +180,9 @@ def test_an_object_that_changed_is_quarantined(bench: Bench, change: str) -> Non
     bench.run()
     key = bench.newest().key
     if change == "truncate":
-        bench.objects.contents[key] = bench.objects.contents[key][:-100]
+        bench.objects.kept[key] = bench.objects.kept[key][:-100]
     else:
-        del bench.objects.contents[key]
+        del bench.objects.kept[key]
     with pytest.raises(DataError, match=key):
         bench.validate().require_valid()
 

@@ -1,4 +1,4 @@
-"""Fakes of the data ports: a source of frames, an object store, a partition ledger."""
+"""Fakes of the data ports: a source of frames, a partition ledger."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tidemill.domain.months import STATIC
@@ -16,7 +15,7 @@ from tidemill.ports.data import Cadence, Partition, PartitionStatus
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["MemoryObjects", "MemoryPartitions", "MemorySource"]
+__all__ = ["MemoryPartitions", "MemorySource"]
 
 
 class MemorySource:
@@ -48,28 +47,6 @@ class MemorySource:
         frame = self.read(table, period, as_of)
         text = f"{list(frame.schema.items())} {frame.rows()}"
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-class MemoryObjects:
-    """Objects in a dictionary, `contents`."""
-
-    def __init__(self) -> None:
-        self.contents: dict[str, bytes] = {}
-
-    def put(self, key: str, content: bytes | Path) -> str:
-        """Keep the object."""
-        self.contents[key] = content.read_bytes() if isinstance(content, Path) else content
-        return f"memory:{key}"
-
-    def get(self, key: str) -> bytes:
-        """Return the object."""
-        if key not in self.contents:
-            raise NotFound(f"there is no object '{key}'")
-        return self.contents[key]
-
-    def list(self, prefix: str) -> list[str]:
-        """Return the keys that begin with `prefix`, sorted."""
-        return sorted(key for key in self.contents if key.startswith(prefix))
 
 
 class MemoryPartitions:
