@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tidemill.cli.app import globals_of
 
-__all__ = ["console", "emit", "table"]
+__all__ = ["console", "emit", "emit_line", "table"]
 
 
 def console() -> Console:
@@ -36,6 +36,14 @@ def emit(body: Any, human: Any = None) -> None:
     """Print `body` as JSON with `--json`, else `human` (text or a rich renderable)."""
     if globals_of().json or human is None:
         click.echo(json.dumps(body, indent=1, default=_plain))
+    else:
+        console().print(human, highlight=False)
+
+
+def emit_line(body: Any, human: str) -> None:
+    """Print one item of a stream: one line of JSON (JSON Lines) with `--json`, else `human`."""
+    if globals_of().json:
+        click.echo(json.dumps(body, default=_plain))
     else:
         console().print(human, highlight=False)
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidemill.cli.app import open_project
-from tidemill.cli.output import console, emit, table
+from tidemill.cli.output import emit, emit_line, table
+from tidemill.errors import Refused, Timeout
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from tidemill.domain.rollout.model import Decision, State
+    from tidemill.domain.rollout.model import Decision, Spec, State
     from tidemill.wiring import Project
 
 app = typer.Typer(no_args_is_help=True, help="Bring a model version to all traffic, watched.")
@@ -39,7 +40,8 @@ def start(
     project = open_project()
     revision = project.revision(reference)
     project.orders.start(revision, project.rollout_plan)
-    emit(revision, f"wanted: {revision.model}/{revision.version} (revision {revision.revision})")
+    wanted = f"wanted: {revision.model}/{revision.version} (revision {revision.revision})"
+    emit_line(revision, wanted if wait else f"{wanted}; follow it: tidemill rollout watch")
     if wait:
         _follow(project, revision.revision, wait)
 
@@ -73,47 +75,53 @@ def approve(
     step: Annotated[str, typer.Argument(help="Name of the step; default: the present one.")] = "",
 ) -> None:
     """Approve the step that waits for it."""
-    open_project().orders.command("approve", step)
+    _say("approve", open_project().orders.command("approve", step))
 
 
 @app.command()
 def pause() -> None:
     """Freeze the weight; a harmful canary is still rolled back."""
-    open_project().orders.pause()
+    _say("pause", open_project().orders.pause())
 
 
 @app.command()
 def resume() -> None:
     """Go on after a pause; an undecided step gets its time again."""
-    open_project().orders.resume()
+    _say("resume", open_project().orders.resume())
 
 
 @app.command()
 def promote() -> None:
     """Skip the remaining gates, on your own authority; it is recorded as that."""
-    open_project().orders.command("promote")
+    _say("promote", open_project().orders.command("promote"))
 
 
 @app.command()
 def abort() -> None:
     """Send all traffic back to stable."""
-    open_project().orders.command("abort")
+    _say("abort", open_project().orders.command("abort"))
 
 
 @app.command()
 def retry() -> None:
     """Try the revision that failed last once more, as a new attempt."""
-    open_project().orders.command("retry")
+    _say("retry", open_project().orders.command("retry"))
 
 
 @app.command()
-def plan() -> None:
-    """Show the steps, and how much evidence each metric needs at each weight."""
+def plan(
+    bad: Annotated[
+        float, typer.Option(min=0.0001, max=1, help="Assumed share of bad requests.")
+    ] = (0.05),
+) -> None:
+    """Show the steps, how much evidence each metric needs at each weight, and how long it takes."""
     from rich.console import Group
 
-    from tidemill.domain.rollout.forecast import events_to_harm, events_to_pass
+    from tidemill.domain.rollout.forecast import events_to_harm, events_to_pass, seconds_to_leave
 
-    made = open_project().rollout_plan
+    project = open_project()
+    made, rate = project.rollout_plan, project.settings.rollout.expected_rate
+    seconds = {step.name: seconds_to_leave(made, step, rate, bad) for step in made.steps}
     rows = [
         (
             *(step.name, f"{step.weight / 100:g} %", metric.name),
@@ -126,9 +134,17 @@ def plan() -> None:
         for metric in made.metrics
     ]
     headers = ("step", "weight", "metric", "gate", "pass, equal", "harm ×1.5", "harm ×3")
-    note = "\nbad events of both arms together until the decision, roughly the mean"
-    view = Group(table(headers, rows), note)
-    emit(made, view)
+    note = "\nbad events of both arms together until the decision, roughly the mean\n"
+    stays = [
+        (step.name, _duration(seconds[step.name]), _duration(step.max_seconds))
+        for step in made.steps
+    ]
+    how = (
+        f"\nof the project's clock, for a canary as good as stable, at {rate:g} requests/s"
+        f" (rollout.expected_rate), {bad:.2%} of them bad (--bad), with the step's evidence alone"
+    )
+    view = Group(table(headers, rows), note, table(("step", "expected", "at most"), stays), how)
+    emit({"plan": made, "expected_seconds": seconds}, view)
 
 
 @app.command()
@@ -143,21 +159,58 @@ def controller() -> None:
     open_project().controller.run(stop)
 
 
+def _say(action: str, spec: Spec) -> None:
+    """Say what was ordered about which revision; the decision log tells what came of it."""
+    order = spec.command if action != "pause" else None
+    revision = order.revision if order else spec.desired.revision
+    emit(
+        {"action": action, "revision": revision, "generation": spec.generation},
+        f"ordered: {action} {revision}; the controller answers at its next look: "
+        "tidemill rollout status",
+    )
+
+
 def _follow(project: Project, revision: str, seconds: float) -> None:
-    """Print decisions as they are taken; the exit code tells how it ended."""
+    """Print decisions as they are taken, then how it ended; raises Refused or Timeout."""
     name, deadline, shown = project.settings.name, time.monotonic() + seconds, 0
-    while time.monotonic() < deadline:
+    while True:
         state, _ = project.rollouts.state(name)
-        fresh = [d for d in project.rollouts.decisions(name) if d.seq > shown]
-        for decision in fresh:
-            shown = decision.seq
-            console().print(_line(decision), highlight=False)
+        for decision in project.rollouts.decisions(name):
+            if decision.seq > shown:
+                shown = decision.seq
+                emit_line(decision, _line(decision))
         if state.phase == "stable" and state.stable and state.stable.revision == revision:
+            done = {"outcome": "promoted", "revision": revision}
+            emit_line(done, f"promoted: {revision} serves all traffic")
             return
         if state.phase == "stable" and state.closed == revision:
-            raise typer.Exit(3)
+            raise _given_up(state, revision)
+        if time.monotonic() >= deadline:
+            raise _undecided(state, revision, seconds)
         time.sleep(0.2)
-    raise typer.Exit(4)
+
+
+def _given_up(state: State, revision: str) -> Refused:
+    last = state.history[0]
+    hint = "tidemill rollout status shows the evidence; once more: tidemill rollout retry"
+    outcome = last.outcome.replace("_", " ")
+    return Refused(f"{revision} was {outcome}: {last.reason}", hint=hint)
+
+
+def _undecided(state: State, revision: str, seconds: float) -> Timeout:
+    waiting = next((c.message for c in state.conditions if c.type == "Progressing"), "")
+    what = f"{revision} is undecided after {seconds:g} s, the rollout is {state.phase}"
+    if state.phase == "empty":
+        return Timeout(what, hint="tidemill up starts the controller")
+    hint = "go on: tidemill rollout watch; what it waits for: tidemill rollout status"
+    return Timeout(f"{what}: {waiting}" if waiting else what, hint=hint)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _line(decision: Decision) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from tidemill.domain.evidence import TOTAL, Metric, Tolerance
+from tidemill.domain.rollout.model import Plan, Step
 
-__all__ = ["events_to_harm", "events_to_pass"]
+__all__ = ["events_to_harm", "events_to_pass", "seconds_to_leave"]
 
 MIXTURE_NATS = 3.0
 """What it costs not to know the ratio beforehand (at most ln 25)."""
@@ -21,6 +22,19 @@ def events_to_harm(metric: Metric, weight: int, ratio: float) -> float:
 def events_to_pass(metric: Metric, tolerance: Tolerance, weight: int) -> float:
     """Return the bad events of both arms until an equal canary passes, roughly the mean."""
     return _events(weight, 1.0, metric.pass_ratio, math.log(1 / tolerance.beta) + MIXTURE_NATS)
+
+
+def seconds_to_leave(plan: Plan, step: Step, rate: float, bad: float) -> float:
+    """Return how long an equal canary stays in a step, project's clock, roughly the mean.
+
+    `rate` is requests per second of both arms, `bad` the share of them that is a bad event. As if
+    the step had to bring all the evidence itself; that of earlier steps makes it shorter.
+    """
+    waits = [step.min_seconds, step.min_events / rate]
+    for metric in (m for m in plan.metrics if m.name in step.gate):
+        events = events_to_pass(metric, plan.tolerance, step.weight)
+        waits.append(events / (rate * bad) + (plan.maturation_seconds if metric.delayed else 0))
+    return max(waits)
 
 
 def _events(weight: int, ratio: float, null: float, nats: float) -> float:

@@ -1,0 +1,196 @@
+"""`tidemill rollout …` on a project of its own: real settings and store, prepared states."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.bundles import make_bundle
+from tests.unit.rollout_world import NAME, World, plan
+
+from tidemill.cli import main
+from tidemill.testing.registry import MemoryRegistry
+from tidemill.wiring import Project
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project whose rollout the commands below are about."""
+    root = tmp_path / "project"
+    (root / "configs").mkdir(parents=True)
+    shutil.copy(ROOT / "configs/base.yaml", root / "configs")
+    monkeypatch.setenv("TIDEMILL_PROJECT", str(root))
+    return Project.load(root)
+
+
+@pytest.fixture
+def world(project: Project) -> World:
+    """A controller on the project's store, its hands fakes; v1 is deployed, v2 the canary."""
+    world = World(plan(scale_down_seconds=1))
+    world.store = project.rollouts
+    world.restart()
+    world.deploy()
+    world.want("v2")
+    world.run(3)
+    assert world.phase == "progressing"
+    return world
+
+
+class Line:
+    """The command line: what it printed and how it ended."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *words: str, code: int = 0) -> tuple[str, str]:
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(["rollout", *words])
+        out, err = self._capsys.readouterr()
+        assert (end.value.code or 0) == code, err
+        return out, err
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self(*words, "--json")[0])
+
+
+@pytest.fixture
+def line(capsys: pytest.CaptureFixture[str]) -> Line:
+    return Line(capsys)
+
+
+def test_start_fetches_verifies_and_wants_the_newest_version(project, line, tmp_path, monkeypatch):
+    registry = MemoryRegistry(tmp_path / "registry")
+    for number, scale in enumerate((0.001, 0.002)):
+        bundle = make_bundle(tmp_path / f"b{number}", NAME, scale)
+        project.signer.sign(bundle)
+        registry.publish(bundle, {}, "")
+    monkeypatch.setattr(Project, "registry", registry)
+    wanted = line.json("start", f"{NAME}/1")
+    assert (wanted["model"], wanted["version"]) == (NAME, "1")
+    out, _ = line("start", NAME)
+    spec = project.rollouts.spec(NAME)
+    assert (spec.generation, spec.desired.version, spec.plan) == (2, "2", project.rollout_plan)
+    assert f"{NAME}/2" in out
+    assert "tidemill rollout watch" in out
+    _, err = line("start", NAME, "--wait", "0.1", code=4)
+    assert "tidemill up" in err, "no controller has taken it up yet"
+    line("start", f"{NAME}/9", code=1)
+
+
+def test_start_refuses_what_failed_last(world, line, project, monkeypatch):
+    world.command("abort", "v2")
+    world.run(5)
+    failed = project.rollouts.spec(NAME).desired
+    monkeypatch.setattr(Project, "revision", lambda _, __: failed)
+    _, err = line("start", NAME, code=3)
+    assert "abort was asked for" in err
+    assert "tidemill rollout retry" in err
+
+
+def test_status_shows_phase_evidence_conditions_and_decisions(world, line):
+    out, _ = line("status")
+    for part in ("progressing", "5 %", "errors", "undecided", "WaitingGate", "step c5 begins"):
+        assert part in out
+    found = line.json("status")
+    assert found["state"]["attempt"]["canary"]["revision"] == "v2"
+    assert [d["action"] for d in found["decisions"]] == ["initialize", "deploy", "begin", "weight"]
+
+
+def test_watch_before_anything_was_wanted(project, line):
+    out, _ = line("watch")
+    assert "tidemill rollout start" in out
+
+
+def test_watch_ends_with_0_when_the_version_is_promoted(world, line):
+    world.run_until("stable", limit=900)
+    out, _ = line("watch")
+    assert "promoted: v2 serves all traffic" in out
+    lines = [json.loads(text) for text in line("watch", "--json")[0].splitlines()]
+    assert [d["seq"] for d in lines[:-1]] == list(range(1, len(lines)))
+    assert lines[-1] == {"outcome": "promoted", "revision": "v2"}
+
+
+def test_watch_ends_with_3_and_the_cause_when_it_is_rolled_back(world, line):
+    world.rates(v2=0.9)
+    world.run(10)
+    out, err = line("watch", code=3)
+    assert "rollback" in out
+    assert "v2 was rolled back: harm in errors" in err
+    assert "tidemill rollout retry" in err
+
+
+def test_watch_ends_with_4_and_what_it_waits_for(world, line):
+    out, err = line("watch", "--timeout", "0.1", code=4)
+    assert "step c5 begins" in out
+    assert "v2 is undecided after 0.1 s, the rollout is progressing" in err
+    assert "of 300 requests" in err
+    assert "tidemill rollout watch" in err
+
+
+def test_pause_and_resume(world, line):
+    assert line.json("pause") == {"action": "pause", "revision": "v2", "generation": 3}
+    world.run(1)
+    assert world.phase == "paused"
+    out, _ = line("resume")
+    assert "ordered: resume v2" in out
+    world.run(1)
+    assert world.phase == "progressing"
+
+
+def test_approve_names_the_step(world, line):
+    out, _ = line("approve", "c25")
+    assert "ordered: approve v2" in out
+    world.run(1, requests=0)
+    assert "the rollout is at step c5, not c25" in decided(world)
+    line("approve")
+    world.run(1, requests=0)
+    assert "step c5 was approved" in decided(world)
+
+
+def test_promote_skips_the_gates(world, line):
+    out, _ = line("promote")
+    assert "ordered: promote v2" in out
+    world.run(1)
+    assert world.weight("v2") == 10_000
+    assert "promote was asked for" in decided(world)
+
+
+def test_abort_then_retry(world, line):
+    out, _ = line("abort")
+    assert "ordered: abort v2" in out
+    world.run(5)
+    assert world.weight("v1") == 10_000
+    assert world.state.closed == "v2"
+    assert line.json("retry")["revision"] == "v2"
+    world.run(1)
+    assert world.state.attempt.number == 2
+
+
+@pytest.mark.parametrize("verb", ["approve", "resume", "promote", "abort", "retry"])
+def test_an_order_about_nothing_is_refused(project, line, verb):
+    _, err = line(verb, code=3)
+    assert f"there is nothing to {verb}" in err
+    assert "tidemill rollout status" in err
+
+
+def test_plan_tells_how_long_each_step_takes(project, line):
+    rate = "rollout.expected_rate=0.01"
+    slow = line.json("plan", "--set", rate)["expected_seconds"]
+    assert slow["c5"] == 300 / 0.01
+    fast = line.json("plan", "--set", "rollout.expected_rate=0.1")["expected_seconds"]
+    assert fast["c5"] == 300 / 0.1
+    often = line.json("plan", "--bad", "0.5", "--set", rate)["expected_seconds"]
+    assert 600 / 0.01 < often["c50"] < slow["c50"] / 5, "bad events are what decides"
+    out, _ = line("plan")
+    assert "8.3 h" in out
+    assert "14.0 d" in out
+
+
+def decided(world: World) -> str:
+    return "\n".join(d.reason for d in world.store.decisions(NAME))
