@@ -41,7 +41,8 @@ class AnalysisSettings(Group):
     beta: float = Field(default=0.05, gt=0, lt=0.5)
     """Chance, per gated metric, that a canary at the margin passes."""
     min_bad_events: int = Field(default=5, ge=1)
-    """Bad canary events needed before harm acts: one poisoned client cannot decide."""
+    """Bad canary events needed before harm acts: a single failure is no verdict. Five of one
+    client are enough; nothing asks how many clients they came from."""
     srm_alpha: float = Field(default=0.0001, gt=0, lt=0.1)
     """Level of the sample-ratio test."""
     min_coverage: float = Field(default=0.8, ge=0, le=1)
@@ -121,5 +122,5 @@ class RolloutSettings(Group):
     interval_seconds: float = Field(default=1.0, gt=0)
     """Time between two looks at the evidence (wall clock)."""
     expected_rate: float = Field(default=10.0, gt=0)
-    """Requests per second of the project's clock that both arms together get; `config check` and
-    `rollout plan` tell from it whether a step has time to decide."""
+    """Requests per second of the project's clock that both arms together get; `config check` tells
+    from it whether a step can have its requests, `rollout plan` how long each step takes."""
