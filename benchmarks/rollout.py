@@ -1,25 +1,31 @@
 """Error rates, power and speed of the canary's decisions: `python -m benchmarks rollout`.
 
-Every figure is measured on simulated traffic with fixed seeds, by the code that decides, and beside
-a rule that is in use elsewhere: a threshold counted per minute, a z-test looked at again and again.
+Every figure is measured on simulated traffic with fixed seeds, by the functions that decide
+(restarts, least bad events; looked at once a minute), and beside a rule that is in use elsewhere: a
+threshold counted per minute, a z-test looked at again and again.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tidemill.domain.evalues import alternatives, log_restarts, log_wealth
-from tidemill.domain.evidence import LEVELS, Metric, Segment, Tolerance, assess
+from tidemill.domain.evalues import alternatives, log_mean_exp, log_wealth
+from tidemill.domain.evidence import LEVELS, TOTAL, Metric, Segment, Tolerance, assess
+from tidemill.testing.canaries import Canaries
 
 Counts = NDArray[np.float64]
+Looks = NDArray[np.bool]
 WHOLE = np.array([1.0])
 ALPHA, BETA = 0.01, 0.05
+METRIC = Metric("errors", "error", False, 1.2, 1.5, None, ALPHA)
+TOLERANCE = Tolerance(BETA, 0.0001, 5, 0.8)
+EQUAL = replace(METRIC, harm_ratio=1.0)
 RAMP = (0.01, 0.05, 0.1, 0.25, 0.5)
-CHUNK = 500
 
 
 def main() -> None:
@@ -41,8 +47,11 @@ def traffic(
     *,
     round_robin: bool = False,
 ) -> tuple[Counts, Counts]:
-    """Return requests and bad events per minute on stable and canary, each `[runs, minutes, 2]`."""
-    requests = rng.poisson(rpm, size=(runs, len(weights)))
+    """Return requests and bad events per minute on stable and canary, each `[runs, minutes, 2]`.
+
+    Every minute has `rpm` requests, so that all runs are cut into the same segments.
+    """
+    requests = np.full((runs, len(weights)), rpm)
     canary = (
         np.rint(requests * weights).astype(int) if round_robin else rng.binomial(requests, weights)
     )
@@ -51,28 +60,21 @@ def traffic(
     return np.stack([stable, canary], -1).astype(float), np.stack(bad, -1).astype(float)
 
 
-def running(weights: Counts, bad: Counts, null: float, side: str) -> Counts:
-    """Return the log e-value after every minute, `[runs, minutes]`."""
-    parts = []
-    for first in range(0, len(bad), CHUNK):
-        part = bad[first : first + CHUNK]
-        runs, minutes, _ = part.shape
-        wealth = log_wealth(
-            np.tile(weights, runs),
-            WHOLE,
-            part.reshape(runs * minutes, 1, 2),
-            alternatives(null, side),  # type: ignore[arg-type]
-            null,
-        )
-        total = wealth.reshape(runs, minutes, -1).cumsum(axis=1)
-        peak = total.max(axis=2)
-        parts.append(peak + np.log(np.exp(total - peak[..., None]).mean(axis=2)))
-    return np.concatenate(parts)
+def canaries(weights: Counts, requests: Counts, bad: Counts) -> Canaries:
+    """Return canaries with whole bad events, one look a minute."""
+    shares = np.rint(weights * TOTAL).astype(int).tolist()
+    per_minute = requests[0].sum(axis=1).astype(int).tolist()
+    return Canaries(shares, per_minute, bad[:, :, None, :])
 
 
-def crossed(log_e: Counts, level: float) -> tuple[float, float]:
-    """Return the share of runs that ever cross 1/level, and the median minute of those."""
-    hits = log_e >= math.log(1 / level)
+def rolled_back(weights: Counts, seen: tuple[Counts, Counts], metric: Metric = METRIC) -> Looks:
+    """Return whether each minute would roll back, `[runs, minutes]`; `seen` is `traffic`'s."""
+    requests, bad = seen
+    return canaries(weights, requests, bad).rolled_back(metric, TOLERANCE, requests[..., 1])
+
+
+def crossed(hits: Looks) -> tuple[float, float]:
+    """Return the share of runs that ever decide, and the median minute of those."""
     first = hits.argmax(axis=1)[hits.any(axis=1)] + 1
     return float(hits.any(axis=1).mean()), float(np.median(first)) if len(first) else math.nan
 
@@ -99,11 +101,13 @@ def false_rollbacks() -> None:
         for ratio in (1.0, 1.2):
             found = [
                 crossed(
-                    running(weights, traffic(rng, 20_000, weights, rate, ratio, rpm,
-                                             round_robin=robin)[1], 1.2, "harm"), ALPHA,
+                    rolled_back(
+                        weights,
+                        traffic(rng, 5000, weights, rate, ratio, rpm, round_robin=robin),
+                    )
                 )[0]
                 for robin in (False, True)
-            ]  # fmt: skip
+            ]
             print(f"| {rpm} | {ratio} | {found[0]:.4f} | {found[1]:.4f} |")
 
 
@@ -113,12 +117,12 @@ def peeking() -> None:
     half = np.full(250, 0.5)
     requests, bad = traffic(rng, 5000, half, np.full(250, 0.01), 1.0, 600)
     any_, end = z_peeks(requests, bad)
-    ours, _ = crossed(running(half, bad, 1.0, "harm"), ALPHA)
+    ours, _ = crossed(rolled_back(half, (requests, bad), EQUAL))
     print(f"constant traffic: z once {end:.3f}, z every minute {any_:.3f}, ours {ours:.4f}")
     ramp = np.repeat(RAMP, 50)
     requests, bad = traffic(rng, 5000, ramp, np.linspace(0.002, 0.02, 250), 1.0, 600)
     _, end = z_peeks(requests, bad)
-    ours, _ = crossed(running(ramp, bad, 1.0, "harm"), ALPHA)
+    ours, _ = crossed(rolled_back(ramp, (requests, bad), EQUAL))
     print(f"error rate rises with the weight: z at the end {end:.3f}, ours {ours:.4f}")
 
 
@@ -133,7 +137,7 @@ def thresholds() -> None:
         requests, bad = traffic(rng, 5000, weights, np.full(60, 0.005), 1.0, rpm)
         empty = requests[..., 1] == 0
         failed = ~empty & (bad[..., 1] > 0.01 * requests[..., 1])
-        ours, _ = crossed(running(weights, bad, 1.2, "harm"), ALPHA)
+        ours, _ = crossed(rolled_back(weights, (requests, bad)))
         ignoring, counting = ((f.sum(1) >= 4).mean() for f in (failed, failed | empty))
         print(f"| {rpm} | {ignoring:.3f} | {counting:.3f} | {ours:.4f} |")
 
@@ -146,8 +150,8 @@ def detection() -> None:
     for rpm in (600, 6000):
         cells = []
         for ratio in (2, 3, 5, 10, 50):
-            bad = traffic(rng, 1000, weights, np.full(240, 0.005), ratio, rpm)[1]
-            share, median = crossed(running(weights, bad, 1.2, "harm"), ALPHA)
+            seen = traffic(rng, 1000, weights, np.full(240, 0.005), ratio, rpm)
+            share, median = crossed(rolled_back(weights, seen))
             cells.append(f"{share:.0%}, {median:.0f} min")
         print(f"| {rpm} | {' | '.join(cells)} |")
 
@@ -161,12 +165,18 @@ def passing() -> None:
         for weight in (0.1, 0.5):
             for rpm in (600, 6000):
                 weights, rate = np.full(240, weight), np.full(240, 0.005)
-                equal = traffic(rng, 1000, weights, rate, 1.0, rpm)[1]
-                share, median = crossed(running(weights, equal, margin, "pass"), BETA)
-                at_margin = traffic(rng, 4000, weights, rate, margin, rpm)[1]
-                false, _ = crossed(running(weights, at_margin, margin, "pass"), BETA)
-                print(f"| {margin} | {weight:.0%} | {rpm} | {share:.0%} | {median:.0f} min "
-                      f"| {false:.4f} |")  # fmt: skip
+                metric = replace(METRIC, pass_ratio=margin)
+                equal, at_margin = (
+                    crossed(
+                        canaries(weights, *traffic(rng, runs, weights, rate, ratio, rpm)).log_pass(
+                            metric
+                        )
+                        >= math.log(1 / BETA)
+                    )
+                    for runs, ratio in ((1000, 1.0), (4000, margin))
+                )
+                print(f"| {margin} | {weight:.0%} | {rpm} | {equal[0]:.0%} | {equal[1]:.0f} min "
+                      f"| {at_margin[0]:.4f} |")  # fmt: skip
 
 
 def wrong() -> None:
@@ -174,42 +184,36 @@ def wrong() -> None:
     from tidemill.settings.rollout import RolloutSettings
 
     analysis = RolloutSettings().analysis
-    metric = next(m for m in analysis.metrics if m.event == "wrong")
-    alpha = analysis.alpha * metric.alpha_share
+    chosen = next(m for m in analysis.metrics if m.event == "wrong")
+    metric = Metric(
+        "wrong",
+        "wrong",
+        True,
+        chosen.harm_ratio,
+        chosen.pass_ratio,
+        chosen.max_rate,
+        analysis.alpha * chosen.alpha_share,
+    )
     rng = np.random.default_rng(12)
     print("| true ratio | rolled back | median | passed | median |\n|---|---|---|---|---|")
     for ratio in (0.95, 1.0, metric.harm_ratio, metric.pass_ratio, 1.3, 1.5, 2.0):
-        harm, passed = (
-            crossed(_losses(rng, ratio, null, side), level)
-            for null, side, level in (
-                (metric.harm_ratio, "harm", alpha),
-                (metric.pass_ratio, "pass", analysis.beta),
-            )
-        )
+        labelled, days = _labelled(rng, ratio)
+        harm = crossed(days.rolled_back(metric, TOLERANCE, labelled))
+        passed = crossed(days.log_pass(metric) >= math.log(1 / analysis.beta))
         print(f"| {ratio:g} | {harm[0]:.3f} | day {harm[1]:.0f} | {passed[0]:.3f} "
               f"| day {passed[1]:.0f} |")  # fmt: skip
 
 
-def _losses(rng: np.random.Generator, ratio: float, null: float, side: str) -> Counts:
-    """Return the log e-value after each day: 8 % events missed (1), 26 % false alarms (6/20)."""
+def _labelled(rng: np.random.Generator, ratio: float) -> tuple[Counts, Canaries]:
+    """Return the canary's rows a day and the canaries: 8 % missed (1), 26 % false alarms (6/20)."""
     runs, days, rows = 2000, 14, 1000
     stable = rng.binomial(rows, 0.5, size=(runs, days))
     arms = [(stable, 1.0), (rows - stable, ratio)]
     missed = np.stack([rng.binomial(n, 0.08 * r) for n, r in arms], -1)
     alarms = np.stack([rng.binomial(n, min(1, 0.26 * r)) for n, r in arms], -1)
-    losses = np.stack([alarms, missed], axis=2).astype(float).reshape(runs * days, 2, 2)
-    levels = np.array([6 / LEVELS, 1.0])
-    bets = alternatives(null, side)  # type: ignore[arg-type]
-    wealth = log_wealth(np.full(runs * days, 0.5), levels, losses, bets, null)
-    wealth = wealth.reshape(runs, days, -1)
-    if side == "pass":
-        total = wealth.cumsum(axis=1)
-        peak = total.max(axis=2)
-        return peak + np.log(np.exp(total - peak[..., None]).mean(axis=2))
-    return np.array([
-        [log_restarts(run[: day + 1].sum(0, keepdims=True), np.array([0])) for day in range(days)]
-        for run in wealth[:500]
-    ])  # fmt: skip
+    losses = np.stack([alarms, missed], axis=2).astype(float)
+    canaries = Canaries([5000] * days, [rows] * days, losses, levels=(6 / LEVELS, 1.0))
+    return (rows - stable).astype(float), canaries
 
 
 def late() -> None:
@@ -217,24 +221,21 @@ def late() -> None:
     rng = np.random.default_rng(13)
     weights = np.full(240, 0.1)
     rate = np.full(240, 0.005)
-    healthy = traffic(rng, 200, weights, rate, 1.0, 600)[1][:, :120]
-    sick = traffic(rng, 200, weights, rate, 5.0, 600)[1][:, 120:]
-    bad = np.concatenate([healthy, sick], axis=1)
-    single = running(weights, bad, 1.2, "harm")
-    bets = alternatives(1.2, "harm")
-    restarts = np.array([
-        [_restarting(run[: minute + 1], bets) for minute in range(119, 200)] for run in bad
-    ])  # fmt: skip
-    print(f"one start {crossed(single, ALPHA)[1] - 120:.0f} min, "
-          f"with restarts {crossed(restarts, ALPHA)[1] - 1:.0f} min")  # fmt: skip
+    healthy = traffic(rng, 200, weights, rate, 1.0, 600)
+    sick = traffic(rng, 200, weights, rate, 5.0, 600)
+    requests, bad = (
+        np.concatenate([h[:, :120], s[:, 120:]], axis=1) for h, s in zip(healthy, sick, strict=True)
+    )
+    one = _one_start(weights, bad) >= METRIC.harm_at
+    restarting = rolled_back(weights, (requests, bad))
+    print(f"one start {crossed(one)[1] - 120:.0f} min, "
+          f"with restarts {crossed(restarting)[1] - 120:.0f} min")  # fmt: skip
 
 
-def _restarting(minutes: Counts, bets: Counts) -> float:
-    """Cut every 9 minutes, about the 5000 requests after which the controller cuts."""
-    cuts = np.arange(0, len(minutes), 9)
-    bad = np.add.reduceat(minutes, cuts, axis=0)[:, None, :]
-    wealth = log_wealth(np.full(len(cuts), 0.1), WHOLE, bad, bets, 1.2)
-    return log_restarts(wealth, np.arange(len(cuts)))
+def _one_start(weights: Counts, bad: Counts) -> Counts:
+    """Return the log e-value without restarts, to compare with; no decision is taken by it."""
+    wealth = log_wealth(weights, WHOLE, bad[:, :, None, :], alternatives(1.2, "harm"), 1.2)
+    return log_mean_exp(wealth.cumsum(axis=1))
 
 
 def speed() -> None:
@@ -254,7 +255,7 @@ def speed() -> None:
 
 TABLES = (
     (
-        "False rollbacks: r_h 1.2, alpha 1 %, 20 000 runs of 250 looks, an incident in both arms",
+        "False rollbacks: r_h 1.2, alpha 1 %, 5000 runs of 250 looks, an incident in both arms",
         false_rollbacks,
     ),
     ("Equal arms: a z-test looked at every minute against this test, nominal 1 %", peeking),
