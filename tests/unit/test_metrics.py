@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from tidemill.domain.calibration import calibration_line, logit
-from tidemill.domain.metrics import METRICS, auc_error, ece, measure
+from tidemill.domain.criteria import METRICS
+from tidemill.domain.metrics import auc_error, ece, measure
 
 RNG = np.random.default_rng(4)
 

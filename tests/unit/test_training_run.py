@@ -19,6 +19,7 @@ import pytest
 from tests import flights, training_child
 
 from tidemill.bundle import FeatureService, digest, read_manifest
+from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
 from tidemill.errors import DataError, IntegrityError, Refused
 from tidemill.settings.model import ExportSettings, GateSettings
 from tidemill.settings.monitoring import MonitoringSettings
@@ -138,6 +139,22 @@ def test_parity_was_measured_on_real_held_out_rows_and_edges(run: Run) -> None:
     assert parity["edges"] > 40
     assert parity["max_abs"] < 1e-5
     assert parity["flips"] == 0
+
+
+def test_what_a_gate_may_name_is_what_is_computed(run: Run) -> None:
+    evaluation = json.loads((run.evaluated / "evaluation.json").read_text())
+    assert set(evaluation["models"]) == {"model", *BASELINES}
+    assert set(evaluation["models"]["model"]) == set(METRICS)
+    assert set(PARITY_METRICS) <= set(evaluation["parity"])
+
+
+def test_parity_on_fewer_rows_than_asked_does_not_pass(run: Run, tmp_path: Path) -> None:
+    model, record = load_model(run.trained)
+    parity = check_parity(run.rows, run.exported / "model.onnx", model, record, 10**6)
+    assert parity.rows == record.rows["test"] + record.rows["validation"]
+    evaluation = run.evaluate(None, tmp_path) | {"parity": parity.metrics()}
+    found = judge(evaluation, pl.read_parquet(tmp_path / "scores.parquet"), GATES)
+    assert {v.gate for v in found if v.status != "pass"} == {"parity_rows"}
 
 
 def test_parity_sees_a_graph_that_differs(run: Run, tmp_path: Path) -> None:

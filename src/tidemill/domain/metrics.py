@@ -8,14 +8,9 @@ from numpy.typing import NDArray
 from tidemill.domain.calibration import calibration_line
 from tidemill.domain.performance import auc
 
-__all__ = ["METRICS", "auc_error", "brier", "ece", "log_losses", "measure"]
+__all__ = ["auc_error", "brier", "ece", "log_losses", "measure"]
 
 Floats = NDArray[np.floating]
-
-METRICS = (
-    "auc", "logloss", "brier", "ece", "bias", "calibration_slope", "calibration_intercept"
-)  # fmt: skip
-"""Names that `measure` returns; settings that name a metric are checked against them."""
 
 EPSILON = 1e-7
 
@@ -53,7 +48,8 @@ def ece(score: Floats, label: Floats, bins: int = 15) -> float:
 def measure(score: Floats, label: Floats) -> dict[str, float]:
     """Return every figure of `METRICS` for scores in [0, 1] and labels 0 or 1, shape `[N]`.
 
-    `bias` is mean score minus event rate; slope and intercept are those of `calibration_line`.
+    `METRICS` is in `domain.criteria`. `bias` is mean score minus event rate; slope and intercept
+    are those of `calibration_line`.
     """
     slope, intercept = calibration_line(score, label)
     return {

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
 from tidemill.settings.schema import Settings
 
-__all__ = ["BASELINES", "METRICS", "check"]
-
-METRICS = frozenset(
-    {"auc", "logloss", "brier", "ece", "calibration_slope", "calibration_intercept"}
-    | {"parity_max_abs", "parity_flips"}
-)
-"""Metrics that `steps.evaluate` and `steps.export` compute, so a gate may name them."""
-BASELINES = frozenset({"prior", "logistic", "boosting"})
-"""Baselines that are fitted in every training run."""
+__all__ = ["check"]
 
 
 def check(settings: Settings) -> list[str]:
@@ -24,10 +17,11 @@ def check(settings: Settings) -> list[str]:
 
 def _gates(settings: Settings) -> Iterator[str]:
     gates = settings.gates
-    for name in sorted(set(gates.thresholds) - METRICS):
-        known = ", ".join(sorted(METRICS))
+    metrics = {*METRICS, *PARITY_METRICS}
+    for name in sorted(set(gates.thresholds) - metrics):
+        known = ", ".join(sorted(metrics))
         yield f"gates.thresholds names '{name}', which no step computes (computed: {known})"
-    for name in sorted(set(gates.beat_baselines) - BASELINES):
+    for name in sorted(set(gates.beat_baselines) - {*BASELINES}):
         known = ", ".join(sorted(BASELINES))
         yield f"gates.beat_baselines names '{name}', which no step fits (fitted: {known})"
 

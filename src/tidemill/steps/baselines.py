@@ -19,12 +19,11 @@ from tidemill.steps.examples import Examples, examples
 from tidemill.steps.periods import read_training_set
 from tidemill.steps.train import load_model
 
-__all__ = ["BASELINES", "fit_baselines"]
+__all__ = ["fit_baselines"]
 
 log = structlog.get_logger(__name__)
 
 Matrix = NDArray[np.float32]
-BASELINES = ("prior", "logistic", "boosting")
 ITERATIONS = 500
 TOLERANCE = 1e-3
 """Of the gradient: a tighter one takes four times as long and overfits."""
