@@ -88,6 +88,20 @@ def test_from_the_log_to_a_resolved_incident(
     assert run(project, capsys, "monitor", "run") == (0, "no window is due\n")
 
 
+def test_the_pipeline_draws_a_report_of_each_new_incident(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("components", "pipelines"):
+        shutil.copytree(ROOT / folder, project / folder)
+    code, text = run(project, capsys, "run", "monitoring", "--on", "local", "--json")
+    assert code == 0, text
+    _, text = run(project, capsys, "incident", "list", "--json")
+    (incident,) = json.loads(text)
+    assert incident["cause"] == "data_quality"
+    page = Path(incident["report"].removeprefix("file://"))
+    assert "temp" in page.read_text()
+
+
 def test_what_is_not_there_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = run(project, capsys, "incident", "show", "inc-0")
     assert (code, "no incident 'inc-0'" in text) == (1, True)
