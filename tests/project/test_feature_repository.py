@@ -268,3 +268,15 @@ def test_the_registry_gets_its_password_from_the_reference(
     config = repo_config(FLIGHTS, settings, registry=url, online_path=tmp_path / "online.db")
     assert make_url(config.registry.path).password == "p@ss/word"
     assert "p@ss" not in settings.model_dump_json()
+
+
+def test_the_check_names_an_unknown_service_beside_the_other_problems(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sets = ("--set", "features.service=flight_delay_v9", "--set", "gates.slices=[foo]")
+    with pytest.raises(SystemExit) as stop:
+        main(["--project", str(ROOT), *sets, "config", "check"])
+    told = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "features.service: there is no feature service 'flight_delay_v9'" in told
+    assert "gates.slices names 'foo'" in told

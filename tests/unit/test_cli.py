@@ -1,14 +1,17 @@
 """The command line loads nothing heavy and answers mistakes with the next thing to do."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tidemill.cli.app import main, split
 from tidemill.errors import UsageError
 
+ROOT = Path(__file__).parents[2]
 HEAVY = {"kfp", "mlflow", "feast", "dvc", "evidently", "torch", "kubernetes", "polars", "pandas"}
 
 
@@ -40,3 +43,15 @@ def test_an_unknown_command_names_the_closest(capsys: pytest.CaptureFixture[str]
         main(["confg"])
     assert stop.value.code == 2
     assert "did you mean: config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("run", "training"), ("submit", "training")])
+def test_nothing_starts_with_settings_that_clash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    with pytest.raises(SystemExit) as stop:
+        main(["--project", str(tmp_path), "--set", "gates.slices=[foo]", *words])
+    assert stop.value.code == 2
+    assert "gates.slices names 'foo'" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["configs"]

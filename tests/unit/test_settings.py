@@ -69,6 +69,11 @@ def test_each_layer_wins_over_the_one_below(tmp_path: Path) -> None:
         ("data: {source: {typ: files}}", r"'data.source' needs 'type' .found"),
         ("registry: {token: hunter2}", r"given by reference"),
         ("features: {online: {type: mongo}}", r"'sqlite', 'redis'"),
+        ("training: {colour: 1}", r"unknown key 'training.colour' \(known: inputs, label, "),
+        ("data: {source: {type: files, url: x, tables: {a: {path: b}}, zzz: 1}}",
+         r"\(known: type, url, endpoint_url, tables\)"),
+        ("data: {start: 2013-13}", r"'data.start'.*found '2013-13'"),
+        ("gates: {thresholds: {auc: '>= e'}}", r"'gates.thresholds.auc'.*found '>= e'"),
         ("training: {inputs: []}", r"training.inputs"),
         ("training: {inputs: [{name: a, encoding: cyclic}]}", r"'period' belongs to"),
         ("name: !!python/object:os.system x", r"not valid YAML"),
@@ -220,7 +225,8 @@ def test_an_assignment_reads_yaml(value: int) -> None:
 
 def test_the_reference_project_is_valid_and_its_schema_is_current() -> None:
     loaded = load(ROOT, variables={})
-    assert check(loaded.settings) == []
+    assert check(loaded.settings, ROOT) == []
+    assert check(load(ROOT, env="demo", variables={}).settings, ROOT) == []
     assert (ROOT / SCHEMA_FILE).read_text() == schema_text(), "run: tidemill config schema --write"
 
 
@@ -229,6 +235,9 @@ def test_the_reference_project_is_valid_and_its_schema_is_current() -> None:
     [
         ("gates.thresholds={f2: '>= 1'}", "names 'f2', which no step computes"),
         ("gates.beat_baselines=[oracle]", "names 'oracle', which no step fits"),
+        ("gates.slices=[foo]", "names 'foo', which no row to be judged has (columns: carrier, "),
+        ("data.start=2014-01", "after data.end"),
+        ("data.contract=configs/nothing.yaml", "which is no file"),
         ("rollout.steps=[{name: a, weight: 5, gate: [speed]}]", "names the metric 'speed'"),
         ("rollout.steps=[{name: a, weight: 5}, {name: b, weight: 5}]", "does not rise above 5"),
         ("rollout.steps=[{name: a, weight: 5, min_events: 100000000}]", "max_seconds is"),
@@ -245,7 +254,8 @@ def test_the_reference_project_is_valid_and_its_schema_is_current() -> None:
 )  # fmt: skip
 def test_settings_that_clash_are_found(assignment: str, says: str) -> None:
     settings = load(ROOT, variables={}, assignments=[assignment]).settings
-    assert any(says in problem for problem in check(settings)), check(settings)
+    problems = check(settings, ROOT)
+    assert any(says in problem for problem in problems), problems
 
 
 def test_every_field_is_described() -> None:

@@ -18,7 +18,7 @@ from tidemill.errors import NotFound, TidemillError, UsageError
 if TYPE_CHECKING:
     from tidemill.wiring import Project
 
-__all__ = ["Globals", "app", "globals_of", "main", "open_project"]
+__all__ = ["Globals", "app", "globals_of", "main", "open_checked", "open_project"]
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("tidemill.cli.demo", "Play the whole loop on a replay of 2013."),
@@ -151,6 +151,15 @@ def open_project() -> Project:
 
     options = globals_of()
     return Project.load(options.project, env=options.env, assignments=options.assignments)
+
+
+def open_checked() -> Project:
+    """Open the project for a run; raises ConfigError when its settings clash."""
+    from tidemill.settings.check import check, refuse
+
+    project = open_project()
+    refuse(check(project.settings, project.root))
+    return project
 
 
 def main(args: list[str] | None = None) -> None:

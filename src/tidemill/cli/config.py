@@ -55,19 +55,22 @@ def _leaves(value: Any, at: str) -> list[tuple[str, Any]]:
 @app.command()
 def check() -> None:
     """Check the settings against one another and against the project; exit 2 when they clash."""
-    from tidemill.errors import ConfigError
     from tidemill.settings.check import check as cross_check
+    from tidemill.settings.check import refuse
 
     project = open_project()
-    problems = [*cross_check(project.settings), *_service(project)]
-    if problems:
-        raise ConfigError("the settings clash:\n" + "\n".join(f"  - {p}" for p in problems))
+    refuse([*cross_check(project.settings, project.root), *_service(project)])
     emit({"problems": []}, "the settings agree with one another and with the project")
 
 
 def _service(project: Project) -> list[str]:
     """Compare the model's inputs with what the feature service really holds."""
-    service = project.features.resolve(project.settings.features.service)
+    from tidemill.errors import PermanentError
+
+    try:
+        service = project.features.resolve(project.settings.features.service)
+    except PermanentError as error:
+        return [f"features.service: {error}"]
     offered = {field.name for view in service.views for field in view.fields}
     keys = {key for view in service.views for key in view.join_keys}
     wanted = [c.name for c in project.settings.training.inputs if c.origin == "feature"]

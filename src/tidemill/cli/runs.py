@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.app import open_project
+from tidemill.cli.app import open_checked, open_project
 from tidemill.cli.output import emit
 from tidemill.cli.run import parameters
 from tidemill.errors import NotFound
@@ -30,7 +30,7 @@ def _submit(
     ] = None,
 ) -> None:
     """Start a run on Kubeflow Pipelines and print its id, without waiting."""
-    run_id = open_project().backend.submit(pipeline, parameters(param or []))
+    run_id = open_checked().backend.submit(pipeline, parameters(param or []))
     emit({"run_id": run_id}, run_id)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["BASELINES", "METRICS", "PARITY_METRICS"]
+import re
+
+__all__ = ["BASELINES", "BOUND", "METRICS", "PARITY_METRICS"]
 
 METRICS = (
     "auc", "logloss", "brier", "ece", "bias", "calibration_slope", "calibration_intercept"
@@ -12,3 +14,5 @@ PARITY_METRICS = ("parity_rows", "parity_edges", "parity_max_abs", "parity_flips
 """Figures of the comparison of ONNX Runtime with torch."""
 BASELINES = ("prior", "logistic", "boosting")
 """Baselines that are fitted in every training run."""
+BOUND = re.compile(r"^(>=|<=|>|<) *(-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)$")
+"""A comparison and a number: `>= 0.62`."""

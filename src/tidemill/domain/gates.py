@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import operator
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tidemill.domain.criteria import BOUND
 from tidemill.domain.metrics import auc_error
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Status",
     "Verdict",
     "beats",
+    "enough_rows",
     "judge_slices",
     "no_champion",
     "non_inferior",
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 Status = Literal["pass", "fail", "not_evaluable"]
-BOUND = re.compile(r"^(>=|<=|>|<) *(-?[0-9.eE+-]+)$")
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -78,6 +78,16 @@ def within(metric: str, bound: str, value: float | None) -> Verdict:
     good = COMPARE[match[1]](value, limit)
     sentence = f"{metric} is {value:.6g}, {'within' if good else 'outside'} the bound {bound}"
     return Verdict(gate, _status(good), sentence, {"value": value, "bound": limit})
+
+
+def enough_rows(compared: float | None, asked: float | None) -> Verdict:
+    """Judge whether ONNX Runtime was compared with torch on as many real rows as asked for."""
+    gate = "parity_rows"
+    if compared is None or asked is None or not compared >= asked:
+        sentence = f"compared on {compared} held-out rows, {asked} are asked for"
+        return Verdict(gate, "not_evaluable", sentence)
+    sentence = f"compared on {compared:.0f} held-out rows, at least {asked:.0f} are asked for"
+    return Verdict(gate, "pass", sentence, {"rows": compared, "asked": asked})
 
 
 def beats(baseline: str, loss: float | None, baseline_loss: float | None) -> Verdict:

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
+from tidemill.errors import ConfigError
 from tidemill.settings.schema import Settings
 
-__all__ = ["check"]
+__all__ = ["check", "refuse"]
+
+SPINE = frozenset({"month"})
+"""Columns besides the model's inputs that every spine holds, so that a gate may slice by them."""
 
 
-def check(settings: Settings) -> list[str]:
-    """Return what contradicts what, one sentence each with the keys; empty means none found."""
-    return [*_gates(settings), *_inputs(settings), *_rollout(settings), *_monitoring(settings)]
+def check(settings: Settings, root: Path) -> list[str]:
+    """Return what contradicts what, one sentence each with the keys; empty means none found.
+
+    `root` is the project's folder. Nothing is loaded or asked: this takes milliseconds.
+    """
+    return [
+        *_data(settings, root),
+        *_gates(settings),
+        *_inputs(settings),
+        *_rollout(settings),
+        *_monitoring(settings),
+    ]
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise ConfigError that lists the problems, if there are any."""
+    if problems:
+        raise ConfigError("the settings clash:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def _data(settings: Settings, root: Path) -> Iterator[str]:
+    data = settings.data
+    if data.start > data.end:
+        yield f"data.start is {data.start}, after data.end, which is {data.end}"
+    if not (root / data.contract).is_file():
+        yield f"data.contract names '{data.contract}', which is no file in {root}"
 
 
 def _gates(settings: Settings) -> Iterator[str]:
@@ -24,6 +52,10 @@ def _gates(settings: Settings) -> Iterator[str]:
     for name in sorted(set(gates.beat_baselines) - {*BASELINES}):
         known = ", ".join(sorted(BASELINES))
         yield f"gates.beat_baselines names '{name}', which no step fits (fitted: {known})"
+    columns = {*SPINE, *(column.name for column in settings.training.inputs)}
+    for name in sorted(set(gates.slices) - columns):
+        known = ", ".join(sorted(columns))
+        yield f"gates.slices names '{name}', which no row to be judged has (columns: {known})"
 
 
 def _inputs(settings: Settings) -> Iterator[str]:

