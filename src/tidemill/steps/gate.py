@@ -18,6 +18,7 @@ from tidemill.domain.gates import (
     SliceFigures,
     Verdict,
     beats,
+    enough_rows,
     judge_slices,
     no_champion,
     non_inferior,
@@ -90,6 +91,7 @@ def _verdicts(
     measured = {**models["model"], **evaluation["parity"]}
     for metric, bound in sorted(settings.thresholds.items()):
         yield within(metric, bound, measured.get(metric))
+    yield enough_rows(measured.get("parity_rows"), measured.get("parity_asked"))
     for name in settings.beat_baselines:
         yield beats(name, measured.get("logloss"), models.get(name, {}).get("logloss"))
     if "champion" in scores.columns:

@@ -31,6 +31,8 @@ class Parity:
 
     rows: int
     """Held-out real rows compared."""
+    asked: int
+    """Held-out real rows that there had to be; with fewer, the gate is not evaluable."""
     edges: int
     """Edge rows compared."""
     max_abs: float
@@ -57,7 +59,8 @@ def check_parity(
 ) -> Parity:
     """Compare on the newest `rows` rows after the training period, and on edge rows.
 
-    The validation period is used only if the test period has fewer rows.
+    The test period is compared whole; the validation period is used only if that has fewer rows.
+    When both have fewer, all are compared, and the gate refuses for want of rows.
     """
     frame = read_training_set(training_set, record.settings)
     held_out = pl.concat([record.split.validation_rows(frame), record.split.test_rows(frame)])
@@ -70,6 +73,7 @@ def check_parity(
     difference = np.abs(onnx_scores.astype(np.float64) - torch_scores)
     return Parity(
         rows=real.height,
+        asked=rows,
         edges=edges.height,
         max_abs=float(np.nan_to_num(difference, nan=np.inf).max()),
         flips=int(((onnx_scores >= DECISION) != (torch_scores >= DECISION)).sum()),
