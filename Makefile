@@ -52,4 +52,5 @@ lock: $(UV) ## Resolve pyproject.toml into requirements.lock (versions and hashe
 		--no-emit-index-url --no-header --quiet --output-file requirements.lock
 
 clean: ## Remove everything that was made here
-	@rm -rf $(VENV) .uv .tidemill data site dist build
+	@rm -rf $(VENV) .uv .tidemill .dvc/cache .dvc/tmp data site dist build
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage
