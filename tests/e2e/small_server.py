@@ -18,6 +18,9 @@ import uvicorn
 PORT, REVISION = int(sys.argv[1]), sys.argv[2]
 ERRORS, SLOW = (float(os.environ.get(name, "0")) for name in ("ERRORS", "SLOW"))
 STARTED = time.time()
+METADATA = json.dumps(
+    {"inputs": [], "outputs": [{"name": "probability", "datatype": "FP32"}]}
+).encode()
 counts = {"ok": 0, "error": 0, "slow": 0}
 labels = f'model="flight-delay",version="{REVISION[-1]}",revision="{REVISION}"'
 
@@ -50,7 +53,15 @@ async def app(scope, receive, send):
         if random.random() < ERRORS:
             status = 500
         counts["ok" if status == 200 else "error"] += 1
-        body = json.dumps({"id": json.loads(raw)["id"], "model_version": REVISION}).encode()
+        body = json.dumps(
+            {
+                "id": json.loads(raw)["id"],
+                "model_version": REVISION.removeprefix("v"),
+                "outputs": [{"name": "probability", "data": [0.5]}],
+            }
+        ).encode()
+    elif scope["path"].count("/") == 3:
+        body = METADATA
     headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import httpx
 
 from tidemill.adapters.outcomes import Outcomes
+from tidemill.adapters.rehearsal import Rehearsal
 from tidemill.domain.rollout.model import Counters, Now, Reading, State, Workload
 
 __all__ = ["ServerEvidence", "parse"]
@@ -26,6 +27,7 @@ class ServerEvidence:
         """`client` has a short timeout: one silent server must not hold up a rollback."""
         self._outcomes = outcomes
         self._client = client
+        self._rehearsal = Rehearsal(client)
 
     def read(self, workloads: Mapping[str, Workload], state: State, now: Now) -> Reading:
         """Scrape every server and look for outcomes that have matured."""
@@ -37,7 +39,8 @@ class ServerEvidence:
             except (httpx.HTTPError, ValueError, KeyError) as error:
                 problems.append(f"{revision}: {error}")
         cohorts, until = self._outcomes.matured(state, now.clock)
-        return Reading(counters, cohorts, until, "; ".join(problems))
+        rehearsal = self._rehearsal.verdict(state, workloads)
+        return Reading(counters, cohorts, until, "; ".join(problems), rehearsal)
 
     def _scrape(self, revision: str, address: str) -> Counters:
         answer = self._client.get(f"http://{address}/metrics")

@@ -141,6 +141,8 @@ class FakeTraffic:
     rates: dict[str, dict[str, float]] = field(default_factory=dict)
     """Chance of an event, by revision and event."""
     unreadable: set[str] = field(default_factory=set)
+    rehearsal: str | None = ""
+    """What a canary's own request found; None: it does not answer."""
     outcomes: Reading = field(default_factory=Reading)
     """Cohorts that have matured; their `matured_until` decides whether they are new."""
 
@@ -181,7 +183,8 @@ class FakeTraffic:
             if revision in workloads and revision not in self.unreadable
         }
         problem = f"unreadable: {sorted(self.unreadable)}" if self.unreadable else ""
-        return Reading(counters, self.outcomes.cohorts, self.outcomes.matured_until, problem)
+        cohorts, until = self.outcomes.cohorts, self.outcomes.matured_until
+        return Reading(counters, cohorts, until, problem, self.rehearsal)
 
 
 @dataclass

@@ -167,6 +167,9 @@ class Reading:
     matured_until: datetime | None = None
     """Exclusive end, project's clock, of the hours in `cohorts`."""
     problem: str = ""
+    rehearsal: str | None = None
+    """In `preparing`, what is wrong with the canary's answer to a request of our own; empty when
+    nothing is, None when it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,8 +176,13 @@ def _stable(snapshot: Snapshot, now: Now) -> Move | None:
 def _preparing(snapshot: Snapshot, now: Now) -> Move | None:
     state, attempt = snapshot.state, snapshot.attempt
     step = attempt.plan.steps[attempt.step]
-    identified = attempt.canary.revision in snapshot.reading.counters
-    if not (snapshot.applied and identified and snapshot.ready(attempt.canary, step.weight)):
+    if snapshot.reading.rehearsal:
+        reason = f"the canary failed its rehearsal: {snapshot.reading.rehearsal}"
+        return roll_back(snapshot, now, reason)
+    known = attempt.canary.revision in snapshot.reading.counters
+    rehearsed = snapshot.reading.rehearsal is not None
+    ready = snapshot.ready(attempt.canary, step.weight)
+    if not (snapshot.applied and known and rehearsed and ready):
         if late(state, now, attempt):
             return roll_back(snapshot, now, f"{_unprepared(snapshot)} before the deadline")
         return None
@@ -190,9 +195,11 @@ def _unprepared(snapshot: Snapshot) -> str:
     attempt = snapshot.attempt
     if not snapshot.applied:
         return "the gateway did not take up the canary"
-    if snapshot.ready(attempt.canary, attempt.plan.steps[attempt.step].weight):
+    if not snapshot.ready(attempt.canary, attempt.plan.steps[attempt.step].weight):
+        return detail(snapshot, attempt)
+    if attempt.canary.revision not in snapshot.reading.counters:
         return "the canary's server did not report its revision"
-    return detail(snapshot, attempt)
+    return "the canary or stable did not answer a request of our own"
 
 
 def _progressing(snapshot: Snapshot, now: Now) -> Move | None:

@@ -1,0 +1,116 @@
+"""What a canary is asked before it gets a client's request: its metadata, and one row.
+
+A client does not know which arm answers it. So the canary must take what stable takes and answer
+under the same name, except for features, which clients need not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from tidemill.domain.rollout.model import Revision, State, Workload
+
+__all__ = ["Rehearsal"]
+
+EMPTY = {"BYTES": "", "FP32": 0.0}
+STARTING = 503
+
+
+class Rehearsal:
+    """Asks the canary of an attempt that is being prepared, until it answers."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+        self._passed: tuple[object, ...] = ()
+
+    def verdict(self, state: State, workloads: Mapping[str, Workload]) -> str | None:
+        """Return what is wrong with the canary, empty when nothing is, None when it is not known.
+
+        A canary that passed is not asked again: every row that it scores is in the prediction log.
+        """
+        if state.phase != "preparing" or state.arms is None or state.attempt is None:
+            return None
+        stable, canary = state.arms
+        there, here = (workloads.get(arm.revision) for arm in (stable, canary))
+        if not (there and there.ready and here and here.ready):
+            return None
+        asked = (state.attempt.number, state.attempt.holds, there.address, here.address)
+        if asked == self._passed:
+            return ""
+        found = self._rehearse(there.address, here.address, stable, canary)
+        if found == "":
+            self._passed = asked
+        return found
+
+    def _rehearse(self, there: str, here: str, stable: Revision, canary: Revision) -> str | None:
+        try:
+            known = self._metadata(there, stable)
+            offered = self._metadata(here, canary)
+            if differs := _differs(known, offered):
+                return differs
+            answer = self._client.post(f"{_model(here, canary)}/infer", json=_row(offered))
+            if answer.status_code == STARTING:
+                return None
+            if answer.status_code != httpx.codes.OK:
+                return f"it answered an empty row with {answer.status_code}: {answer.text:.200}"
+            return _wrong(answer.json(), canary)
+        except (httpx.HTTPError, ValueError):
+            return None
+        except (KeyError, IndexError, TypeError) as error:
+            return f"its answer is not of the protocol: {type(error).__name__} {error}"
+
+    def _metadata(self, address: str, revision: Revision) -> Any:
+        answer = self._client.get(_model(address, revision))
+        answer.raise_for_status()
+        return answer.json()
+
+
+def _model(address: str, revision: Revision) -> str:
+    return f"http://{address}/v2/models/{revision.model}"
+
+
+def _differs(known: Any, offered: Any) -> str:
+    """Say where a client of stable would be refused or misled; empty when nowhere."""
+    before, after = _inputs(known), _inputs(offered)
+    for name, (datatype, origin, _) in before.items():
+        if origin != "feature" and after.get(name, ("", "", True))[0] != datatype:
+            return f"stable takes the input '{name}' ({datatype}), the canary does not"
+    for name, (datatype, _, optional) in after.items():
+        if name not in before and not optional:
+            return f"the canary needs the input '{name}' ({datatype}), stable does not"
+    answers = [[(o["name"], o["datatype"]) for o in body["outputs"]] for body in (known, offered)]
+    return "" if answers[0] == answers[1] else f"the outputs are {answers[1]}, not {answers[0]}"
+
+
+def _inputs(body: Any) -> dict[str, tuple[str, str, bool]]:
+    """Datatype, origin and whether it may be left out, by name."""
+    return {
+        tensor["name"]: (
+            tensor["datatype"],
+            tensor["parameters"]["origin"],
+            tensor["parameters"]["optional"],
+        )
+        for tensor in body["inputs"]
+    }
+
+
+def _row(offered: Any) -> dict[str, Any]:
+    """Return a request of one row of zeros and empty strings; without keys nothing is looked up."""
+    return {
+        "id": "rehearsal",
+        "inputs": [
+            {"name": name, "datatype": datatype, "shape": [1], "data": [EMPTY[datatype]]}
+            for name, (datatype, origin, _) in _inputs(offered).items()
+            if origin in ("request", "feature")
+        ],
+    }
+
+
+def _wrong(answer: Any, canary: Revision) -> str:
+    if answer["model_version"] != canary.version:
+        return f"it answers as version {answer['model_version']}, not {canary.version}"
+    (score,) = answer["outputs"][0]["data"]
+    return "" if 0 <= score <= 1 else f"its score of an empty row is {score}, not in [0, 1]"
