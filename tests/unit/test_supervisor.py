@@ -87,6 +87,23 @@ def test_a_successor_adopts_the_children_of_a_killed_supervisor(platform: Platfo
     assert platform.up([sleeper("worker")])["worker"].pid == pid
 
 
+def test_up_does_not_believe_what_a_killed_supervisor_saw(platform: Platform) -> None:
+    pid = platform.up([sleeper("worker")])["worker"].pid
+    os.kill(platform.supervisor(), signal.SIGKILL)
+    until(lambda: platform.supervisor() == 0)
+    os.kill(pid, signal.SIGKILL)
+    assert platform.processes.statuses()["worker"].state == "ready"
+    assert platform.up([sleeper("worker")])["worker"].pid not in (0, pid)
+    assert platform.supervisor()
+
+
+def test_a_supervisor_that_cannot_run_names_its_log(platform: Platform) -> None:
+    platform.processes.status.mkdir()
+    with pytest.raises(Unavailable, match=r"ended at once\n.*supervisor\.log"):
+        platform.attach()
+    platform.processes.status.rmdir()
+
+
 def test_down_finds_everything_after_the_supervisor_was_killed(platform: Platform) -> None:
     pid = platform.up([sleeper("worker")])["worker"].pid
     os.kill(platform.supervisor(), signal.SIGKILL)

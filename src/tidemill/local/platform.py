@@ -56,7 +56,10 @@ class Platform:
         return self.wait(names, timeout=timeout, watch=watch)
 
     def attach(self) -> None:
-        """Start a supervisor unless one runs."""
+        """Start a supervisor unless one runs, and wait until it has taken over.
+
+        Until then the status is that of its predecessor, and `down` would not see it.
+        """
         if self.supervisor():
             return
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -64,7 +67,7 @@ class Platform:
         module = "tidemill.local.supervisor"
         argv = [sys.executable, "-m", module, str(self.processes.folder), str(self.logs)]
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        os.posix_spawn(  # not Popen: it outlives this process on purpose
+        pid = os.posix_spawn(  # not Popen: it outlives this process on purpose
             sys.executable,
             argv,
             os.environ,
@@ -75,6 +78,10 @@ class Platform:
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
         )
+        while not self.supervisor():
+            if os.waitpid(pid, os.WNOHANG)[0] and not self.supervisor():
+                raise Unavailable("the supervisor ended at once", hint=f"its log: {log}")
+            time.sleep(0.05)
 
     def wait(
         self,

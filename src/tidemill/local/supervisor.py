@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import httpx
 import psutil
@@ -34,6 +35,8 @@ MARK = "TIDEMILL_SUPERVISED"
 """Environment variable of every supervised process: the folder it belongs to."""
 
 TICK_SECONDS = 0.1
+LOCK_TRIES = 10
+"""Whoever asks whether a supervisor runs holds the lock for a moment."""
 STAMP_NS = 100_000_000
 """A folder's time stamp younger than this, in nanoseconds, may hide a second change: file systems
 stamp with the kernel's tick, 10 ms at most."""
@@ -327,11 +330,9 @@ def _last_line(log: Path) -> str:
 def serve(folder: PlatformFolder, logs: Path, stopped: Callable[[], bool]) -> None:
     """Supervise until `stopped`; raises Conflict when another supervisor holds the folder."""
     with folder.lock.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(f"another supervisor holds {folder.lock}") from error
+        _hold(lock)
         lock.truncate(0)
+        folder.publish({})  # what a predecessor saw is no news
         lock.write(str(os.getpid()))
         lock.flush()
         supervisor = Supervisor(folder, logs)
@@ -340,6 +341,15 @@ def serve(folder: PlatformFolder, logs: Path, stopped: Callable[[], bool]) -> No
             supervisor.step()
             time.sleep(TICK_SECONDS)
         supervisor.stop_all()
+
+
+def _hold(lock: IO[str]) -> None:
+    for _ in range(LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(TICK_SECONDS)
+    raise Conflict(f"another supervisor holds {lock.name}")
 
 
 def _main() -> None:
