@@ -18,6 +18,7 @@ import pytest
 
 from tidemill.adapters.feast import FeastRepository
 from tidemill.adapters.online import OnlineStore, open_online
+from tidemill.adapters.online_redis import connect
 from tidemill.bundle import FeatureView
 from tidemill.errors import Conflict, IntegrityError, Refused, Unavailable
 from tidemill.ports.features import Value
@@ -90,6 +91,14 @@ class Shops:
         table = pl.DataFrame(self.rows, schema=schema, orient="row")
         table.write_parquet(self.folder / "sales.parquet")
         self.repository().materialise("shops", self.folder, NOON + timedelta(hours=hours))
+
+    def lose(self) -> None:
+        """Lose all that the store holds, as a server does that restarts without a disk."""
+        if isinstance(self.settings.online, RedisOnline):
+            connect(self.settings.online, 5).flushdb()
+        else:
+            for file in self.folder.glob("online.db*"):
+                file.unlink()
 
     def total(self, hours: float) -> Value:
         moment = NOON + timedelta(hours=hours)
@@ -189,6 +198,19 @@ def test_feasts_own_write_applies_the_same_rule(shops: Shops) -> None:
     store = shops.repository()._apply(shops.folder).store
     store.materialize(NOON - timedelta(hours=1), NOON + timedelta(hours=1))
     assert shops.total(2) == 9.0
+
+
+def test_a_store_that_was_emptied_between_two_ticks_is_filled_whole(shops: Shops) -> None:
+    """One process, rows that never change: what it wrote before is gone and must come back."""
+    shops.sold(2.5, at=0)
+    shops.fill(1)
+    follower, reader = shops.repository(), shops.online
+    keys: dict[str, list[str | int | None]] = {"shop": ["a"], "till": [1]}
+    for tick in (2, 3, 4):
+        moment = NOON + timedelta(hours=tick)
+        follower.materialise("shops", shops.folder, moment)
+        assert reader.read([shops.view], keys, moment).columns["total"] == [2.5]
+        shops.lose()
 
 
 def test_the_store_never_goes_back_in_time(shops: Shops) -> None:

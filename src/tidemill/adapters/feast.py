@@ -47,6 +47,7 @@ class Applied:
     definitions: Definitions
     store: FeatureStore
     views: dict[str, Any]
+    inode: int
 
 
 class FeastRepository:
@@ -62,6 +63,7 @@ class FeastRepository:
         self._online = open_online(settings, online_path, TIMEOUT)
         self._applied: dict[Path, Applied] = {}
         self._written: dict[str, pl.DataFrame] = {}
+        self._filled: Filled | None = None
 
     def resolve(self, name: str) -> FeatureService:
         """Resolve a service to its views and digest; see `ports.features.FeatureSource`."""
@@ -98,13 +100,17 @@ class FeastRepository:
         with self._lock():
             applied = self._apply(tables)
             digests = applied.definitions.digests()
+            filled = self._online.filled()
+            if filled is None or filled != self._filled:
+                self._written.clear()  # the store was emptied, or another process filled it
             if replace:
                 self._empty(applied)
-            else:
-                self._guard(digests, until)
+            elif filled:
+                _guard(filled, digests, until)
             views = applied.definitions.resolve(service).views
             rows = {view.name: self._fill(applied, view, tables, until) for view in views}
-            self._online.advance(Filled(until, digests))
+            self._filled = Filled(until, digests)
+            self._online.advance(self._filled)
         return Materialised(until, {view: count for view, count in rows.items() if count})
 
     def _fill(self, applied: Applied, view: FeatureView, tables: Path, until: datetime) -> int:
@@ -170,32 +176,14 @@ class FeastRepository:
                         hint="start over: tidemill features materialize --replace",
                     )
 
-    def _guard(self, digests: dict[str, str], until: datetime) -> None:
-        """Refuse to go back in time, or to change a service under models that are pinned to it."""
-        filled = self._online.filled()
-        if filled is None:
-            return
-        if filled.as_of > until:
-            raise Refused(
-                f"the online store is filled up to {filled.as_of.isoformat()}; it cannot go back "
-                f"to {until.isoformat()}",
-                hint="start over from then: tidemill features materialize --replace",
-            )
-        changed = [n for n, d in filled.services.items() if digests.get(n, d) != d]
-        if changed:
-            raise Refused(
-                f"the definition of {', '.join(changed)} changed in place; models that are served "
-                "are pinned to the old one",
-                hint="give it a new name, or run: tidemill features materialize --replace",
-            )
-
     @cached_property
     def _definitions(self) -> Definitions:
         return Definitions(self._repo, self._settings.project, Path())
 
     def _apply(self, tables: Path) -> Applied:
-        """Apply the definitions, their sources in `tables`, once per process."""
-        if tables not in self._applied:
+        """Apply the definitions, their sources in `tables`, once per process and SQLite file."""
+        applied = self._applied.get(tables)
+        if applied is None or applied.inode != self._inode:
             definitions = Definitions(self._repo, self._settings.project, tables)
             config = repo_config(
                 self._repo,
@@ -207,8 +195,13 @@ class FeastRepository:
                 store = FeatureStore(config=config)
                 store.apply(definitions.objects)
                 views = {view.name: view for view in store.list_feature_views()}
-            self._applied[tables] = Applied(definitions, store, views)
+            self._applied[tables] = Applied(definitions, store, views, self._inode)
         return self._applied[tables]
+
+    @property
+    def _inode(self) -> int:
+        """The SQLite file that is there now; 0 for none."""
+        return self._online_path.stat().st_ino if self._online_path.exists() else 0
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -224,6 +217,23 @@ class FeastRepository:
                     hint="wait for it; `tidemill status` shows the follower",
                 ) from error
             yield
+
+
+def _guard(filled: Filled, digests: dict[str, str], until: datetime) -> None:
+    """Refuse to go back in time, or to change a service under models that are pinned to it."""
+    if filled.as_of > until:
+        raise Refused(
+            f"the online store is filled up to {filled.as_of.isoformat()}; it cannot go back "
+            f"to {until.isoformat()}",
+            hint="start over from then: tidemill features materialize --replace",
+        )
+    changed = [n for n, d in filled.services.items() if digests.get(n, d) != d]
+    if changed:
+        raise Refused(
+            f"the definition of {', '.join(changed)} changed in place; models that are served "
+            "are pinned to the old one",
+            hint="give it a new name, or run: tidemill features materialize --replace",
+        )
 
 
 def to_entities(spine: pl.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

@@ -73,11 +73,15 @@ class SqliteOnlineStore(OnlineStore):
         return found
 
     def _connect(self) -> sqlite3.Connection:
-        held: sqlite3.Connection | None = getattr(self._threads, "connection", None)
-        if held is None:
-            held = sqlite3.connect(f"file:{self._path}?mode=rw", uri=True, timeout=self._timeout)
-            self._threads.connection = held
-        return held
+        """Return this thread's connection, a new one when the file was lost or put back."""
+        inode = self._path.stat().st_ino if self._path.exists() else 0
+        held: tuple[int, sqlite3.Connection] | None = getattr(self._threads, "held", None)
+        if held is None or held[0] != inode:
+            made = sqlite3.connect(f"file:{self._path}?mode=rw", uri=True, timeout=self._timeout)
+            if held:
+                held[1].close()
+            held = self._threads.held = (inode, made)
+        return held[1]
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
