@@ -11,48 +11,24 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tidemill.adapters.feast_definitions import Definitions
 from tidemill.adapters.nycflights13 import Nycflights13
 from tidemill.adapters.project_code import load
-from tidemill.bundle import FeatureField, FeatureService, FeatureView
+from tidemill.bundle import FeatureService
 from tidemill.settings.features import FeatureSettings
 from tidemill.steps.leaks import LeakCheck, find_leaks
 
 AS_OF = datetime(2013, 3, 1, tzinfo=UTC)
-RIGHT: Any = load(Path(__file__).parents[2] / "feature_repo" / "transforms.py")
+FLIGHTS = Path(__file__).parents[2] / "feature_repo"
+RIGHT: Any = load(FLIGHTS / "transforms.py")
 Raw = Mapping[str, pl.LazyFrame]
 Tables = dict[str, pl.DataFrame]
 
 
-def view(name: str, keys: str, fields: str) -> FeatureView:
-    columns = tuple(FeatureField(field, "Float64") for field in fields.split())
-    return FeatureView(name, tuple(keys.split()), columns, 0)
-
-
-SERVICE = FeatureService(
-    "flight_delay_v1",
-    "flights",
-    "",
-    (
-        view(
-            "carrier_delay",
-            "carrier",
-            "carrier_late_rate_1d carrier_late_rate_7d carrier_mean_delay_1d",
-        ),
-        view(
-            "route_stats",
-            "origin dest",
-            "route_late_rate_28d route_mean_delay_28d route_flights_28d",
-        ),
-        view(
-            "origin_congestion",
-            "origin",
-            "origin_dep_delay_3h origin_late_rate_3h origin_cancelled_rate_6h origin_departures_3h",
-        ),
-        view("origin_weather", "origin", "temp dewp humid wind_dir wind_speed wind_gust visib"),
-        view("plane", "tailnum", "plane_year seats engines"),
-        view("calendar", "local_date", "day_of_week days_to_holiday"),
-    ),
-)
+@pytest.fixture(scope="module")
+def service() -> FeatureService:
+    """The service as the repository defines it."""
+    return Definitions(FLIGHTS, "flights", Path()).resolve("flight_delay_v1")
 
 
 @dataclass(frozen=True)
@@ -104,20 +80,28 @@ PLANTED = [
 ]
 
 
-def check(source: Nycflights13, transforms: Any, as_of: datetime = AS_OF) -> LeakCheck:
+def check(
+    source: Nycflights13, transforms: Any, service: FeatureService, as_of: datetime = AS_OF
+) -> LeakCheck:
     return find_leaks(
         source,
         transforms,
         FeatureSettings(),
-        SERVICE,
+        service,
         months=["2013-01", "2013-02"],
         as_of=as_of,
     )
 
 
+def test_a_leak_is_planted_in_every_view(service: FeatureService) -> None:
+    assert {planted.view for planted in PLANTED} == {view.name for view in service.views}
+
+
 @pytest.mark.slow
-def test_the_right_definition_knows_no_future(flights_source: Nycflights13) -> None:
-    found = check(flights_source, RIGHT)
+def test_the_right_definition_knows_no_future(
+    flights_source: Nycflights13, service: FeatureService
+) -> None:
+    found = check(flights_source, RIGHT, service)
     assert found.leaks == ()
     assert found.rows > 50_000
     hours = {cut_off.hour for cut_off in found.cut_offs}
@@ -127,6 +111,8 @@ def test_the_right_definition_knows_no_future(flights_source: Nycflights13) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.view)
-def test_a_planted_leak_is_caught(flights_source: Nycflights13, planted: Planted) -> None:
-    found = check(flights_source, planted, datetime(2013, 2, 1, tzinfo=UTC))
+def test_a_planted_leak_is_caught(
+    flights_source: Nycflights13, service: FeatureService, planted: Planted
+) -> None:
+    found = check(flights_source, planted, service, datetime(2013, 2, 1, tzinfo=UTC))
     assert {leak.view for leak in found.leaks} == {planted.view}
