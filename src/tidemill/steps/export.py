@@ -29,6 +29,11 @@ log = structlog.get_logger(__name__)
 IR_VERSION = 10
 TEXT_OPSET = 3
 """Version of `ai.onnx.ml`, where LabelEncoder lives."""
+TORCH_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
+    (UserWarning, "# The axis name: N will not be used, since it shares the same shape"),
+)
+"""What torch says of its own internals, and of all columns having one length, as they must."""
 
 
 def export(
@@ -90,7 +95,8 @@ def to_onnx(
     )
     dynamic = ([{0: "N"} for _ in numbers], [{0: "N"} for _ in vocabulary])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own internals here
+        for category, message in TORCH_WARNINGS:
+            warnings.filterwarnings("ignore", message, category)
         try:
             program = torch.onnx.export(
                 _Columns(model).eval(),
