@@ -7,6 +7,8 @@ SHELL := bash
 UV_VERSION := 0.13.9
 PYTHON ?= python3.11
 VENV := .venv
+# Test processes. Each may start servers of its own, so this is not the number of cores.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 UV := .uv/bin/uv
 READY := $(VENV)/.ready
@@ -33,7 +35,7 @@ demo: setup ## Play the whole loop on real flights of 2013
 	@$(BIN)/tidemill demo --into .tidemill/demo
 
 test: setup ## Pass the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff format --check .

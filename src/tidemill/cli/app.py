@@ -171,3 +171,5 @@ def main(args: list[str] | None = None) -> None:
     except TidemillError as error:
         typer.secho(f"tidemill: {error}", fg="red", err=True)
         sys.exit(error.exit_code)
+    finally:
+        _globals = Globals()
