@@ -1,4 +1,4 @@
-"""`dvc repro` and the pipeline's components give a dataset the same version."""
+"""`dvc repro`: the version a component gives the same dataset, and a bundle at the end."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from components.ingest import ingest
 from components.publish import publish
 from components.validate import validate
 
+from tidemill.bundle import read_manifest
+from tidemill.steps.gate import read_evidence
 from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
@@ -31,12 +33,12 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-def repro(root: Path) -> str:
-    """Run the stages up to `publish`, for two months of data."""
+def repro(root: Path, stage: str = "publish") -> str:
+    """Run the stages up to `stage`, for two months of data."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("TIDEMILL_")}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     env |= {"TIDEMILL_DATA__START": "2013-01", "TIDEMILL_DATA__END": "2013-02"}
-    argv = [sys.executable, "-m", "dvc", "repro", "publish"]
+    argv = [sys.executable, "-m", "dvc", "repro", stage]
     done = subprocess.run(argv, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -76,3 +78,40 @@ def test_stages_and_components_agree_on_the_version(tmp_path: Path) -> None:
     assert "Running stage 'validate'" in again
     assert "Stage 'publish' didn't change, skipping" in again
     assert locked(root) == version
+
+
+SMALL = {
+    "features": {"step_minutes": 360},
+    "training": {"epochs": 1, "folds": 2, "validation_days": 5, "test_days": 7, "threads": 1},
+    "export": {"parity_rows": 5000},
+    # What is learned in one epoch passes no gate of quality.
+    "gates": {"thresholds": {"parity_flips": "<= 0"}, "beat_baselines": [], "slices": ["origin"]},
+}
+
+
+def small_project(folder: Path, mlflow_uri: str) -> Path:
+    """Copy the project into a git repository, with settings that take seconds."""
+    shutil.copytree(ROOT / "feature_repo", folder / "feature_repo")
+    copy_project(folder)
+    base = folder / "configs" / "base.yaml"
+    settings = yaml.safe_load(base.read_text())
+    for group, values in SMALL.items():
+        settings[group] = settings.get(group, {}) | values
+    settings["registry"] = {"uri": mlflow_uri, "model": f"staged-{folder.parent.name}"}
+    base.write_text(yaml.safe_dump(settings))
+    for words in (("init", "-q"), ("add", "configs", "dvc.yaml"), ("commit", "-q", "-m", "x")):
+        name = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run(["git", *name, *words], cwd=folder, check=True)
+    return folder
+
+
+def test_the_stages_lead_to_a_bundle_with_its_lineage(tmp_path: Path, mlflow_uri: str) -> None:
+    root = small_project(tmp_path / "stages", mlflow_uri)
+    repro(root, "package")
+    lineage = read_manifest(root / "data" / "model" / "bundle").lineage
+    assert lineage["data_version"] == locked(root) == run_components(root)
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=root, text=True).strip()
+    assert lineage["git_commit"].removesuffix("-dirty") == head
+    evidence = read_evidence(root / "data" / "model" / "gated")
+    (champion,) = (v for v in evidence["verdicts"] if v["gate"] == "champion")
+    assert (champion["status"], evidence["passed"]) == ("pass", True)

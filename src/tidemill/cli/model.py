@@ -1,4 +1,4 @@
-"""`tidemill model`: the training steps one by one, on `data/`, without a server."""
+"""`tidemill model`: the training steps one by one, on `data/`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from tidemill.cli.app import open_project
 from tidemill.cli.instants import AsOf, instant
 from tidemill.cli.output import emit, table
+from tidemill.errors import Unavailable
 
 if TYPE_CHECKING:
     from tidemill.adapters.journal import JournalTracker
@@ -71,16 +72,27 @@ def export() -> None:
 
 @app.command()
 def evaluate(
-    champion: Annotated[Path | None, typer.Option(help="Bundle to compare with [none].")] = None,
+    champion: Annotated[
+        Path | None, typer.Option(help="Bundle to compare with [the registry's champion].")
+    ] = None,
 ) -> None:
-    """Measure model, baselines and champion on the held-out days."""
+    """Measure model, baselines and champion on the held-out days.
+
+    When the registry does not answer, the rest is measured, and the gate does not pass.
+    """
     from tidemill.steps.evaluate import evaluate as run
 
     project = open_project()
     rows, folder, tracker = _places(project)
     steps = (folder / name for name in ("trained", "exported", "baselines", "evaluated"))
+    bundle, unknown = (champion, "") if champion else _champion(project)
     found = run(
-        rows, *steps, slices=project.settings.gates.slices, champion=champion, tracker=tracker
+        rows,
+        *steps,
+        slices=project.settings.gates.slices,
+        champion=bundle,
+        unknown=unknown,
+        tracker=tracker,
     )["models"]
     names = list(found["model"])
     emit(found, table(("", *names), [(k, *(v[n] for n in names)) for k, v in found.items()]))
@@ -138,7 +150,19 @@ def _places(project: Project) -> tuple[Path, Path, JournalTracker]:
     return data / "training_set.parquet", folder, JournalTracker(folder / "journal.jsonl")
 
 
+def _champion(project: Project) -> tuple[Path | None, str]:
+    """Return the bundle in use, None if there is none, and why that cannot be known, else ""."""
+    try:
+        return project.champion(), ""
+    except Unavailable as error:
+        return None, error.message
+
+
 def _lineage(project: Project) -> dict[str, str]:
-    """Return the data version, if the dataset was published."""
+    """Return the data version, if the dataset was published, and the commit, if there is one."""
+    from tidemill.adapters.kfp.parameters import git_commit
+
     path = project.root / "data" / "version.json"
-    return {"data_version": json.loads(path.read_text())["id"]} if path.is_file() else {}
+    version = json.loads(path.read_text())["id"] if path.is_file() else ""
+    known = {"data_version": version, "git_commit": git_commit(project.root)}
+    return {name: value for name, value in known.items() if value}

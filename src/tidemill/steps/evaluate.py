@@ -38,13 +38,15 @@ def evaluate(
     *,
     slices: Sequence[str],
     champion: Path | None,
+    unknown: str = "",
     tracker: Tracker,
 ) -> dict[str, Any]:
     """Write `evaluation.json` (figures) and `scores.parquet` (every model's scores) into `out`.
 
     All models are measured on the test period of `trained`; model and champion by ONNX Runtime.
-    `champion` is the folder of the bundle in use, None when there is none. Slicing columns are
-    columns of the training set. Raises DataError when the champion reads a column that it lacks.
+    `champion` is the folder of the bundle in use, None when there is none; `unknown` says
+    why that could not be found out, and the gate then does not pass. Slicing columns are columns of
+    the training set. Raises DataError when the champion reads a column that it lacks.
     """
     record = read_record(trained)
     rows = record.split.test_rows(read_training_set(training_set, record.settings))
@@ -59,7 +61,7 @@ def evaluate(
         "models": {name: _plain(measure(score, label)) for name, score in scores.items()},
         "parity": read_parity(exported).metrics(),
         "slices": {column: _slices(rows[column], scores["model"], label) for column in slices},
-        "champion": None if champion is None else _identity(champion),
+        "champion": _identity(champion, unknown),
     }
     out.mkdir(parents=True, exist_ok=True)
     rows.select(TIME, pl.lit(label).alias("label")).with_columns(
@@ -92,7 +94,9 @@ def _slices(column: pl.Series, score: Scores, label: Scores) -> dict[str, Figure
     return found
 
 
-def _identity(bundle: Path) -> dict[str, str]:
+def _identity(bundle: Path | None, unknown: str) -> dict[str, str] | None:
+    if bundle is None:
+        return {"unknown": unknown} if unknown else None
     lineage = read_manifest(bundle).lineage
     return {"digest": digest(bundle), "trained_as_of": lineage.get("trained_as_of", "")}
 

@@ -99,7 +99,8 @@ def _verdicts(
     elif evaluation["champion"] is None:
         yield no_champion()
     else:
-        yield Verdict("champion", "not_evaluable", "the champion's scores are missing")
+        reason = evaluation["champion"].get("unknown", "the champion's scores are missing")
+        yield Verdict("champion", "not_evaluable", reason)
     for column in settings.slices:
         found = evaluation["slices"].get(column, {})
         figures = [

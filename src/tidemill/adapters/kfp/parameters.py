@@ -11,7 +11,7 @@ from typing import Any
 
 from tidemill.errors import NotFound, UsageError
 
-__all__ = ["bind", "context"]
+__all__ = ["bind", "context", "git_commit"]
 
 MAX_BYTES = 10_000
 """The API server's default limit on all parameters of a run together."""
@@ -23,11 +23,11 @@ def context(root: Path, config: str, now: datetime, run: str) -> dict[str, str]:
         "config": config,
         "as_of": now.isoformat(),
         "correlation_id": run,
-        "git_commit": _git_commit(root),
+        "git_commit": git_commit(root),
     }
 
 
-def _git_commit(root: Path) -> str:
+def git_commit(root: Path) -> str:
     """Return the commit of the project's code, `<sha>-dirty` if it was changed since, or ""."""
     line = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
