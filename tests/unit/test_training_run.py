@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ import onnx
 import onnxruntime as ort
 import polars as pl
 import pytest
+import yaml
 from tests import flights, training_child
 
 from tidemill.bundle import FeatureService, digest, read_manifest
+from tidemill.cli import main
 from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
 from tidemill.errors import DataError, IntegrityError, Refused
-from tidemill.settings.model import ExportSettings, GateSettings
+from tidemill.settings.model import GateSettings
 from tidemill.settings.monitoring import MonitoringSettings
+from tidemill.steps import training_set
 from tidemill.steps.baselines import fit_baselines
 from tidemill.steps.evaluate import evaluate
 from tidemill.steps.gate import gate, judge, read_evidence
@@ -30,7 +34,7 @@ from tidemill.steps.package import package
 from tidemill.steps.parity import check_parity
 from tidemill.steps.record import read_record
 from tidemill.steps.scoring import OnnxModel
-from tidemill.steps.train import load_model, train
+from tidemill.steps.train import load_model
 from tidemill.testing.tracking import MemoryTracker
 
 pytestmark = pytest.mark.slow
@@ -263,6 +267,10 @@ def test_the_champion_is_scored_on_the_same_rows(run: Run, tmp_path: Path) -> No
     assert verdicts["champion"].status == "fail"
     lost = {v.gate: v for v in judge(evaluation, scores.drop("champion"), GATES)}
     assert lost["champion"].status == "not_evaluable"
+    unasked = evaluation | {"champion": {"unknown": "MLflow does not answer"}}
+    verdicts = {v.gate: v for v in judge(unasked, scores.drop("champion"), GATES)}
+    assert verdicts["champion"].status == "not_evaluable"
+    assert verdicts["champion"].sentence == "MLflow does not answer"
 
 
 def test_a_champion_that_reads_an_absent_column_is_named(run: Run, tmp_path: Path) -> None:
@@ -303,33 +311,49 @@ def test_evidence_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_shuffled_labels_do_not_pass_the_gates(run: Run, tmp_path: Path) -> None:
-    """A model that learned nothing is stopped, by its own figures and against the champion."""
-    bad = Run(tmp_path)
+    """A model that learned nothing is stopped; only a stated reason gets it into a bundle."""
+    project(tmp_path)
+    tidemill = partial(command, tmp_path)
+    assert tidemill("train", "--as-of", flights.AS_OF.isoformat()) == 0
+    assert tidemill("export") == 0
+    assert tidemill("evaluate", "--champion", str(run.bundle)) == 0
+    assert tidemill("gate") == 3
+    model = tmp_path / "data" / "model"
+    verdicts = {v["gate"]: v["status"] for v in read_evidence(model / "gated")["verdicts"]}
+    assert verdicts["threshold/auc"] == "fail"
+    assert verdicts["champion"] == "pass", "nobody predicts shuffled labels: it cannot tell"
+    assert tidemill("package") == 3
+    assert tidemill("gate", "--force", "a rehearsal") == 0
+    assert tidemill("package") == 0
+    assert read_evidence(model / "bundle")["override"] == {"reason": "a rehearsal"}
+    assert read_manifest(model / "bundle").features == SERVICE
+    journal = [json.loads(line) for line in (model / "journal.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in journal if "train_loss" in e.get("metrics", {})] == [1, 2]
+    assert journal[-1]["tags"]["gate"] == "overridden"
+
+
+def project(folder: Path) -> None:
+    """Make a project whose training set has shuffled labels."""
+    training = flights.settings(epochs=2).model_dump(mode="json", exclude_none=True)
+    settings = {
+        "training": training,
+        "export": {"parity_rows": 100},
+        "gates": GATES.model_dump(mode="json"),
+        "monitoring": {"warmup_days": 2},
+    }
+    (folder / "configs").mkdir()
+    (folder / "configs" / "base.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "data").mkdir()
     frame = flights.training_set()
     shuffled = frame["late"].sample(fraction=1, shuffle=True, seed=5)
-    frame.with_columns(late=shuffled).write_parquet(bad.rows)
-    tracker = MemoryTracker()
-    train(
-        bad.rows,
-        bad.trained,
-        flights.settings(epochs=2),
-        tracker=tracker,
-        as_of=flights.AS_OF,
-        maturity_hours=flights.MATURITY_HOURS,
+    frame.with_columns(late=shuffled).write_parquet(
+        folder / "data" / "training_set.parquet",
+        metadata={training_set.SERVICE: json.dumps(asdict(SERVICE))},
     )
-    assert [step for step, _ in tracker.metrics["validation_loss"]] == [1, 2]
-    from tidemill.steps.export import export
 
-    export(
-        bad.rows,
-        bad.trained,
-        bad.exported,
-        ExportSettings(parity_rows=100),
-        tracker=tracker,
-        lineage={},
-    )
-    fit_baselines(bad.rows, bad.trained, bad.baselines, tracker=tracker)
-    bad.evaluate(run.bundle, bad.evaluated)
-    with pytest.raises(Refused) as caught:
-        gate(bad.evaluated, bad.exported, bad.gated, GATES, tracker=tracker)
-    assert "threshold/auc: fail" in str(caught.value)
+
+def command(root: Path, *words: str) -> int:
+    """Run `tidemill model …` in this process and return its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(["model", *words, "--project", str(root), "--json"])
+    return int(ended.value.code or 0)
