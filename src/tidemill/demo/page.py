@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from tidemill.demo.plots import auc_plot, canary_plot, drift_plot
-from tidemill.demo.story import Story
+from tidemill.demo.story import Canary, Story
 
 __all__ = ["write_page"]
 
@@ -26,7 +26,11 @@ svg{max-width:100%;height:auto;margin:.6rem 0}
 
 def write_page(story: Story, path: Path) -> None:
     """Write the page."""
-    marks = [(e.clock, e.title) for e in story.events if e.clock and _is_mark(e.title)]
+    marks = [
+        (e.clock, e.title.replace("version ", "v").replace("retraining", "retrain"))
+        for e in story.events
+        if e.clock and _is_mark(e.title)
+    ]
     points = [p for p in story.points if p.day]
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
@@ -40,7 +44,7 @@ def write_page(story: Story, path: Path) -> None:
     ]
     if points:
         parts += ["<h2>Why</h2>", drift_plot(points, marks, story.performance_bound)]
-    parts += [canary_plot(canary) for canary in story.canaries]
+    parts += [canary_plot(canary) for canary in story.canaries if _moved(canary)]
     if any(p.auc_first is not None for p in points):
         parts.append(auc_plot(points, marks))
     parts += ["<h2>What it cost</h2>", _stages(story), "</html>"]
@@ -48,7 +52,12 @@ def write_page(story: Story, path: Path) -> None:
 
 
 def _is_mark(title: str) -> bool:
-    return any(word in title for word in ("released", "promoted", "rolled back", "retrain"))
+    return any(word in title for word in ("released", "promoted", "rolled back", ": RUN"))
+
+
+def _moved(canary: Canary) -> bool:
+    """Whether there was any evidence: without one bad event there is nothing to draw."""
+    return max(canary.log_e_harm) - min(canary.log_e_harm) > 0.01
 
 
 def _figures(story: Story) -> str:

@@ -175,6 +175,7 @@ def _live(
     poisoned = _poison(project, story, ports) if witness.promoted else ""
     replay.play(END, watch=witness.look, done=lambda: poisoned in witness.rolled_back)
     replay.play(END, watch=witness.look, done=lambda: {"schedule", "concept_drift"} <= witness.ran)
+    witness.look()
     seen = {
         "a drift-caused retraining": "concept_drift" in witness.ran,
         "a scheduled retraining": "schedule" in witness.ran,

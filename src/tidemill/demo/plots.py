@@ -25,7 +25,7 @@ def drift_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]], bound:
     drift = [p.drift for p in points]
     if any(value is not None for value in drift):
         above.plot(days, _gaps(drift), color=TEAL, marker="o", ms=3)
-    above.set_ylabel("largest qPSI", fontsize=8)
+    above.set_ylabel("median qPSI of features", fontsize=8)
     below.plot(days, _gaps([p.performance for p in points]), color=GOLD, marker="o", ms=3)
     below.axhline(bound, color=RED, ls="--", lw=1, label="bound")
     below.set_ylabel("performance |z|", fontsize=8)
@@ -78,10 +78,10 @@ def _figure(rows: int, title: str) -> tuple[Figure, list[Axes]]:
 
 def _mark(axes: Axes, marks: Sequence[tuple[str, str]]) -> None:
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.18 * (high - low))
+    axes.set_ylim(low, high + 0.28 * (high - low))
     for count, (day, text) in enumerate(marks):
         axes.axvline(_number(day), color=INK, lw=0.6, ls=":")
-        place = 0.99 - 0.08 * (count % 2)
+        place = 0.99 - 0.07 * (count % 3)
         axes.text(
             _number(day), place, f" {text}", fontsize=6.5, color=INK, va="top",
             transform=axes.get_xaxis_transform(),

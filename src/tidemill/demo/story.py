@@ -45,7 +45,7 @@ class Point:
 
     day: str
     drift: float | None
-    """Largest qPSI of a feature against the profile of the version in use."""
+    """Median qPSI of the features against the profile of the version in use."""
     performance: float | None
     """Largest |z| of the pooled performance statistics."""
     auc_champion: float | None = None

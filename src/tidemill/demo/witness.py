@@ -6,6 +6,7 @@ It only reads stores; every decision it tells of was taken by the platform's own
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
@@ -80,7 +81,9 @@ class Witness:
     def _outcome(self, attempt: int) -> str:
         state, _ = self._project.rollouts.state(self._project.settings.name)
         found = [o for o in state.history if o.attempt == attempt]
-        return f"{found[0].outcome.replace('_', ' ')}: {found[0].reason}" if found else "in flight"
+        if not found:
+            return "in flight"
+        return f"{found[0].outcome.replace('_', ' ')}: {found[0].reason}".rstrip(": ")
 
     def _new(self, *key: str) -> bool:
         fresh = key not in self._seen
@@ -163,6 +166,6 @@ def _point(verdict: WindowVerdict) -> Point:
     features = [value for name, value in verdict.psi.items() if name != "score"]
     return Point(
         day=verdict.start,
-        drift=max(features, default=None) if features else None,
+        drift=statistics.median(features) if features else None,
         performance=max((s for s in scores if math.isfinite(s)), default=None),
     )
