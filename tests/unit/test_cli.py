@@ -55,3 +55,14 @@ def test_nothing_starts_with_settings_that_clash(
     assert stop.value.code == 2
     assert "gates.slices names 'foo'" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["configs"]
+
+
+def test_events_go_to_standard_error() -> None:
+    code = (
+        "import structlog\nfrom tidemill.cli.app import main\n"
+        "try:\n    main(['--version'])\nexcept SystemExit:\n    pass\n"
+        "structlog.get_logger().warning('the store is slow')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "the store is slow" in done.stderr
+    assert "the store is slow" not in done.stdout

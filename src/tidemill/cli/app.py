@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -165,6 +166,8 @@ def open_checked() -> Project:
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a deliberate error is printed and sets the exit code."""
     global _globals
+    # Standard output is the answer's alone, so that `--json` stays one document.
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     try:
         _globals, rest = split(sys.argv[1:] if args is None else args)
         app(args=rest, prog_name="tidemill")
