@@ -8,6 +8,7 @@ was filled and the digests of the services it was filled for.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -48,7 +49,7 @@ class Filled:
         return cls(datetime.fromisoformat(body["as_of"]).astimezone(UTC), body["services"])
 
 
-class OnlineStore:
+class OnlineStore(ABC):
     """What both stores share: rows of keys in, columns of values out."""
 
     def __init__(self, project: str) -> None:
@@ -91,15 +92,15 @@ class OnlineStore:
         """Return what the store was filled with; None if it never was."""
         return self._fetch([])[0]
 
+    @abstractmethod
     def advance(self, filled: Filled) -> None:
         """Record what the store is filled with now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _fetch(
         self, wanted: Sequence[tuple[FeatureView, list[bytes]]]
     ) -> tuple[Filled | None, list[dict[bytes, Row]]]:
         """Return the store's record and, per view, the stored rows by entity key."""
-        raise NotImplementedError
 
 
 def open_online(settings: FeatureSettings, path: Path, timeout: float) -> OnlineStore:
