@@ -69,9 +69,9 @@ def test_the_loop_closes(played: Played) -> None:
     for wanted in (
         r"version 1 released",
         r"retraining \(concept_drift\): RUN",
-        r"version 2 promoted",
+        r"version \d+ promoted",
         r"a model is trained on shuffled labels",
-        r"version 3 rolled back",
+        r"version \d+ rolled back",
         r"retraining \(schedule\): RUN",
     ):
         assert any(re.fullmatch(wanted, title) for title in titles), (wanted, titles)
