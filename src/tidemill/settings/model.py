@@ -104,7 +104,7 @@ class GateSettings(Group):
             "auc": ">= 0.62",
             "logloss": "<= 0.60",
             "ece": "<= 0.08",
-            "calibration_slope": ">= 0.6",
+            "calibration_slope": ">= 0.7",
             "parity_max_abs": "<= 1e-5",
             "parity_flips": "<= 0",
         }
