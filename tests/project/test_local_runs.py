@@ -139,6 +139,14 @@ def test_ctrl_c_ends_the_whole_tree(flows: Project) -> None:
     assert living(pids) == []
 
 
+def ended(project: Project, run_id: str) -> RunResult:
+    """The run, once the last process that holds it has seen that its launcher is gone."""
+    limit = time.monotonic() + 30
+    while (run := project.runs.status(run_id)).state == "running" and time.monotonic() < limit:
+        time.sleep(0.05)
+    return run
+
+
 def test_a_killed_launcher_takes_its_run_along(flows: Project) -> None:
     order = flows.root / "work"
     order.write_text("sleep")
@@ -151,7 +159,7 @@ def test_a_killed_launcher_takes_its_run_along(flows: Project) -> None:
     runner.communicate(timeout=30)
     psutil.wait_procs([psutil.Process(pid) for pid in living(pids)], timeout=30)
     assert living(pids) == []
-    run = flows.runs.status(run_id)
+    run = ended(flows, run_id)
     assert (run.state, states(run)["work"]) == ("failed", "failed")
     assert "its process is gone" in run.cause
     order.unlink()

@@ -214,7 +214,6 @@ def test_a_process_that_hangs_is_restarted_with_the_reason(
     monkeypatch.setattr(supervisor, "SILENT_PROBES", 2)
     spec = replace(server("web", free_port()), grace_seconds=0.1)
     inline.folder.declare(spec)
-    until(lambda: stepped(inline, "web").detail == f"does not answer {spec.ready_url} yet")
     until(lambda: stepped(inline, "web").state == "ready")
     pid = stepped(inline, "web").pid
     os.kill(pid, signal.SIGSTOP)
@@ -224,6 +223,15 @@ def test_a_process_that_hangs_is_restarted_with_the_reason(
     assert seen.restarts == 1
     until(lambda: stepped(inline, "web").state == "ready")
     assert not psutil.pid_exists(pid)
+
+
+def test_a_process_that_does_not_listen_is_said_not_to_answer_yet(
+    inline: supervisor.Supervisor,
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}/"
+    inline.folder.declare(ProcessSpec("mute", (sys.executable, "-c", STUBBORN), ready_url=url))
+    until(lambda: stepped(inline, "mute").detail == f"does not answer {url} yet")
+    assert stepped(inline, "mute").state == "starting"
 
 
 def test_an_answer_other_than_ready_does_not_restart_a_process(
