@@ -22,7 +22,7 @@ Counts = NDArray[np.float64]
 Looks = NDArray[np.bool]
 WHOLE = np.array([1.0])
 ALPHA, BETA = 0.01, 0.05
-METRIC = Metric("errors", "error", False, 1.2, 1.5, None, ALPHA)
+METRIC = Metric("errors", "error", 1.2, 1.5, None, ALPHA)
 TOLERANCE = Tolerance(BETA, 0.0001, 5, 0.8)
 EQUAL = replace(METRIC, harm_ratio=1.0)
 RAMP = (0.01, 0.05, 0.1, 0.25, 0.5)
@@ -188,7 +188,6 @@ def wrong() -> None:
     metric = Metric(
         "wrong",
         "wrong",
-        True,
         chosen.harm_ratio,
         chosen.pass_ratio,
         chosen.max_rate,
@@ -240,7 +239,7 @@ def _one_start(weights: Counts, bad: Counts) -> Counts:
 
 def speed() -> None:
     """Print the table."""
-    metric = Metric("wrong", "wrong", True, 1.05, 1.2, None, 0.004)
+    metric = Metric("wrong", "wrong", 1.05, 1.2, None, 0.004)
     tolerance = Tolerance(BETA, 0.0001, 5, 0.8)
     for count in (1, 8, 32):
         segments = tuple(

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from tidemill.bundle import FeatureService, InputColumn, Manifest, write_manifest
 from tidemill.steps.gate import seal
+from tidemill.testing.models import write_profile
 
 DATA = "0123456789abcdef0123456789abcdef.dir"
 
@@ -46,6 +47,7 @@ def make_bundle(folder: Path, name: str, scale: float = 0.001) -> Path:
     (folder / "model.onnx").write_bytes(model(scale))
     write_evidence(folder)
     (folder / "MODEL_CARD.md").write_text("# a model\n")
+    write_profile(folder)
     write_manifest(
         folder,
         Manifest(

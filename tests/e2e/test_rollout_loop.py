@@ -60,12 +60,7 @@ class World:
                 "analysis": {
                     "metrics": [
                         {"name": "errors", "event": "error", "max_rate": 0.05},
-                        {
-                            "name": "wrong",
-                            "kind": "DelayedOutcome",
-                            "event": "wrong",
-                            "pass_ratio": 2.0,
-                        },
+                        {"name": "wrong", "event": "wrong", "pass_ratio": 2.0},
                     ]
                 },
                 "settle_seconds": 0.3,

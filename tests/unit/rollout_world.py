@@ -21,7 +21,9 @@ NAME = "flight-delay"
 
 
 def revision(name: str) -> Revision:
-    return Revision(name, NAME, name.removeprefix("v"), f"sha256:{name}", f"/b/{name}", 0.25)
+    return Revision(
+        name, NAME, name.removeprefix("v"), f"sha256:{name}", f"/b/{name}", 0.25, (0.1, 0.3)
+    )
 
 
 def plan(**changes: object) -> Plan:
@@ -32,9 +34,9 @@ def plan(**changes: object) -> Plan:
             Step("c50", 5000, ("errors",), 600, 5, 7200, False),
         ),
         metrics=(
-            Metric("errors", "error", False, 1.2, 2.0, 0.2, 0.006),
-            Metric("slow", "slow", False, 1.2, 2.0, None, 0.002),
-            Metric("wrong", "wrong", True, 1.1, 1.5, None, 0.002),
+            Metric("errors", "error", 1.2, 2.0, 0.2, 0.006),
+            Metric("slow", "slow", 1.2, 2.0, None, 0.002),
+            Metric("wrong", "wrong", 1.1, 1.5, None, 0.002),
         ),
         tolerance=Tolerance(0.05, 0.0001, 5, 0.8),
         policy=Policy("rollback", "pause", "pause", "freeze", "supersede"),

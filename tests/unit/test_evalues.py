@@ -26,7 +26,7 @@ from tidemill.domain.rollout.model import Attempt, Evidence, State
 from tidemill.testing.canaries import Canaries
 
 WHOLE = np.array([1.0])
-METRIC = Metric("errors", "error", False, 1.2, 1.5, None, 0.01)
+METRIC = Metric("errors", "error", 1.2, 1.5, None, 0.01)
 TOLERANCE = Tolerance(0.05, 0.0001, 5, 0.8)
 
 
@@ -120,7 +120,7 @@ def test_false_pass_at_the_margin_stays_below_beta():
     assert at_most(TOLERANCE.beta, decided)
 
 
-@pytest.mark.parametrize("metric", [METRIC, GUARDED])
+@pytest.mark.parametrize("metric", [METRIC, GUARDED, replace(METRIC, event="low", alpha=0.9)])
 def test_assess_decides_at_every_look_as_the_simulation_does(metric):
     """The simulation is judged by the functions that `assess` calls, over the same segments."""
     rng = np.random.default_rng(5)
@@ -144,7 +144,7 @@ def test_assess_decides_at_every_look_as_the_simulation_does(metric):
 
 def test_false_rollback_and_false_pass_on_fractional_losses():
     """Losses of a missed event (1) and of a false alarm (6/20), mean ratio exactly at the null."""
-    metric = Metric("wrong", "wrong", True, 1.1, 1.25, None, 0.01)
+    metric = Metric("wrong", "wrong", 1.1, 1.25, None, 0.01)
     rng = np.random.default_rng(11)
     runs, days, rows = 400, 14, 500
     canary = rng.binomial(rows, 0.5, (runs, days))
@@ -171,6 +171,42 @@ def test_power_floor():
     canary, canaries = traffic(rng, 300, weights, np.full(100, 0.005), 10.0)
     found = canaries.rolled_back(METRIC, TOLERANCE, canary)
     assert found[:, :10].any(axis=1).mean() > 0.9
+
+
+WANTED = Metric("low", "low", 10, 20, None, 0.0005)
+
+
+def test_a_wanted_event_is_an_unwanted_one_with_the_arms_exchanged():
+    unwanted = replace(WANTED, event="error")
+    rng = np.random.default_rng(6)
+    for weight, stable, canary in rng.integers(1, (9999, 400, 400), (30, 3)).tolist():
+        mirrored = TOTAL - weight, canary, stable
+        wanted, plain = (
+            assess(
+                metric,
+                (Segment(0, 1, w, (900, 900), (900, 900), ((LEVELS, s, c),)),),
+                replace(TOLERANCE, srm_alpha=1e-300),
+                1,
+            )
+            for metric, (w, s, c) in ((WANTED, (weight, stable, canary)), (unwanted, mirrored))
+        )
+        assert math.isclose(wanted.log_e_harm, plain.log_e_harm, rel_tol=1e-9, abs_tol=1e-9)
+        assert math.isclose(wanted.log_e_pass, plain.log_e_pass, rel_tol=1e-9, abs_tol=1e-9)
+        assert wanted.verdict == plain.verdict
+
+
+def test_a_model_with_one_score_is_harm_and_one_that_leans_is_not():
+    """A quarter of stable's scores is low; of the canary's none, or exactly a tenth of that."""
+    rng = np.random.default_rng(7)
+    weights, rate = np.repeat([500, 2500, 5000], [2, 4, 20]), np.full(26, 0.25)
+    canary, collapsed = traffic(rng, 200, weights, rate, 0.0)
+    found = collapsed.rolled_back(WANTED, TOLERANCE, canary)
+    assert found[:, :12].any(axis=1).all()
+    canary, leaning = traffic(rng, 1000, weights, rate, 0.1)
+    assert at_most(WANTED.alpha, leaning.rolled_back(WANTED, TOLERANCE, canary))
+    one = leaning.rolled_back(replace(WANTED, alpha=0.5), TOLERANCE, canary)
+    assert one.any(), "the level is large enough for the rate to be seen"
+    assert at_most(0.5, one)
 
 
 def test_late_harm_is_found_sooner_by_the_restarting_test():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -213,6 +214,12 @@ tidemill_requests_total{{model="m",version="1",revision="old",outcome="error"}} 
 tidemill_slow_total{{{LABELS}}} 5
 tidemill_invalid_total{{{LABELS}}} 1
 tidemill_start_time_seconds{{{LABELS}}} 1.7e9
+# TYPE tidemill_score histogram
+tidemill_score_bucket{{{LABELS},le="0.12"}} 20
+tidemill_score_bucket{{{LABELS},le="0.28"}} 60
+tidemill_score_bucket{{{LABELS},le="+Inf"}} 89
+tidemill_score_count{{{LABELS}}} 89
+tidemill_score_sum{{{LABELS}}} 20.5
 """
 
 
@@ -221,6 +228,13 @@ def test_counters_are_read_under_their_own_revision_only():
     assert counters.requests == 100
     assert counters.events == {"error": 7, "slow": 5, "invalid": 1}
     assert counters.started == 1.7e9
+
+
+def test_scores_are_counted_in_the_tails_of_stable():
+    events = parse(EXPOSITION, "abc", (0.12, 0.28)).events
+    assert (events["low"], events["high"]) == (20, 29)
+    with pytest.raises(ValueError, match=re.escape("lacks the bin 0.13")):
+        parse(EXPOSITION, "abc", (0.13, 0.28))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.bundle import InputColumn, Manifest, write_manifest
+from tidemill.domain.scores import BOUNDS
 from tidemill.errors import IntegrityError, Unavailable
 from tidemill.server import App, PredictionLog, build, load_model
 from tidemill.settings.serving import ServingSettings
@@ -453,6 +454,16 @@ def test_a_score_that_is_no_probability_is_counted(tmp_path: Path) -> None:
     assert answer.status == 200
     assert answer.scores == [None]
     assert served.metric("tidemill_invalid_total") == 1
+    assert served.metric("tidemill_score_count") == 0
+
+
+def test_a_request_is_counted_once_under_its_mean_score(served: Served) -> None:
+    scores = [served.infer(FULL, 3).scores, served.infer(FULL).scores]
+    means = [sum(one) / len(one) for one in scores]
+    assert served.metric("tidemill_score_count") == 2
+    assert served.metric("tidemill_score_sum") == pytest.approx(sum(means))
+    bound = min(bound for bound in BOUNDS if bound >= max(means))
+    assert served.metric("tidemill_score_bucket", le=str(bound)) == 2
 
 
 def test_a_failing_model_is_a_500_without_its_reason(served: Served) -> None:

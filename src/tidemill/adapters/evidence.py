@@ -19,6 +19,8 @@ __all__ = ["ServerEvidence", "parse"]
 
 EVENTS = {"slow": "tidemill_slow_total", "invalid": "tidemill_invalid_total"}
 
+Tails = tuple[float, float]
+
 
 class ServerEvidence:
     """Implements `ports.rollout.EvidenceSource`."""
@@ -33,29 +35,33 @@ class ServerEvidence:
         """Scrape every server and look for outcomes that have matured."""
         counters: dict[str, Counters] = {}
         problems: list[str] = []
+        compared = state.arms[0] if state.arms else state.stable
+        tails = compared.score_tails if compared else None
         for revision, workload in workloads.items():
             try:
-                counters[revision] = self._scrape(revision, workload.address)
+                counters[revision] = self._scrape(revision, workload.address, tails)
             except (httpx.HTTPError, ValueError, KeyError) as error:
                 problems.append(f"{revision}: {error}")
         cohorts, until = self._outcomes.matured(state, now.clock)
         rehearsal = self._rehearsal.verdict(state, workloads)
         return Reading(counters, cohorts, until, "; ".join(problems), rehearsal)
 
-    def _scrape(self, revision: str, address: str) -> Counters:
+    def _scrape(self, revision: str, address: str, tails: Tails | None) -> Counters:
         answer = self._client.get(f"http://{address}/metrics")
         answer.raise_for_status()
-        return parse(answer.text, revision)
+        return parse(answer.text, revision, tails)
 
 
-def parse(exposition: str, revision: str) -> Counters:
+def parse(exposition: str, revision: str, tails: Tails | None = None) -> Counters:
     """Read the counters of `revision` out of Prometheus' text format.
 
-    Raises ValueError when they are not all there or not numbers.
+    Scores are counted as `low` at most at the first of `tails` and as `high` above the second.
+    Raises ValueError when the counters are not all there or not numbers.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
     found: dict[str, float] = {}
+    bins: dict[float, int] = {}
     errors = 0.0
     for family in text_string_to_metric_families(exposition):
         for sample in family.samples:
@@ -66,13 +72,25 @@ def parse(exposition: str, revision: str) -> Counters:
             found[sample.name] = found.get(sample.name, 0.0) + sample.value
             if sample.name == "tidemill_requests_total" and sample.labels["outcome"] == "error":
                 errors += sample.value
+            if sample.name == "tidemill_score_bucket":
+                bins[float(sample.labels["le"])] = int(sample.value)
     needed = ("tidemill_start_time_seconds", "tidemill_requests_total", *EVENTS.values())
     absent = [name for name in needed if name not in found]
     if absent:
         raise ValueError(f"its metrics lack {', '.join(absent)} of this revision")
     events = {event: int(found[name]) for event, name in EVENTS.items()}
+    if tails:
+        events |= _tail_counts(bins, tails)
     return Counters(
         started=found["tidemill_start_time_seconds"],
         requests=int(found["tidemill_requests_total"]),
         events={"error": int(errors), **events},
     )
+
+
+def _tail_counts(bins: Mapping[float, int], tails: Tails) -> dict[str, int]:
+    """Return the scores below and above the tails' bounds out of cumulative bins."""
+    absent = [f"{bound:g}" for bound in (*tails, math.inf) if bound not in bins]
+    if absent:
+        raise ValueError(f"its tidemill_score lacks the bin {', '.join(absent)}")
+    return {"low": bins[tails[0]], "high": bins[math.inf] - bins[tails[1]]}

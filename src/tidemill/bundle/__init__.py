@@ -12,7 +12,8 @@
 A bundle's identity is its digest: `sha256:` over the lines `<sha256 of file>  <name>` of every file
 but the signature, sorted by name. The first ten hex digits are the *revision* that servers report.
 
-Lives here: the format (`manifest`), the identity (`content`), the verification (`signature`).
+Lives here: the format (`manifest`, `reference`), the identity (`content`), the verification
+(`signature`).
 May not live here: signing (an adapter's work), a model's inference, any platform SDK.
 """
 
@@ -26,6 +27,7 @@ from tidemill.bundle.manifest import (
     read_manifest,
     write_manifest,
 )
+from tidemill.bundle.reference import read_profile
 from tidemill.bundle.signature import verify
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "digest",
     "hashes",
     "read_manifest",
+    "read_profile",
     "revision",
     "verify",
     "write_manifest",

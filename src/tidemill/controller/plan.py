@@ -16,7 +16,6 @@ def make_plan(settings: Settings) -> Plan:
         Metric(
             name=metric.name,
             event=metric.event,
-            delayed=metric.kind == "DelayedOutcome",
             harm_ratio=metric.harm_ratio,
             pass_ratio=metric.pass_ratio,
             max_rate=metric.max_rate,

@@ -67,12 +67,22 @@ class Metric:
 
     name: str
     event: str
-    delayed: bool
+    """As in `settings.rollout.AnalysisMetric`."""
     harm_ratio: float
     pass_ratio: float
     max_rate: float | None
     alpha: float
     """This metric's own part of the attempt's false-rollback budget."""
+
+    @property
+    def delayed(self) -> bool:
+        """Whether the event is known only once its label has matured."""
+        return self.event == "wrong"
+
+    @property
+    def wanted(self) -> bool:
+        """Whether harm is that the canary has too few of them: ratios are stable-to-canary."""
+        return self.event in ("low", "high")
 
     @property
     def harm_at(self) -> float:
@@ -216,19 +226,29 @@ def assess(
         trials=trials,
         bad=_bad(segments),
     )
-    return _judge(found, tolerance, _events(segments), epoch in broken)
+    events = _events(segments)
+    return _judge(metric, found, tolerance, events, broken=epoch in broken)
 
 
 def log_harm(metric: Metric, arrays: Arrays, ordinals: NDArray[np.int64]) -> Floats:
     """Return the log e-value against "at most `harm_ratio` times as bad", per attempt `[...]`."""
     ratios = alternatives(metric.harm_ratio, "harm")
-    return log_restarts(log_wealth(*arrays, ratios, metric.harm_ratio), ordinals)
+    return log_restarts(log_wealth(*_facing(metric, arrays), ratios, metric.harm_ratio), ordinals)
 
 
 def log_pass(metric: Metric, arrays: Arrays) -> Floats:
     """Return the log e-value against "at least `pass_ratio` times as bad", per attempt `[...]`."""
     ratios = alternatives(metric.pass_ratio, "pass")
-    return log_mean_exp(log_wealth(*arrays, ratios, metric.pass_ratio).sum(axis=-2))
+    wealth = log_wealth(*_facing(metric, arrays), ratios, metric.pass_ratio)
+    return log_mean_exp(wealth.sum(axis=-2))
+
+
+def _facing(metric: Metric, arrays: Arrays) -> Arrays:
+    """Return the evidence, its arms exchanged if the event is a wanted one."""
+    if not metric.wanted:
+        return arrays
+    weights, levels, losses = arrays
+    return 1 - weights, levels, losses[..., ::-1]
 
 
 def log_split(segments: tuple[Segment, ...], epoch: int) -> float:
@@ -239,8 +259,10 @@ def log_split(segments: tuple[Segment, ...], epoch: int) -> float:
     return log_sample_ratio(*_total(s.trials for s in inside), inside[0].weight / TOTAL)
 
 
-def _judge(found: Assessment, tolerance: Tolerance, events: Pair, broken: bool) -> Assessment:
-    enough = events[1] >= tolerance.min_bad_events
+def _judge(
+    metric: Metric, found: Assessment, tolerance: Tolerance, events: Pair, *, broken: bool
+) -> Assessment:
+    enough = events[0 if metric.wanted else 1] >= tolerance.min_bad_events
     stable_guard, canary_guard = (
         e >= found.guard_at for e in (found.log_e_guard or (-math.inf, -math.inf))
     )
@@ -260,7 +282,8 @@ def _judge(found: Assessment, tolerance: Tolerance, events: Pair, broken: bool) 
         reason = f"only {coverage:.0%} of an arm's requests have an outcome"
         return replace(found, verdict="missing", reason=reason)
     if found.log_e_harm >= found.harm_at and enough:
-        return replace(found, verdict="harm", reason="worse than stable beyond harm_ratio")
+        reason = "too few of them beyond" if metric.wanted else "worse than stable beyond"
+        return replace(found, verdict="harm", reason=f"{reason} harm_ratio")
     if found.log_e_pass >= found.pass_at:
         return replace(found, verdict="pass", reason="within pass_ratio of stable")
     return found

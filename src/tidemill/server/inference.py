@@ -67,7 +67,9 @@ class Inference:
         request_id = f"{self._boot}-{next(self._numbers)}" if request.id is None else request.id
         values = scores.tolist()
         answer = encode(self._response(request_id, values, found))
-        self._count(values, found)
+        self._metrics.scored(values)
+        if found.by_view:
+            self._metrics.defaults.update(found.by_view)
         self._log.append(
             Prediction(
                 request_id,
@@ -96,11 +98,3 @@ class Inference:
             )
         output = OutputTensor(model.manifest.output, "FP32", [len(scores)], scores)
         return InferResponse(model.name, model.version, request_id, parameters, [output])
-
-    def _count(self, scores: list[float], found: Found) -> None:
-        metrics = self._metrics
-        metrics.rows += len(scores)
-        # NaN compares false, so it is invalid too.
-        metrics.invalid += not all(0.0 <= score <= 1.0 for score in scores)
-        if found.by_view:
-            metrics.defaults.update(found.by_view)

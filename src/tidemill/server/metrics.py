@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from time import time
 
@@ -19,6 +19,8 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
+
+from tidemill.domain.scores import BOUNDS
 
 __all__ = ["Metrics"]
 
@@ -49,6 +51,8 @@ class Metrics:
         self.slow = 0
         self.invalid = 0
         self.rows = 0
+        self._scores = [0] * (len(BOUNDS) + 1)
+        self._score_sum = 0.0
         self.defaults = Counter(dict.fromkeys(views, 0))
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -61,6 +65,16 @@ class Metrics:
         self._seconds += seconds
         self.slow += seconds > self._slow_seconds
 
+    def scored(self, scores: list[float]) -> None:
+        """Count the rows of one request, and the request once under its mean score."""
+        self.rows += len(scores)
+        if all(0.0 <= score <= 1.0 for score in scores):  # NaN compares false
+            mean = sum(scores) / len(scores)
+            self._scores[bisect_left(BOUNDS, mean)] += 1
+            self._score_sum += mean
+        else:
+            self.invalid += 1
+
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -69,7 +83,16 @@ class Metrics:
         """Yield the families; prometheus-client calls this."""
         stored, lost = self._logged()
         yield self._counter("requests", "Requests by outcome.", self.outcomes, "outcome")
-        yield self._histogram()
+        yield self._histogram(
+            "request_seconds",
+            "Time of a request in the server.",
+            self._bounds,
+            self._counts,
+            self._seconds,
+        )
+        yield self._histogram(
+            "score", "Mean score of a request.", BOUNDS, self._scores, self._score_sum
+        )
         yield self._counter("slow", "Requests slower than serving.slow_ms.", self.slow)
         yield self._counter("invalid", "Requests with a score not in [0, 1].", self.invalid)
         yield self._counter("rows", "Rows scored.", self.rows)
@@ -96,11 +119,11 @@ class Metrics:
             family.add_metric(self._labels, value)
         return family
 
-    def _histogram(self) -> HistogramMetricFamily:
-        family = HistogramMetricFamily(
-            "tidemill_request_seconds", "Time of a request in the server.", labels=LABELS
-        )
-        bounds = [*map(str, self._bounds), "+Inf"]
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        family.add_metric(self._labels, buckets, self._seconds)
+    def _histogram(
+        self, name: str, text: str, bounds: Sequence[float], counts: list[int], total: float
+    ) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(f"tidemill_{name}", text, labels=LABELS)
+        labels = [*map(str, bounds), "+Inf"]
+        buckets = list(zip(labels, accumulate(counts), strict=True))
+        family.add_metric(self._labels, buckets, total)
         return family

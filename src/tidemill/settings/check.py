@@ -82,6 +82,11 @@ def _rollout(settings: Settings) -> Iterator[str]:
                 f"rollout.analysis.metrics '{metric.name}': pass_ratio {metric.pass_ratio:g} must"
                 f" be above harm_ratio {metric.harm_ratio:g}"
             )
+        if metric.max_rate is not None and metric.event in ("low", "high"):
+            yield (
+                f"rollout.analysis.metrics '{metric.name}': max_rate bounds a bad event, and"
+                f" '{metric.event}' scores are none"
+            )
     weight = 0
     for step in rollout.steps:
         if step.weight <= weight:
@@ -111,7 +116,7 @@ def _time(settings: Settings, name: str) -> Iterator[str]:
             f" {step.min_events / rollout.expected_rate:.0f} s at rollout.expected_rate ="
             f" {rollout.expected_rate:g}/s, but max_seconds is {step.max_seconds:g}"
         )
-    delayed = {m.name for m in rollout.analysis.metrics if m.kind == "DelayedOutcome"}
+    delayed = {m.name for m in rollout.analysis.metrics if m.event == "wrong"}
     maturity = settings.monitoring.maturity_hours * 3600
     if delayed & set(step.gate) and step.max_seconds <= maturity:
         yield (

@@ -12,16 +12,16 @@ __all__ = ["AnalysisMetric", "AnalysisSettings", "RolloutSettings", "RolloutStep
 
 
 class AnalysisMetric(Group):
-    """One bad event whose rate is compared between canary and stable."""
+    """One event whose rate is compared between canary and stable."""
 
     name: str
     """Name, referred to by step gates."""
-    kind: Literal["EventRatio", "DelayedOutcome"] = "EventRatio"
-    """`EventRatio` counts at request time; `DelayedOutcome` waits for matured labels."""
-    event: Literal["error", "slow", "invalid", "wrong"]
-    """What is counted: 5xx, slower than the SLO, score not in [0,1]; `wrong` is a loss: a missed
-    event costs 1, a false alarm the stable model's prior odds, so that a model that knows nothing
-    loses the same whichever way it leans (docs: rollout)."""
+    event: Literal["error", "slow", "invalid", "low", "high", "wrong"]
+    """What is counted per request. At once: `error`, 5xx; `slow`, slower than the SLO; `invalid`, a
+    score not in [0,1]; `low` and `high`, a score in the lowest or highest quarter of the stable
+    model's, of which the canary may not have too few: ratios are stable-to-canary. When labels have
+    matured: `wrong`, a loss: a missed event costs 1, a false alarm the stable model's prior odds,
+    so that a model that knows nothing loses the same whichever way it leans (docs: rollout)."""
     harm_ratio: float = Field(default=1.2, ge=1)
     """Harm is a canary-to-stable ratio of event rates above this."""
     pass_ratio: float = Field(default=1.5, gt=1)
@@ -49,15 +49,16 @@ class AnalysisSettings(Group):
     """Share of each arm's requests that must have a matured label; cancelled flights never do."""
     metrics: list[AnalysisMetric] = Field(
         default=[
-            AnalysisMetric(name="errors", event="error", max_rate=0.05, alpha_share=0.4),
-            AnalysisMetric(name="slow", event="slow", pass_ratio=2.0, alpha_share=0.2),
+            AnalysisMetric(name="errors", event="error", max_rate=0.05, alpha_share=0.35),
+            AnalysisMetric(name="slow", event="slow", pass_ratio=2.0, alpha_share=0.15),
             AnalysisMetric(
-                name="wrong",
-                kind="DelayedOutcome",
-                event="wrong",
-                harm_ratio=1.05,
-                pass_ratio=1.2,
-                alpha_share=0.4,
+                name="low_scores", event="low", harm_ratio=10, pass_ratio=20, alpha_share=0.05
+            ),
+            AnalysisMetric(
+                name="high_scores", event="high", harm_ratio=10, pass_ratio=20, alpha_share=0.05
+            ),
+            AnalysisMetric(
+                name="wrong", event="wrong", harm_ratio=1.05, pass_ratio=1.2, alpha_share=0.4
             ),
         ]
     )

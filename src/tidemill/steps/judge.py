@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 import polars as pl
-from pydantic import TypeAdapter
 
-from tidemill.bundle import Manifest, read_manifest
+from tidemill.bundle import Manifest, read_manifest, read_profile
 from tidemill.domain.diagnosis import diagnose
 from tidemill.domain.profile import Profile
 from tidemill.domain.tiers import (
@@ -23,7 +22,7 @@ from tidemill.domain.tiers import (
     feature_psi,
 )
 from tidemill.domain.verdicts import TIERS, Status, TierResult, WindowVerdict
-from tidemill.errors import DataError, IntegrityError, TidemillError
+from tidemill.errors import DataError, TidemillError
 from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps.pool import Pool, judge_pool
 from tidemill.steps.prediction_log import Read
@@ -35,7 +34,6 @@ from tidemill.steps.window_counts import Ranges, count, count_columns
 
 __all__ = ["Judge", "Reference", "Window", "expected_volume", "without_defaults"]
 
-PROFILE = TypeAdapter(Profile)
 EXPECTATION = 7
 """Earlier windows whose medians, of volume and of columns, are what the next one should have."""
 FEWEST = 3
@@ -65,14 +63,7 @@ class Reference:
     @cached_property
     def profile(self) -> Profile:
         """The reference profile; raises IntegrityError when it is absent or malformed."""
-        path = self.bundle / "profile.json"
-        try:
-            return PROFILE.validate_json(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise IntegrityError(
-                f"the reference profile {path} cannot be read: {error}",
-                hint="train and release the model again: the profile is part of its bundle",
-            ) from error
+        return read_profile(self.bundle)
 
     @cached_property
     def model(self) -> OnnxModel:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tidemill.bundle import read_manifest, revision
+from tidemill.bundle import read_manifest, read_profile, revision
 from tidemill.domain.ledger import Record
 from tidemill.domain.rollout.model import Release, Revision
+from tidemill.domain.scores import tails
 from tidemill.errors import IntegrityError
 from tidemill.ports.clock import Clock
 from tidemill.ports.ledger import Ledger
@@ -49,6 +50,7 @@ def fetch_revision(
         digest=found,
         bundle=str(folder),
         threshold=manifest.prior,
+        score_tails=tails(read_profile(folder).score),
     )
 
 

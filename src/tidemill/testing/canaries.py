@@ -65,6 +65,8 @@ class Canaries:
             bad = (events @ self._levels).cumsum(axis=1)
             guard = log_guard(trials.cumsum(axis=1), bad, metric.max_rate)
             hit |= guard >= metric.guard_at
+        if metric.wanted:
+            events = self.losses[..., 0]
         enough = events.sum(axis=2).cumsum(axis=1) >= tolerance.min_bad_events
         return np.asarray(hit & enough)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from tidemill.bundle import (
     Manifest,
     write_manifest,
 )
+from tidemill.domain.profile import FeatureProfile, PerformanceProfile, Profile
 
-__all__ = ["MANIFEST", "MEANS", "SLOPES", "VALUES", "write_bundle"]
+__all__ = ["MANIFEST", "MEANS", "PROFILE", "SLOPES", "VALUES", "write_bundle", "write_profile"]
 
 VALUES = {"carrier": ("AA", "B6", "UA"), "origin": ("EWR", "JFK", "LGA")}
 """Known values of categories; a value adds 0.1 times its place, from 1; other columns know "A"."""
@@ -58,16 +61,55 @@ MANIFEST = Manifest(
 )
 """Two request columns that are keys, one key that is no input, three views."""
 
+DECILES = tuple(i / 10 for i in range(1, 10))
+PROFILE = Profile(
+    rows=1000,
+    blocks=10,
+    block_hours=24,
+    start="2013-01-01 00:00:00",
+    end="2013-03-31 00:00:00",
+    features=(),
+    score=FeatureProfile(
+        name="score",
+        kind="numeric",
+        edges=DECILES,
+        categories=(),
+        known=(),
+        counts=(*[100] * 10, 0),
+        psi_max=0.1,
+        null_max=0.0,
+        jump_max=0.0,
+        importance=0.0,
+    ),
+    performance=PerformanceProfile(
+        calibration=((0.0, 1.0), (0.0, 1.0)),
+        pool_days=7,
+        pools=0,
+        mean=(0.0, 0.0, 0.0),
+        sd=(0.0, 0.0, 0.0),
+        auc=0.7,
+        logloss=0.5,
+        rate=0.24,
+    ),
+)
+
 
 def write_bundle(folder: Path, *, manifest: Manifest = MANIFEST, bias: float = -1.0) -> Path:
     """Write a bundle, unsigned, whose model is a logistic regression; return `folder`.
 
-    The graph has the manifest's inputs. `bias` shifts every score: two biases are two versions.
+    The graph has the manifest's inputs. `bias` shifts every score: two biases are two versions. The
+    profile knows the scores alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(_graph(manifest, bias), folder / "model.onnx")
     write_manifest(folder, manifest)
+    write_profile(folder)
     return folder
+
+
+def write_profile(folder: Path) -> None:
+    """Write a reference profile that knows a model's scores and nothing else."""
+    (folder / "profile.json").write_text(json.dumps(asdict(PROFILE)))
 
 
 def _graph(manifest: Manifest, bias: float) -> onnx.ModelProto:

@@ -71,6 +71,8 @@ class Revision:
     """Where the bundle lies: a folder here, a URI on Kubernetes."""
     threshold: float
     """A score at or above it predicts the event; the event's share in training."""
+    score_tails: tuple[float, float]
+    """About a quarter of its scores is at most the first, a quarter above the second."""
 
 
 @dataclass(frozen=True, slots=True)
