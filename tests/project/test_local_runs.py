@@ -1,6 +1,7 @@
 """Runs on one machine: results, logs, failures, resume, and nothing left behind."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.terminal import ENVIRONMENT, terminal
 
 from tidemill.errors import ConfigError, Conflict, NotFound, UsageError
 from tidemill.ports.runs import RunResult
@@ -120,6 +122,22 @@ def test_a_timeout_ends_the_whole_tree(flows: Project) -> None:
     assert (run.state, run.cause) == ("timed_out", "not done after 6 s")
     assert states(run)["work"] == "failed"
     assert living(wait_for(flows.root / "pids")) == []
+
+
+def test_a_terminal_sees_the_run_while_it_runs_and_its_cause_last(flows: Project) -> None:
+    (flows.root / "work").write_text("refuse")
+    argv = [Path(sys.executable).with_name("tidemill"), "--project", flows.root, "run", "chain"]
+    with terminal() as (stream, screen):
+        runner = subprocess.Popen(argv, stdout=stream, stderr=stream, env=os.environ | ENVIRONMENT)
+        assert runner.wait(60) == 3
+    lines = [line.split() for line in screen.lines]
+    assert ["running", "make"] in [line[:2] for line in lines]
+    assert ["pending", "finish"] in lines
+    *_, made, worked, finished, log, resume, cause = lines
+    assert [made[:2], worked[:2]] == [["succeeded", "make"], ["failed", "work"]]
+    assert finished == ["skipped", "finish"]
+    assert (log[0], resume[0]) == ("log:", "resume:")
+    assert " ".join(cause[1:5]) == "refused: work: Refused: auc"
 
 
 def command(project: Project, *arguments: str) -> subprocess.Popen[str]:
