@@ -1,0 +1,135 @@
+"""The server's application with everything around it, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tidemill.server import App, PredictionLog, build, load_model
+from tidemill.settings.serving import ServingSettings
+from tidemill.testing.models import MANIFEST, MEANS, SLOPES, VALUES
+from tidemill.testing.objects import MemoryObjects
+from tidemill.testing.online import MemoryOnline
+
+INFER = "/v2/models/flight-delay/infer"
+NOW = datetime(2013, 4, 1, 12, tzinfo=UTC)
+AS_OF = datetime(2013, 4, 1, 9, tzinfo=UTC)
+TYPES = {"carrier": "BYTES", "origin": "BYTES", "tailnum": "BYTES", "flight_id": "BYTES"}
+ROW = {"sched_minute": 600.0, "carrier": "UA", "origin": "JFK"}
+FEATURES = {"carrier_late_rate_7d": 0.5, "temp": 40.0, "seats": 200.0}
+FULL = ROW | FEATURES
+
+
+class Noon:
+    def now(self) -> datetime:
+        return NOW
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[bytes, bytes]
+    content: bytes
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.content)
+
+    @property
+    def scores(self) -> list[float]:
+        (output,) = self.body["outputs"]
+        assert output["name"] == "probability"
+        assert output["datatype"] == "FP32"
+        assert output["shape"] == [len(output["data"])]
+        return output["data"]
+
+
+@dataclass
+class Served:
+    """The application with everything around it, in this process."""
+
+    app: App
+    log: PredictionLog
+    online: MemoryOnline
+    objects: MemoryObjects
+
+    def ask(self, path: str, content: bytes = b"", method: str = "POST", **headers: str) -> Answer:
+        return asyncio.run(self._ask(path, content, method, headers))
+
+    async def _ask(self, path: str, content: bytes, method: str, headers: dict[str, str]) -> Answer:
+        sent: list[dict[str, Any]] = []
+        chunks = [content[:7], content[7:]]  # bodies arrive in pieces
+
+        async def receive() -> dict[str, Any]:
+            body = chunks.pop(0)
+            return {"type": "http.request", "body": body, "more_body": bool(chunks)}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+        scope = {"type": "http", "path": path, "method": method, "headers": raw}
+        await self.app(scope, receive, send)
+        start, body = sent
+        assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
+        return Answer(start["status"], dict(start["headers"]), body["body"])
+
+    def infer(self, row: dict[str, Any], rows: int = 1, **more: Any) -> Answer:
+        return self.ask(INFER, json.dumps(request(row, rows) | more).encode())
+
+    def metric(self, name: str, **labels: str) -> float:
+        text = self.ask("/metrics", method="GET").content.decode()
+        wanted = [f'{k}="{v}"' for k, v in labels.items()]
+        (line,) = [
+            x
+            for x in text.splitlines()
+            if x.startswith(f"{name}{{") and all(w in x for w in wanted)
+        ]
+        return float(line.rpartition(" ")[2])
+
+
+def request(row: dict[str, Any], rows: int = 1) -> dict[str, Any]:
+    return {
+        "inputs": [
+            {
+                "name": name,
+                "shape": [rows],
+                "datatype": TYPES.get(name, "FP32"),
+                "data": value if isinstance(value, list) else [value] * rows,
+            }
+            for name, value in row.items()
+        ]
+    }
+
+
+def expected(row: dict[str, Any], bias: float = -1.0) -> float:
+    """The model of `tidemill.testing.models` by hand."""
+    filled = {k: MEANS[k] if row.get(k) is None else row[k] for k in MEANS}
+    logit = bias + sum((filled[k] - MEANS[k]) * SLOPES[k] for k in MEANS)
+    for name, known in VALUES.items():
+        logit += 0.1 * (known.index(row[name]) + 1) if row[name] in known else 0
+    return 1 / (1 + math.exp(-logit))
+
+
+def start(bundle: Path, **options: Any) -> Served:
+    online = MemoryOnline(
+        MANIFEST.features.digest,
+        AS_OF,
+        {
+            "carrier_delay": {("UA",): {"carrier_late_rate_7d": 0.5}},
+            "origin_weather": {("JFK",): {"temp": 40.0}},
+            "plane": {("N1",): {"seats": 200}},
+        },
+    )
+    objects = MemoryObjects()
+    model = load_model(bundle, version="7", threads=1)
+    app, log = build(
+        model, ServingSettings(**options), reader=online, objects=objects, clock=Noon()
+    )
+    app.ready = True
+    return Served(app, log, online, objects)
