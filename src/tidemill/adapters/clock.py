@@ -49,7 +49,10 @@ class ReplayClock:
     def set(self, now: datetime) -> None:
         """Move the clock; it never goes back."""
         if self._path.exists() and now < self.now():
-            raise ConfigError(f"the replay clock stands at {self.now()}, it cannot go to {now}")
+            raise ConfigError(
+                f"the replay clock {self._path} stands at {self.now()}, it cannot go back to {now}",
+                hint="remove that file to begin the replay anew",
+            )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(f".{os.getpid()}")
         fresh.write_text(json.dumps({"now": now.astimezone(UTC).isoformat()}))

@@ -21,6 +21,8 @@ from tidemill.ports.data import DatasetVersion
 
 __all__ = ["DvcVersions"]
 
+RESTORE = "restore it from a backup, or remove it and publish again: tidemill data publish"
+
 
 class DvcVersions:
     """Versions in the remote at an absolute folder or `s3://bucket/prefix`."""
@@ -116,7 +118,9 @@ def _entries(objects: Any, version: str) -> list[dict[str, str]]:
             hint="list the versions of models: tidemill lineage MODEL",
         ) from error
     if hashlib.md5(content, usedforsecurity=False).hexdigest() + ".dir" != version:
-        raise IntegrityError(f"the object {path} was changed: its bytes are not {version}")
+        raise IntegrityError(
+            f"the object {path} was changed: its bytes are not {version}", hint=RESTORE
+        )
     entries: list[dict[str, str]] = json.loads(content)
     return entries
 
@@ -128,11 +132,13 @@ def _blame(objects: Any, version: str, entries: list[dict[str, str]]) -> None:
         try:
             content = objects.fs.fs.cat_file(path)
         except FileNotFoundError as error:
-            raise IntegrityError(f"{name} of {version}: the object {path} is gone") from error
+            raise IntegrityError(
+                f"{name} of {version}: the object {path} is gone", hint=RESTORE
+            ) from error
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != entry["md5"]:
             raise IntegrityError(
                 f"{name} of {version}: the object {path} was changed ({len(content):,} bytes)",
-                hint="restore it from a backup, or publish the dataset again after removing it",
+                hint=RESTORE,
             )
 
 

@@ -12,6 +12,8 @@ from tidemill.errors import DataError, NotFound
 
 __all__ = ["DTYPES", "Table", "check_table"]
 
+BUILD = "compute the feature tables: tidemill features build"
+
 DTYPES: dict[str, pl.DataType] = {
     "Float64": pl.Float64(),
     "Float32": pl.Float32(),
@@ -41,17 +43,14 @@ def check_table(table: Table, view: FeatureView, tables: Path) -> None:
     """Hold a feature table to its view: columns, types, and one row per key and instant."""
     path = tables / table.file
     if not path.is_file():
-        raise NotFound(
-            f"the feature table {table.file} is not in {tables}",
-            hint="compute the feature tables: tidemill features build",
-        )
+        raise NotFound(f"the feature table {table.file} is not in {tables}", hint=BUILD)
     identity = [*view.join_keys, *table.stamps]
     try:
         schema = pl.read_parquet_schema(path)
         missing = {*identity, *(field.name for field in view.fields)} - set(schema)
         twice = 0 if missing else pl.read_parquet(path, columns=identity).is_duplicated().sum()
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"the feature table {path} cannot be read: {error}") from error
+        raise DataError(f"the feature table {path} cannot be read: {error}", hint=BUILD) from error
     problems = [f"lacks the column '{name}'" for name in sorted(missing)]
     problems += [
         f"has '{field.name}' as {schema[field.name]}, the view says {field.dtype}"

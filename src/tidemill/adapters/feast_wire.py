@@ -51,7 +51,10 @@ def decode(content: bytes) -> Value:
         return float(struct.unpack_from("<f", content, 1)[0])
     if tag == 0x38:  # bool
         return bool(content[1])
-    raise DataError(f"the online store holds a value of unknown type (tag {tag:#x})")
+    raise DataError(
+        f"the online store holds a value of unknown type (tag {tag:#x})",
+        hint="another Feast wrote it; write it again: tidemill features materialize --replace",
+    )
 
 
 def decode_instant(content: bytes) -> float:

@@ -88,7 +88,7 @@ class Files:
         if not stamps:
             raise DataError(
                 f"no file matches '{settings.path}' for the table '{table}'",
-                hint="check data.source.url and the table's path",
+                hint=f"check data.source.url and data.source.tables.{table}.path",
             )
         if self._seen.get(table, ({}, []))[0] != stamps:
             dtypes = self._dtypes(table)
@@ -140,7 +140,7 @@ def _with_instants(key: str, frame: pl.DataFrame, settings: FilesTable) -> pl.Da
     if name not in frame.columns:
         raise DataError(
             f"the file {key} has no column '{name}' (found: {', '.join(frame.columns)})",
-            hint="check the table's `timestamp` in data.source",
+            hint="check the table's `timestamp` in data.source.tables",
         )
     try:
         instants = _instants(frame[name], settings.timezone)
@@ -150,7 +150,10 @@ def _with_instants(key: str, frame: pl.DataFrame, settings: FilesTable) -> pl.Da
             hint="write ISO 8601, such as 2013-01-31T12:00:00Z",
         ) from error
     if instants.null_count():
-        raise DataError(f"the column '{name}' of {key} is empty in {instants.null_count():,} rows")
+        raise DataError(
+            f"the column '{name}' of {key} is empty in {instants.null_count():,} rows",
+            hint="give every row its instant, or name another column as the table's `timestamp`",
+        )
     return frame.with_columns(instants)
 
 
@@ -169,4 +172,7 @@ def _stack(table: str, frames: list[pl.DataFrame]) -> pl.DataFrame:
     try:
         return pl.concat(frames, how="diagonal_relaxed", rechunk=True)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"the files of the table '{table}' do not fit together: {error}") from error
+        raise DataError(
+            f"the files of the table '{table}' do not fit together: {error}",
+            hint="deliver each column with one type in all files",
+        ) from error

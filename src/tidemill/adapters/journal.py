@@ -35,4 +35,7 @@ class JournalTracker:
             with self._path.open("a") as file:
                 file.write(json.dumps(body, sort_keys=True) + "\n")
         except OSError as error:
-            raise Unavailable(f"the journal {self._path} cannot be written: {error}") from error
+            raise Unavailable(
+                f"the journal {self._path} cannot be written: {error.strerror}",
+                hint="free space or mend the folder, then run the step again",
+            ) from error

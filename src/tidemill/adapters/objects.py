@@ -61,7 +61,8 @@ class FolderStore:
             raise NotFound(f"there is no object '{key}' in {self._root}") from error
         except OSError as error:
             raise Unavailable(
-                f"the object '{key}' in {self._root} cannot be read: {error.strerror}"
+                f"the object '{key}' in {self._root} cannot be read: {error.strerror}",
+                hint="check the folder's rights and its disk, then run the command again",
             ) from error
 
     def list(self, prefix: str) -> list[str]:
@@ -170,7 +171,10 @@ class S3Store:
             code = error.response.get("Error", {}).get("Code", "")
             if code in {"NoSuchKey", "NoSuchBucket", "404"}:
                 raise NotFound(f"there is no {where} ({code})") from error
-            raise Unavailable(f"{where}: the object store refused ({code}): {error}") from error
+            raise Unavailable(
+                f"{where}: the object store refused ({code}): {error}",
+                hint="check the AWS_… credentials and what they may do with the bucket",
+            ) from error
         except (Boto3Error, BotoCoreError, OSError) as error:
             raise Unavailable(
                 f"{where}: the object store at {self._endpoint or 'AWS'} did not answer: {error}",

@@ -28,7 +28,9 @@ def load(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the project's code raises
-        raise ConfigError(f"{path} cannot be imported: {error!r}") from error
+        raise ConfigError(
+            f"{path} cannot be imported: {error!r}", hint=f"see where it fails: python {path}"
+        ) from error
     finally:
         sys.path.remove(str(path.parent))
     return module

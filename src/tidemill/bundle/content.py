@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tidemill.errors import IntegrityError
 
-__all__ = ["SIGNATURE", "digest", "hashes", "identity", "revision"]
+__all__ = ["FETCH", "SIGNATURE", "digest", "hashes", "identity", "revision"]
 
 SIGNATURE = "model.sig"
-FETCH = "fetch the bundle again: tidemill registry fetch"
+FETCH = "remove the folder and fetch the bundle again: tidemill registry fetch NAME/VERSION FOLDER"
 
 
 def hashes(folder: Path) -> dict[str, str]:

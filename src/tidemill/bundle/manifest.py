@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tidemill.bundle.content import FETCH
 from tidemill.errors import IntegrityError
 
 __all__ = [
@@ -108,7 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{folder} is no model bundle: manifest.json cannot be read ({error})",
-            hint="fetch the bundle again: tidemill registry fetch",
+            hint=FETCH,
         ) from error
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from tidemill.bundle.content import SIGNATURE, hashes, identity
+from tidemill.bundle.content import FETCH, SIGNATURE, hashes, identity
 from tidemill.errors import IntegrityError, NotFound
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+KEY = "registry.verify_key must name the public key that the first signature wrote"
 MAX_BYTES = 4 * 1024 * 1024
 """A larger signature is refused unread: a bundle's holds some hundred bytes per file."""
 
@@ -53,7 +54,7 @@ def verify(folder: Path, public_key: Path) -> str:
     if problems:
         raise IntegrityError(
             f"the bundle {folder} does not match its signature: " + "; ".join(problems),
-            hint="do not serve it; fetch it again: tidemill registry fetch",
+            hint=f"do not serve it; {FETCH}",
         )
     return identity(found)
 
@@ -71,9 +72,9 @@ def _key(path: Path) -> EllipticCurvePublicKey:
             hint="registry.verify_key names it; the first signature writes it",
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise IntegrityError(f"{path} holds no PEM public key: {error}") from error
+        raise IntegrityError(f"{path} holds no PEM public key: {error}", hint=KEY) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
-        raise IntegrityError(f"{path} holds no EC P-256 key")
+        raise IntegrityError(f"{path} holds no EC P-256 key", hint=KEY)
     return key
 
 
@@ -92,14 +93,17 @@ def _payload(folder: Path, key: EllipticCurvePublicKey) -> bytes:
     except OSError as error:
         raise IntegrityError(
             f"{folder} is not signed: {SIGNATURE}: {error.strerror}",
-            hint="sign it: tidemill registry sign",
+            hint=f"sign it: tidemill registry sign {folder}",
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{path} is malformed: {_reason(error)}") from error
+        raise IntegrityError(f"{path} is malformed: {_reason(error)}", hint=FETCH) from error
     try:
         key.verify(raw, _pae(payload), ec.ECDSA(digests.SHA256()))
     except InvalidSignature as error:
-        raise IntegrityError(f"{path} was not made by the expected key, or was edited") from error
+        raise IntegrityError(
+            f"{path} was not made by the expected key, or was edited",
+            hint="do not serve it; is registry.verify_key the key of whoever signed?",
+        ) from error
     return payload
 
 
@@ -139,7 +143,10 @@ def _resources(payload: bytes) -> dict[str, str]:
             root.update(bytes.fromhex(value))
         _expect("root digest", subject["digest"]["sha256"], root.hexdigest())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"the signed statement is malformed: {_reason(error)}") from error
+        raise IntegrityError(
+            f"the signed statement is malformed: {_reason(error)}",
+            hint="do not serve it; tidemill signs by `tidemill registry sign FOLDER`",
+        ) from error
     return found
 
 

@@ -75,7 +75,8 @@ class Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature
         """Import and return a verb."""
         if cmd_name not in COMMANDS:
-            raise UsageError(str(NotFound.among("command", cmd_name, COMMANDS)))
+            unknown = NotFound.among("command", cmd_name, COMMANDS)
+            raise UsageError(unknown.message, hint=unknown.hint)
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         return get_command(getattr(importlib.import_module(module), name or "app"))
 
@@ -128,7 +129,7 @@ def split(args: list[str]) -> tuple[Globals, list[str]]:
         elif name in ("--project", "--env", "--set"):
             if not equals:
                 if not queue:
-                    raise UsageError(f"{name} needs a value")
+                    raise UsageError(f"{name} needs a value", hint="see tidemill --help")
                 value = queue.pop(0)
             if name == "--project":
                 found.project = Path(value)

@@ -66,17 +66,27 @@ def run() -> None:
 
 @app.command()
 def follow() -> None:
-    """Run accepted requests as they come, one at a time, until stopped."""
+    """Run accepted requests as they come, one at a time, until stopped.
+
+    A run that this command was killed in continues when it starts again.
+    """
     from tidemill.errors import RetryableError
 
     project = open_project()
+    decided, told = False, ""
     while True:
-        pending = project.governor.pending()
-        if pending is not None:
-            try:
+        try:
+            if not decided:
+                project.governor.advance()
+                decided = True
+            pending = project.governor.pending()
+            if pending is not None:
                 _launch(project, pending)
-            except RetryableError as error:
-                typer.echo(f"the run could not start, it waits again: {error}", err=True)
+                told = ""
+        except RetryableError as error:
+            if error.message != told:
+                told = error.message
+                typer.echo(f"nothing could be run, trying again: {error}", err=True)
         time.sleep(POLL_SECONDS)
 
 

@@ -85,4 +85,7 @@ class Orders:
             except Conflict:
                 continue
             return spec
-        raise Conflict(f"the rollout of {self._name} is being changed by somebody else")
+        raise Conflict(
+            f"the rollout of {self._name} is being changed by somebody else",
+            hint="see what they ordered, then repeat: tidemill rollout status",
+        )

@@ -20,6 +20,7 @@ from tidemill.adapters.reference import copy_reference
 from tidemill.bundle import read_manifest
 from tidemill.demo.compare import compare_with_first
 from tidemill.demo.page import write_page
+from tidemill.demo.poison import FORCED, Poison
 from tidemill.demo.replay import Replay
 from tidemill.demo.story import Event, Story
 from tidemill.demo.waiting import wait_for
@@ -35,18 +36,6 @@ __all__ = ["play"]
 START = datetime(2013, 4, 1, tzinfo=UTC)
 END = datetime(2013, 9, 1, tzinfo=UTC)
 CLOCK = ".tidemill/clock.json"
-FORCED = "demo: a model with shuffled labels is forced past the gates, to see the canary stop it"
-SHUFFLED = '''
-
-right_spine = spine
-
-
-def spine(raw, *, horizon_minutes):
-    """Return the spine with a bug: its labels are in random order."""
-    rows = right_spine(raw, horizon_minutes=horizon_minutes)
-    known = pl.col("late").is_not_null()
-    return rows.with_columns(pl.col("late").shuffle(seed=13).over(known))
-'''
 
 
 def play(folder: Path, tell: Callable[[Event], None]) -> Story:
@@ -171,42 +160,43 @@ def _live(
 ) -> None:
     """Let months pass: a retrained model is promoted, a poisoned one stopped, a schedule kept."""
     begin = story.wall_seconds
-    replay.play(END, watch=witness.look, done=lambda: bool(witness.promoted))
-    poisoned = _poison(project, story, ports) if witness.promoted else ""
-    replay.play(END, watch=witness.look, done=lambda: poisoned in witness.rolled_back)
+    story.note(project.clock.now(), "a model is trained on shuffled labels", FORCED)
+    poison = Poison(project, ports)
+    try:
+        replay.play(END, watch=witness.look, done=lambda: bool(witness.promoted))
+        version = _force(project, story, poison) if witness.promoted else ""
+    finally:
+        poison.stop()
+    ended = (witness.rolled_back, witness.promoted)
+    replay.play(END, watch=witness.look, done=lambda: any(version in found for found in ended))
+    if version in witness.promoted:
+        raise StepFailed(f"version {version}, trained on shuffled labels, was promoted")
     replay.play(END, watch=witness.look, done=lambda: {"schedule", "concept_drift"} <= witness.ran)
     witness.look()
     seen = {
         "a drift-caused retraining": "concept_drift" in witness.ran,
         "a scheduled retraining": "schedule" in witness.ran,
         "a retrained model promoted by canary": bool(witness.promoted),
-        "the poisoned model rolled back by canary": poisoned in witness.rolled_back,
+        "the poisoned model rolled back by canary": version in witness.rolled_back,
     }
-    if poisoned in witness.promoted:
-        raise StepFailed(f"the poisoned version {poisoned} was promoted")
     missing = [what for what, there in seen.items() if not there]
     if missing:
         raise StepFailed(f"until {END:%d %B} the replay has not seen {', '.join(missing)}")
     days = (project.clock.now() - START) / timedelta(days=1)
-    spent = (
-        story.wall_seconds - begin - witness.run_seconds - story.run_seconds("poisoned training")
-    )
+    spent = story.wall_seconds - begin - witness.run_seconds
     story.add_replay(days, spent, replay.waited - replay.waited_for_runs)
 
 
-def _poison(project: Project, story: Story, ports: list[str]) -> str:
-    """Train on shuffled labels, force the result into a canary, and return its version."""
-    repo = project.root / "poisoned_repo"
-    shutil.copytree(project.paths.resolve(project.settings.features.repo), repo)
-    with (repo / "transforms.py").open("a") as file:
-        file.write(SHUFFLED)
-    broken = Project.load(
-        project.root, env="demo", assignments=[*ports, "features.repo=poisoned_repo"]
-    )
-    story.note(project.clock.now(), "a model is trained on shuffled labels", FORCED)
-    run = _run(broken, {"trigger": "demo", "force_reason": FORCED})
-    story.add_run("poisoned training", run)
-    return str(run.step("register").outputs["Output"]).rpartition("/")[2]
+def _force(project: Project, story: Story, poison: Poison) -> str:
+    """Force the poisoned model into a canary, and return its version."""
+    with story.waiting("the training on shuffled labels ends"):
+        run = poison.finish()
+    story.add_run("training on shuffled labels, beside the replay", run, beside=True)
+    reference = str(run.step("register").outputs["Output"])
+    project.orders.start(project.revision(reference), project.rollout_plan)
+    version = reference.rpartition("/")[2]
+    story.note(project.clock.now(), f"version {version}, of shuffled labels, is forced", FORCED)
+    return version
 
 
 def _cpu_seconds(project: Project) -> float:

@@ -37,6 +37,8 @@ class Stage:
     wall_seconds: float
     work_seconds: float
     """Part of the wall time in which a step, a request or a tick did its work."""
+    beside: bool = False
+    """Whether other stages went on meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +107,20 @@ class Story:
         finally:
             self.stages.append(Stage(name, time.monotonic() - begin, 0.0))
 
-    def add_run(self, name: str, run: RunResult) -> None:
+    def add_run(self, name: str, run: RunResult, *, beside: bool = False) -> None:
         """Record a pipeline run as a stage: its work is what happened inside its steps."""
-        self.stages.append(Stage(name, run.wall_seconds, run.work_seconds))
+        self.stages.append(Stage(name, run.wall_seconds, run.work_seconds, beside))
 
     def add_replay(self, days: float, wall_seconds: float, waited: float) -> None:
         """Record the replay without its runs; waiting for the platform is not its work."""
         stage = Stage(f"replay of {days:.0f} days", wall_seconds, wall_seconds - waited)
         self.stages.append(stage)
 
-    def run_seconds(self, name: str) -> float:
-        """Return the wall time of the stages called `name`."""
-        return sum(stage.wall_seconds for stage in self.stages if stage.name == name)
-
     @property
     def orchestration(self) -> float:
         """Share of the wall time that was no work."""
-        return 1 - sum(stage.work_seconds for stage in self.stages) / self.wall_seconds
+        work = sum(stage.work_seconds for stage in self.stages if not stage.beside)
+        return 1 - work / self.wall_seconds
 
     @property
     def wall_seconds(self) -> float:

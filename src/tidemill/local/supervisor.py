@@ -349,7 +349,7 @@ def _hold(lock: IO[str]) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         time.sleep(TICK_SECONDS)
-    raise Conflict(f"another supervisor holds {lock.name}")
+    raise Conflict(f"another supervisor holds {lock.name}", hint="stop it first: tidemill down")
 
 
 def _main() -> None:

@@ -68,7 +68,10 @@ class Encoder:
         self._keys = [key for key in manifest.entities if key not in inputs]
         own = {**HEAD, **MODEL, "features_as_of": INSTANT, **TAIL}
         if taken := sorted(own.keys() & (inputs.keys() | set(self._keys))):
-            raise IntegrityError(f"inputs {taken} have names of the prediction log's own columns")
+            raise IntegrityError(
+                f"inputs {taken} have names of the prediction log's own columns",
+                hint="rename them in training.inputs and the feature repository, and train again",
+            )
         self._schema = pa.schema(
             {
                 **HEAD,

@@ -18,6 +18,7 @@ __all__ = ["Model", "default", "load_model"]
 log = structlog.get_logger(__name__)
 
 TYPES = {"BYTES": "tensor(string)", "FP32": "tensor(float)"}
+UNFIT = "do not serve this bundle; others: tidemill registry list"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,9 @@ def _session(folder: Path, threads: int) -> ort.InferenceSession:
             folder / "model.onnx", options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-        raise IntegrityError(f"{folder}: model.onnx cannot be loaded: {error}") from error
+        raise IntegrityError(
+            f"{folder}: model.onnx cannot be loaded: {error}", hint=UNFIT
+        ) from error
 
 
 def _check_graph(model: Model) -> None:
@@ -109,16 +112,21 @@ def _check_graph(model: Model) -> None:
         differing = sorted(n for n in graph | wanted if graph.get(n) != wanted.get(n))
         raise IntegrityError(
             "the manifest and the graph disagree on the inputs: "
-            + "; ".join(f"'{n}' is {wanted.get(n)} / {graph.get(n)}" for n in differing)
+            + "; ".join(f"'{n}' is {wanted.get(n)} / {graph.get(n)}" for n in differing),
+            hint=UNFIT,
         )
     outputs = [node.name for node in model.session.get_outputs()]
     if model.manifest.output not in outputs:
-        raise IntegrityError(f"the graph has outputs {outputs}, no '{model.manifest.output}'")
+        raise IntegrityError(
+            f"the graph has outputs {outputs}, no '{model.manifest.output}'", hint=UNFIT
+        )
     features = {f.name for view in model.manifest.features.views for f in view.fields}
     if orphans := [
         c.name for c in model.manifest.inputs if c.origin == "feature" and c.name not in features
     ]:
-        raise IntegrityError(f"no view of the feature service holds the inputs {orphans}")
+        raise IntegrityError(
+            f"no view of the feature service holds the inputs {orphans}", hint=UNFIT
+        )
 
 
 def _warm_up(model: Model) -> None:
@@ -129,9 +137,12 @@ def _warm_up(model: Model) -> None:
             np.array([defaults[name] for name in model.texts], np.object_).reshape(-1, 1),
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-        raise IntegrityError(f"the model cannot score a row of defaults: {error}") from error
+        raise IntegrityError(
+            f"the model cannot score a row of defaults: {error}", hint=UNFIT
+        ) from error
     if scores.shape != (1,) or scores.dtype != np.float32:
         raise IntegrityError(
             f"the output '{model.manifest.output}' of one row has shape {scores.shape} and type "
-            f"{scores.dtype}, expected [1] and float32"
+            f"{scores.dtype}, expected [1] and float32",
+            hint=UNFIT,
         )

@@ -32,7 +32,10 @@ def check(settings: Settings, root: Path) -> list[str]:
 def refuse(problems: Sequence[str]) -> None:
     """Raise ConfigError that lists the problems, if there are any."""
     if problems:
-        raise ConfigError("the settings clash:\n" + "\n".join(f"  - {p}" for p in problems))
+        raise ConfigError(
+            "the settings clash:\n" + "\n".join(f"  - {p}" for p in problems),
+            hint="where each value comes from: tidemill config show --explain",
+        )
 
 
 def _data(settings: Settings, root: Path) -> Iterator[str]:

@@ -22,4 +22,7 @@ def reveal(reference: str) -> str:
     try:
         return Path(place).read_text(encoding="utf-8").rstrip("\n")
     except OSError as error:
-        raise ConfigError(f"the secret file:{place} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"the secret file:{place} cannot be read: {error.strerror}",
+            hint="write the secret into that file, or correct the setting that names it",
+        ) from error

@@ -45,27 +45,34 @@ def yaml_file(path: Path, root: Path) -> Layer:
     except OSError as error:
         raise ConfigError(f"cannot read {shown}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{shown} is not UTF-8 text: {error.reason}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{shown}:{mark.line + 1}" if mark else shown
         raise ConfigError(
-            f"{where} is not valid YAML: {error.problem}", hint="mend the file at that line"
+            f"{shown} is not UTF-8 text: {error.reason}", hint="save the file as UTF-8"
         ) from error
+    except yaml.MarkedYAMLError as error:
+        raise _invalid(shown, error) from error
     if node is None:
         return Layer({}, {})
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{shown}:1 holds no mapping of settings at its top level")
+        raise ConfigError(
+            f"{shown}:1 holds no mapping of settings at its top level",
+            hint="write one `key: value` a line",
+        )
     origins: dict[str, Origin] = {}
     for dotted, line in _lines(node, "", shown):
         origins[dotted] = Origin(shown, f"line {line}")
     try:
         values = yaml.SafeLoader("").construct_document(node)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"{shown}:{mark.line + 1}" if mark else shown
-        raise ConfigError(f"{where} is not valid YAML: {error.problem}") from error
+        raise _invalid(shown, error) from error
     return Layer(values, origins)
+
+
+def _invalid(shown: str, error: yaml.MarkedYAMLError) -> ConfigError:
+    mark = error.problem_mark
+    where = f"{shown}:{mark.line + 1}" if mark else shown
+    return ConfigError(
+        f"{where} is not valid YAML: {error.problem}", hint="mend the file at that line"
+    )
 
 
 def _lines(node: yaml.Node, prefix: str, shown: str) -> Iterator[tuple[str, int]]:
@@ -123,6 +130,10 @@ def _put(layer: Layer, dotted: str, text: str, origin: Origin) -> None:
         layer.origins.setdefault(".".join(parents[: depth + 1]), origin)
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"{origin} sets a key below a value that another one sets")
+            raise ConfigError(
+                f"{origin} sets '{dotted}', and another one sets "
+                f"'{'.'.join(parents[: depth + 1])}' to a plain value",
+                hint="keep one of the two",
+            )
     tree[last] = value
     layer.origins[dotted] = origin

@@ -29,6 +29,7 @@ EXAMPLES = 3
 ENOUGH = 200
 """While a month is still open, a share of nulls is judged on at least this many due rows."""
 HIDDEN = "(hidden: pii)"
+CONTRACT = "mend the rule in the file that data.contract names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +231,15 @@ def _expression(sql: str, name: str, columns: set[str]) -> pl.Expr:
     try:
         expression = pl.sql_expr(sql)
     except pl.exceptions.PolarsError as error:
-        raise ConfigError(f"the contract's condition '{name}' is no SQL: {error}") from error
-    if unknown := set(expression.meta.root_names()) - columns:
-        raise ConfigError(f"the contract's condition '{name}' names no column: {sorted(unknown)}")
+        raise ConfigError(
+            f"the contract's condition '{name}' is no SQL: {error}", hint=CONTRACT
+        ) from error
+    if unknown := sorted(set(expression.meta.root_names()) - columns):
+        raise ConfigError(
+            f"the contract's condition '{name}' reads {', '.join(unknown)}, which its table lacks "
+            f"(columns: {', '.join(sorted(columns))})",
+            hint=CONTRACT,
+        )
     return expression
 
 
@@ -253,7 +260,9 @@ def _culprit(frame: pl.DataFrame, rules: list[Rule]) -> ConfigError:
             frame.select(rule.broken.sum())
         except pl.exceptions.PolarsError as error:
             what = rule.column or rule.text
-            return ConfigError(f"the contract's rule '{rule.name}' of {what} fails: {error}")
+            return ConfigError(
+                f"the contract's rule '{rule.name}' of {what} fails: {error}", hint=CONTRACT
+            )
     raise AssertionError("a set of rules failed that do not fail alone")
 
 

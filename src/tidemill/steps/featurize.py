@@ -16,6 +16,8 @@ from tidemill.steps.ingest import to_parquet
 __all__ = ["compute", "featurize", "scan_raw", "write_tables"]
 
 INSTANT = pl.Datetime("us", "UTC")
+AGREE = "transforms.py of the feature repository and the raw tables must agree"
+VIEW = "mend the view in transforms.py of the feature repository"
 
 
 def featurize(
@@ -31,7 +33,7 @@ def featurize(
     try:
         spine = transforms.spine(frames, horizon_minutes=settings.horizon_minutes)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"the spine cannot be computed from {raw}: {error}") from error
+        raise DataError(f"the spine cannot be computed from {raw}: {error}", hint=AGREE) from error
     write_tables(tables | {"spine": spine}, out)
     return {name: table.height for name, table in (tables | {"spine": spine}).items()}
 
@@ -64,9 +66,11 @@ def compute(
             raw, step_minutes=settings.step_minutes, since=since, until=until
         )
     except KeyError as error:
-        raise DataError(f"the features need the raw table {error}, which is absent") from error
+        raise DataError(
+            f"the features need the raw table {error}, which is absent", hint=AGREE
+        ) from error
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"the features cannot be computed: {error}") from error
+        raise DataError(f"the features cannot be computed: {error}", hint=AGREE) from error
     for view, table in tables.items():
         _check(view, table, until)
     return tables
@@ -85,10 +89,14 @@ def _check(view: str, table: pl.DataFrame, until: datetime) -> None:
     """Hold a table to what every view promises: instants in UTC, none after `until`."""
     found = table.schema.get("event_timestamp")
     if found != INSTANT:
-        raise DataError(f"view '{view}': event_timestamp is {found}, it must be {INSTANT}")
+        raise DataError(
+            f"view '{view}': event_timestamp is {found}, it must be {INSTANT}", hint=VIEW
+        )
     without = table["event_timestamp"].null_count()
     if without:
-        raise DataError(f"view '{view}': {without} rows have no event_timestamp")
+        raise DataError(f"view '{view}': {without} rows have no event_timestamp", hint=VIEW)
     early = table.filter(pl.col("event_timestamp") > until).height
     if early:
-        raise DataError(f"view '{view}': {early} rows are stamped after {until}: they would leak")
+        raise DataError(
+            f"view '{view}': {early} rows are stamped after {until}: they would leak", hint=VIEW
+        )

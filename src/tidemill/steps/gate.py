@@ -138,11 +138,15 @@ def read_evidence(folder: Path) -> dict[str, Any]:
     try:
         evidence: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}", hint="run the gate step") from error
+        raise DataError(
+            f"{path} cannot be read: {error}", hint="run the gate step first"
+        ) from error
     stated = evidence.pop("sha256", None)
     sealed = seal(evidence)
     if sealed["sha256"] != stated:
-        raise IntegrityError(f"{path} was changed after it was sealed: hash {stated}")
+        raise IntegrityError(
+            f"{path} was changed after it was sealed: hash {stated}", hint="run the gate step again"
+        )
     return sealed
 
 

@@ -13,6 +13,7 @@ from tidemill.errors import DataError, NotFound
 from tidemill.ports.data import Source
 from tidemill.ports.features import Transforms
 from tidemill.ports.objects import ObjectStore
+from tidemill.steps.featurize import AGREE
 from tidemill.steps.recompute import known_raw
 
 __all__ = ["LabelFeed"]
@@ -92,4 +93,4 @@ class LabelFeed:
                 "label_at",
             )
         except (KeyError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"the labels cannot be computed: {error}") from error
+            raise DataError(f"the labels cannot be computed: {error}", hint=AGREE) from error

@@ -200,7 +200,10 @@ class Monitor:
                 return self._incidents.save(after)
             except Conflict:
                 before = self._incidents.get(after.id)
-        raise Conflict(f"incidents of {self._judge.model} change faster than they can be written")
+        raise Conflict(
+            f"incidents of {self._judge.model} change faster than they can be written",
+            hint="run the command again",
+        )
 
 
 def _unusable(frame: pl.DataFrame) -> str:

@@ -16,6 +16,7 @@ from tidemill.steps.inputs import raw_columns
 __all__ = ["Split", "read_training_set", "split_by_time"]
 
 TIME = "event_timestamp"
+BUILD = "build it again: tidemill run training, or dvc repro training_set"
 
 
 class Split(BaseModel):
@@ -55,15 +56,15 @@ def read_training_set(path: Path, settings: TrainingSettings) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"the training set {path} cannot be read: {error}",
-            hint="build it again: tidemill run training, or dvc repro features",
-        ) from error
+        raise DataError(f"the training set {path} cannot be read: {error}", hint=BUILD) from error
     if frame.is_empty():
-        raise DataError(f"the training set {path} has no rows")
-    problems = list(_problems(frame, settings))
+        raise DataError(f"the training set {path} has no rows", hint=BUILD)
+    problems = _problems(frame, settings)
     if problems:
-        raise DataError(f"the training set {path} is unusable: " + "; ".join(problems))
+        raise DataError(
+            f"the training set {path} is unusable: " + "; ".join(problems),
+            hint="do training.inputs and the feature service agree? tidemill config check",
+        )
     return frame.with_columns(pl.col(settings.label).cast(pl.Int8)).sort(TIME, maintain_order=True)
 
 

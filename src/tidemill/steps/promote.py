@@ -74,7 +74,10 @@ def settle(model: str, alias: str, *, aliases: Aliases, ledger: Ledger, clock: C
         entries = ledger.entries()
         last = newest(entries, model, alias)
         if last is None:
-            raise NotFound(f"the ledger holds no move of {model}@{alias}")
+            raise NotFound(
+                f"the ledger holds no move of {model}@{alias}",
+                hint=f"what it holds: tidemill ledger show {model}",
+            )
         if last.action == "moved" and acted in ("", last.version):
             return last
         aliases.set_alias(model, alias, last.version)

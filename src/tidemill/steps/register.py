@@ -43,7 +43,10 @@ def register(
     manifest, files = read_manifest(bundle), hashes(bundle)
     missing = [name for name in REQUIRED if name not in files]
     if missing:
-        raise IntegrityError(f"{bundle} cannot be registered: {', '.join(missing)} is missing")
+        raise IntegrityError(
+            f"{bundle} cannot be registered: {', '.join(missing)} is missing",
+            hint="run the package step again",
+        )
     override = check_evidence(bundle, {"model_sha256": bundle / "model.onnx"})["override"]
     why = f"{why}, forced: {override['reason']}" if override else why
     signer.sign(bundle)

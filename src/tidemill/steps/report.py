@@ -51,14 +51,18 @@ class Reporter:
         for _ in range(RACES):
             with suppress(Conflict):  # the monitor wrote it meanwhile
                 return self.incidents.save(replace(self.incidents.get(incident), report=url))
-        raise Conflict(f"incident {incident} changes faster than its report can be linked")
+        raise Conflict(
+            f"incident {incident} changes faster than its report can be linked",
+            hint=f"draw it again: tidemill monitor report {incident}",
+        )
 
     def of_last_window(self) -> str:
         """Draw the newest judged window and return the report's URL; raises NotFound, DataError."""
         judged = [v for v in self.windows.last(self.model, 30) if v.status == "judged"]
         if not judged:
             raise NotFound(
-                f"no window of {self.model} was judged yet", hint="tidemill monitor status"
+                f"no window of {self.model} was judged yet",
+                hint="judge those that are due: tidemill monitor run",
             )
         last = judged[-1]
         end = datetime.fromisoformat(last.end)
@@ -71,7 +75,10 @@ class Reporter:
             raise DataError(f"no predictions were logged from {start} to {end}")
         reference = self.bundles.folder(revision) / "reference.parquet"
         if not reference.is_file():
-            raise DataError(f"the bundle of revision {revision} holds no reference.parquet")
+            raise DataError(
+                f"the bundle of revision {revision} holds no reference.parquet",
+                hint="train and release the model again: the sample is part of its bundle",
+            )
         rows = log.filter(log["revision"] == revision) if "revision" in log.columns else log
         with tempfile.TemporaryDirectory() as folder:
             current = Path(folder) / "current.parquet"

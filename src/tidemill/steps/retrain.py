@@ -185,7 +185,10 @@ class Governor:
                 request = self._again(request)
                 if request.state != "waiting":
                     return request
-        raise Conflict(f"request {request.id} changes faster than it can be decided")
+        raise Conflict(
+            f"request {request.id} changes faster than it can be decided",
+            hint="decide it again: tidemill retrain run",
+        )
 
     def _decide_once(self, request: Request) -> Request:
         served = self._served_by(request)
@@ -249,7 +252,8 @@ def serving(model: str, windows: Windows, bundles: Bundles) -> Champion | None:
         return Champion(judged[-1], datetime.fromisoformat(lineage["trained_as_of"]))
     except (KeyError, ValueError) as error:
         raise IntegrityError(
-            f"the bundle {folder} has no usable lineage.trained_as_of: {error}"
+            f"the bundle {folder} has no usable lineage.trained_as_of: {error}",
+            hint="release a model that the training pipeline made: tidemill run training",
         ) from error
 
 

@@ -6,9 +6,10 @@ import os
 import platform
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from tidemill.domain.governor import Decision, Request
-from tidemill.errors import TidemillError
+from tidemill.errors import Conflict, TidemillError
 from tidemill.ports.clock import Clock
 from tidemill.ports.monitoring import Requests
 from tidemill.ports.runs import RunResult, Runs, Watcher
@@ -32,7 +33,9 @@ class Launcher:
         """Run the training pipeline for an accepted request, to its end, and record the outcome.
 
         What is about to be done is written first, so of two callers one runs and the other gets
-        Conflict. Raises what the platform raises; the request waits again then.
+        Conflict. Raises what the platform raises; the request waits again then. Its run is
+        continued, and taken as it is if it succeeded while nobody was left to record it; Conflict
+        as long as somebody else holds it, and nothing has changed then.
         """
         begun = replace(request, state="running", attempts=request.attempts + 1, owner=_owner())
         current = self._requests.save(begun)
@@ -44,12 +47,22 @@ class Launcher:
             watch(run)
 
         try:
-            parameters = self._parameters(request)
-            run = self._runs.launch(PIPELINE, parameters, resume=request.run_id, watch=note)
+            run = self._run(request, note)
+        except Conflict:
+            self._requests.save(replace(request, edits=current.edits))
+            raise
         except TidemillError as error:
             self._requests.save(replace(current, state="waiting", outcome=error.message))
             raise
         return self._finish(current, run)
+
+    def _run(self, request: Request, watch: Watcher) -> RunResult:
+        if request.run_id:
+            run = self._runs.status(request.run_id)
+            if run.state == "succeeded":
+                return run
+        parameters = self._parameters(request)
+        return self._runs.launch(PIPELINE, parameters, resume=request.run_id, watch=watch)
 
     def _parameters(self, request: Request) -> dict[str, str]:
         """Return the training pipeline's parameters; `window_start` empty means all data."""
@@ -80,18 +93,23 @@ class Launcher:
 
 
 def _owner() -> str:
-    return f"{platform.node()}:{os.getpid()}"
+    return f"{platform.node()}:{os.getpid()}:{_began(os.getpid())}"
 
 
 def gone(request: Request) -> bool:
-    """Tell whether the process that runs a request has ended; only its own machine knows."""
-    node, _, pid = request.owner.rpartition(":")
-    if node != platform.node():
-        return False
+    """Tell whether the process that runs a request has ended; only its own machine knows.
+
+    A process is known by its number and its start: numbers come again, as after a restart.
+    """
+    node, number, began = request.owner.rsplit(":", 2)
+    return node == platform.node() and _began(int(number)) != began
+
+
+def _began(process: int) -> str:
+    """Return when a process started, in the kernel's ticks; empty when it has ended."""
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    # proc_pid_stat(5): behind the name, the state comes first and starttime twentieth.
+    return "" if fields[0] == "Z" else fields[19]

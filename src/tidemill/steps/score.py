@@ -38,7 +38,10 @@ def score(bundle: Path, rows: Path, out: Path, *, about: Mapping[str, str]) -> i
     )
     wrong = scored.filter(~pl.col("score").is_between(0, 1)).height
     if wrong:
-        raise IntegrityError(f"{wrong} of {scored.height} scores are no probability")
+        raise IntegrityError(
+            f"{wrong} of {scored.height} scores of the bundle {bundle} are not in [0, 1]",
+            hint="do not use this model; others: tidemill registry list",
+        )
     facts = dict(about) | {"bundle": digest(bundle), "features": manifest.features.digest}
     out.parent.mkdir(parents=True, exist_ok=True)
     scored.write_parquet(out, metadata={f"tidemill.{k}": v for k, v in facts.items()})

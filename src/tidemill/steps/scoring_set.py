@@ -40,7 +40,10 @@ def scoring_set(
             .collect()
         )
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"the spine in {features} cannot be read: {error}") from error
+        raise DataError(
+            f"the spine in {features} cannot be read: {error}",
+            hint="compute the feature tables: tidemill features build",
+        ) from error
     if spine.is_empty():
         raise DataError(
             f"no event is predicted from {start.isoformat()} to {end.isoformat()}",

@@ -67,7 +67,10 @@ class Client:
         for file in listed.get("files", []):
             name = file["path"]
             if PurePosixPath(name).name != name or name == "..":
-                raise IntegrityError(f"MLflow at {self.uri} lists the artifact {name!r} in {root}")
+                raise IntegrityError(
+                    f"MLflow at {self.uri} lists the artifact {name!r} in {root}, which leaves it",
+                    hint="somebody changed the artifacts; do not serve this version",
+                )
             if file.get("is_dir"):
                 yield from (f"{name}/{inner}" for inner in self.files(f"{root}/{name}"))
             else:
@@ -89,7 +92,9 @@ class Client:
         except httpx.HTTPError as error:
             raise self._unavailable(error) from error
         except OSError as error:
-            raise Unavailable(f"{to} cannot be written: {error.strerror}") from error
+            raise Unavailable(
+                f"{to} cannot be written: {error.strerror}", hint="free space, then fetch again"
+            ) from error
 
     def experiment(self, name: str) -> str:
         """Return the id of an experiment, created if there is none."""

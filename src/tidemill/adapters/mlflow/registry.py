@@ -43,7 +43,7 @@ class MlflowRegistry:
         """Register a signed bundle as the next version of its model, unless it is one already."""
         manifest, identity = read_manifest(bundle), digest(bundle)
         if not (bundle / SIGNATURE).is_file():
-            raise IntegrityError(f"{bundle} is not signed", hint="tidemill registry sign FOLDER")
+            raise IntegrityError(f"{bundle} is not signed", hint=f"tidemill registry sign {bundle}")
         known = self.search(manifest.name, {"digest": identity})
         if known:
             return known[-1]
@@ -99,7 +99,10 @@ class MlflowRegistry:
             partial.rename(folder)
         except OSError as error:
             if not folder.exists():
-                raise Unavailable(f"{folder} cannot be written: {error.strerror}") from error
+                raise Unavailable(
+                    f"{folder} cannot be written: {error.strerror}",
+                    hint="free space, then fetch again",
+                ) from error
             return self.fetch(version, folder)  # another process was faster
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -185,7 +188,10 @@ def _version(row: Mapping[str, Any]) -> ModelVersion:
 
 def _check(folder: Path, version: ModelVersion, hint: str) -> None:
     if not version.digest:
-        raise IntegrityError(f"{version} has no digest: tidemill did not publish it")
+        raise IntegrityError(
+            f"{version} has no digest: tidemill did not publish it",
+            hint="register a model of tidemill's: tidemill run training",
+        )
     found = digest(folder)
     if found != version.digest:
         raise IntegrityError(
