@@ -59,19 +59,32 @@ class Checkpoint:
 def reproducible(settings: TrainingSettings) -> Iterator[torch.device]:
     """Choose device and threads and make torch deterministic, until the block ends.
 
-    Raises ConfigError when a GPU is demanded and there is none.
+    On the CPU what is used here is deterministic for a number of threads, and asking torch for more
+    would import its compiler (two CPU seconds). Raises ConfigError when a GPU is demanded and there
+    is none.
     """
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it
+    device, threads = pick_device(settings.device), torch.get_num_threads()
     torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(True)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), _strict(device):
             torch.manual_seed(settings.seed)
-            yield pick_device(settings.device)
+            yield device
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict)
+
+
+@contextmanager
+def _strict(device: torch.device) -> Iterator[None]:
+    if device.type == "cpu":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def pick_device(wanted: str) -> torch.device:
