@@ -58,7 +58,7 @@ class Definitions:
         if view is None or projection.name_alias or projection.join_key_map:
             raise ConfigError(
                 f"the service's view '{projection.name}' is on demand, renamed or has mapped keys",
-                hint="tidemill serves plain feature views under their own name",
+                hint="let the service hold plain feature views under their own name",
             )
         _refuse(view)
         ttl = view.ttl or timedelta()

@@ -145,7 +145,7 @@ def _resources(payload: bytes) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(
             f"the signed statement is malformed: {_reason(error)}",
-            hint="do not serve it; tidemill signs by `tidemill registry sign FOLDER`",
+            hint="do not serve it; a good signature is made by: tidemill registry sign FOLDER",
         ) from error
     return found
 
