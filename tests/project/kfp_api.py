@@ -118,6 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._create(json.loads(text), api.V2beta1Run, "run_id")
         elif run_id := self._run_of(path.rpartition(":")[0]):
             verb = path.rpartition(":")[2]
+            if verb == "retry" and self.fake.runs[run_id]["state"] not in ("FAILED", "CANCELED"):
+                self._answer({"code": 9, "message": "only a failed run can be retried"}, 400)
+                return
             self.fake.runs[run_id]["state"] = "CANCELED" if verb == "terminate" else "RUNNING"
             self.fake.looks[run_id] = 0
             self._answer({})

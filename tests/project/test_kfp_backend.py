@@ -95,6 +95,13 @@ def test_resume_retries_the_failed_steps(kfp: FakeKfp, connect: Connect) -> None
         connect().launch("training", resume=failed.run_id)
 
 
+def test_resume_waits_for_a_run_that_still_goes_on(kfp: FakeKfp, connect: Connect) -> None:
+    kfp.script = ("RUNNING", "RUNNING", "SUCCEEDED")
+    submitted = connect().submit("training", {})
+    assert connect().launch("training", resume=submitted).state == "succeeded"
+    assert len(kfp.runs) == 1
+
+
 def test_the_token_is_sent(kfp: FakeKfp, connect: Connect) -> None:
     kfp.token = "s3cret"
     assert connect(token="s3cret").launch("training").state == "succeeded"

@@ -22,6 +22,7 @@ from tidemill.adapters.store.engine import open_store
 from tidemill.adapters.store.incidents import StoredIncidents
 from tidemill.adapters.store.requests import StoredRequests
 from tidemill.adapters.store.tables import metadata
+from tidemill.domain.governor import Request
 from tidemill.domain.incidents import Incident
 from tidemill.domain.verdicts import Cause
 from tidemill.errors import Conflict, NotFound, Unavailable
@@ -247,23 +248,54 @@ def test_a_platform_that_is_down_leaves_the_request_waiting(desk: Desk) -> None:
     assert again.state == "pending"
 
 
-def test_a_run_whose_process_was_killed_continues(desk: Desk) -> None:
+def orphan(desk: Desk, run_id: str) -> Request:
+    """A request whose run began in a process that was killed."""
     asked = desk.governor.request("manual", actor="me", reason="now")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        owner = f"{os.uname().nodename}:{other.pid}"
-        running = desk.requests.save(
-            replace(asked, state="running", attempts=1, owner=owner, run_id="run-7")
-        )
+        ticks = Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        owner = f"{os.uname().nodename}:{other.pid}:{ticks}"
+        begun = replace(asked, state="running", attempts=1, owner=owner, run_id=run_id)
+        running = desk.requests.save(begun)
         assert desk.governor.advance() == [], "its process lives"
         other.send_signal(signal.SIGKILL)
     (again,) = desk.governor.advance()
     assert (again.state, again.accepted_at) == ("pending", running.accepted_at)
-    launcher, runs = desk.launcher()
+    return again
+
+
+def test_a_run_whose_process_was_killed_continues(desk: Desk) -> None:
+    launcher, runs = desk.launcher("failed")
+    killed = runs.launch("training")
+    again = orphan(desk, killed.run_id)
     desk.clock.instant += timedelta(hours=5)
     assert launcher.launch(again).state == "succeeded"
-    ((_, parameters, resumed),) = runs.launched
-    assert resumed == "run-7"
+    _, parameters, resumed = runs.launched[-1]
+    assert resumed == killed.run_id
     assert parameters["as_of"] == NOW.isoformat()
+
+
+def test_a_run_that_succeeded_unrecorded_is_recorded_and_not_run_again(desk: Desk) -> None:
+    launcher, runs = desk.launcher()
+    done = runs.launch("training")
+    assert launcher.launch(orphan(desk, done.run_id)).state == "succeeded"
+    assert len(runs.launched) == 1
+
+
+def test_a_run_that_somebody_still_holds_costs_no_attempt(desk: Desk) -> None:
+    launcher, runs = desk.launcher("failed", Conflict("run-1 is still running"))
+    again = orphan(desk, runs.launch("training").run_id)
+    with pytest.raises(Conflict):
+        launcher.launch(again)
+    (left,) = desk.requests.all("m")
+    assert (left.state, left.attempts) == ("pending", again.attempts)
+    assert launcher.launch(left).state == "succeeded"
+
+
+def test_a_process_of_the_same_number_is_another_one(desk: Desk) -> None:
+    asked = desk.governor.request("manual", actor="me", reason="now")
+    owner = f"{os.uname().nodename}:{os.getpid()}:1"
+    desk.requests.save(replace(asked, state="running", attempts=1, owner=owner))
+    assert [again.state for again in desk.governor.advance()] == ["pending"]
 
 
 def test_of_two_launchers_one_runs(desk: Desk) -> None:

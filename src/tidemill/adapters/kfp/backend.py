@@ -152,6 +152,8 @@ class KfpRuns:
                 f"{run_id} is a run of '{found.pipeline}', {found.state}: it is resumed as it was "
                 "started, unless it has succeeded"
             )
+        if found.state == "running":  # only its launcher died: it is waited for
+            return
         with self._explained(run_id):
             self._runs.run_service_retry_run(run_id=run_id)
 
