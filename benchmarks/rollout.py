@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tidemill.domain.evalues import alternatives, log_mean_exp, log_wealth
 from tidemill.domain.evidence import LEVELS, TOTAL, Metric, Segment, Tolerance, assess
+from tidemill.settings.rollout import RolloutSettings
 from tidemill.testing.canaries import Canaries
 
 Counts = NDArray[np.float64]
@@ -179,26 +180,40 @@ def passing() -> None:
                       f"| {at_margin[0]:.4f} |")  # fmt: skip
 
 
-def wrong() -> None:
-    """Print the table."""
-    from tidemill.settings.rollout import RolloutSettings
-
+def default(event: str) -> Metric:
+    """Return the metric of `event` as the settings' defaults have it."""
     analysis = RolloutSettings().analysis
-    chosen = next(m for m in analysis.metrics if m.event == "wrong")
-    metric = Metric(
-        "wrong",
-        "wrong",
+    chosen = next(m for m in analysis.metrics if m.event == event)
+    return Metric(
+        event,
+        event,
         chosen.harm_ratio,
         chosen.pass_ratio,
         chosen.max_rate,
         analysis.alpha * chosen.alpha_share,
     )
+
+
+def collapsed() -> None:
+    """Print the table."""
+    metric, rng = default("low"), np.random.default_rng(14)
+    weights = np.repeat([0.05, 0.25, 0.5], [8, 16, 312])  # hours at 900 requests a day
+    print("| canary's share of low scores, stable's = 1 | rolled back | median |\n|---|---|---|")
+    for ratio in (0.0, 0.03, 0.1, 0.2, 1 / 3, 1.0, 3.0):
+        seen = traffic(rng, 2000, weights, np.full(len(weights), 0.25), ratio, 38)
+        share, median = crossed(rolled_back(weights, seen, metric))
+        print(f"| {ratio:.2f} | {share:.4f} | {median:.0f} h |")
+
+
+def wrong() -> None:
+    """Print the table."""
+    metric, beta = default("wrong"), RolloutSettings().analysis.beta
     rng = np.random.default_rng(12)
     print("| true ratio | rolled back | median | passed | median |\n|---|---|---|---|---|")
     for ratio in (0.95, 1.0, metric.harm_ratio, metric.pass_ratio, 1.3, 1.5, 2.0):
         labelled, days = _labelled(rng, ratio)
         harm = crossed(days.rolled_back(metric, TOLERANCE, labelled))
-        passed = crossed(days.log_pass(metric) >= math.log(1 / analysis.beta))
+        passed = crossed(days.log_pass(metric) >= math.log(1 / beta))
         print(f"| {ratio:g} | {harm[0]:.3f} | day {harm[1]:.0f} | {passed[0]:.3f} "
               f"| day {passed[1]:.0f} |")  # fmt: skip
 
@@ -268,6 +283,7 @@ TABLES = (
         passing,
     ),
     ("Wrong predictions, settings' defaults, 1000 labelled rows a day, 50 %, 14 days", wrong),
+    ("A canary that lacks low scores, settings' defaults, 38 requests an hour, 14 days", collapsed),
     ("A ×5 regression that begins at minute 120 (10 %, 600/min): minutes until it is found", late),
     ("One judgement of one metric", speed),
 )
