@@ -88,7 +88,7 @@ def test_a_store_that_cannot_write_says_so(tmp_path: Path) -> None:
     engine = open_store(f"sqlite:///{tmp_path}/store.db")
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE partition")
-    with pytest.raises(Unavailable, match="cannot record attempt 1 of events 2013-01"):
+    with pytest.raises(Unavailable, match=r"attempt 1 of events 2013-01: the store .* failed"):
         StoredPartitions(engine).record(draft(), after=0)
 
 

@@ -1,4 +1,7 @@
-"""JSON bodies written by compare-and-swap, for tables with the columns `id`, `edits` and `body`."""
+"""Transactions that raise tidemill's errors, and JSON bodies written by compare-and-swap.
+
+The bodies are those of tables with the columns `id`, `edits` and `body`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, insert, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import Connection, Engine, Table, insert, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from tidemill.errors import Conflict, Unavailable
+from tidemill.errors import Conflict, NotFound, Unavailable
 
-__all__ = ["transaction", "write"]
+__all__ = ["find", "transaction", "write"]
 
 
 @contextmanager
 def transaction(engine: Engine, what: str) -> Iterator[Connection]:
-    """Run a transaction; raises Conflict when a constraint objects, Unavailable without a store."""
+    """Run a transaction about `what`.
+
+    Raises Conflict when a constraint objects, Unavailable when the database does not answer or
+    cannot be written.
+    """
     try:
         with engine.begin() as connection:
             yield connection
@@ -24,8 +31,21 @@ def transaction(engine: Engine, what: str) -> Iterator[Connection]:
         raise Conflict(
             f"{what}: somebody else was first", hint="look again, then repeat"
         ) from error
-    except OperationalError as error:
-        raise Unavailable(f"the store does not answer: {error.orig}") from error
+    except DBAPIError as error:
+        raise Unavailable(
+            f"{what}: the store {engine.url} failed: {error.orig}",
+            hint="check storage.database and the free disk space, then run the command again",
+        ) from error
+
+
+def find(engine: Engine, table: Table, name: str) -> str:
+    """Return the body of the row `name`; raises NotFound that names the closest ids."""
+    with transaction(engine, f"{table.name} {name}") as connection:
+        body = connection.execute(select(table.c.body).where(table.c.id == name)).scalar()
+        if body is None:
+            known = connection.execute(select(table.c.id)).scalars()
+            raise NotFound.among(table.name.rpartition("_")[2], name, known)
+    return str(body)
 
 
 def write(connection: Connection, table: Table, edits: int, row: dict[str, Any]) -> None:

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pydantic import TypeAdapter
 from sqlalchemy import Engine, select
 
-from tidemill.adapters.store.documents import transaction, write
+from tidemill.adapters.store.documents import find, transaction, write
 from tidemill.adapters.store.tables import incident as table
 from tidemill.domain.incidents import Incident
-from tidemill.errors import NotFound
 
 __all__ = ["StoredIncidents"]
 
@@ -41,12 +40,7 @@ class StoredIncidents:
 
     def get(self, incident: str) -> Incident:
         """Return an incident; raises NotFound."""
-        with transaction(self._engine, "incidents") as connection:
-            found = connection.execute(select(table.c.id, table.c.body)).all()
-        bodies = {row.id: row.body for row in found}
-        if incident not in bodies:
-            raise NotFound.among("incident", incident, bodies)
-        return BODY.validate_json(bodies[incident])
+        return BODY.validate_json(find(self._engine, table, incident))
 
     def all(self, model: str, *, unresolved: bool = False) -> list[Incident]:
         """Return a model's incidents, oldest first."""

@@ -7,11 +7,11 @@ import time
 from dataclasses import asdict
 
 from sqlalchemy import Engine, Row, insert, select
-from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from tidemill.adapters.store.documents import transaction
 from tidemill.adapters.store.tables import ledger
 from tidemill.domain.ledger import Entry, Record, chain
-from tidemill.errors import Conflict, Unavailable
+from tidemill.errors import Conflict
 
 __all__ = ["StoredLedger"]
 
@@ -35,45 +35,30 @@ class StoredLedger:
             last = after or self._last()
             entry = chain(record, last)
             try:
-                with self._engine.begin() as connection:
+                with transaction(self._engine, f"entry {entry.seq} of the ledger") as connection:
                     connection.execute(insert(ledger).values(**asdict(entry)))
-            except IntegrityError as error:
+            except Conflict as error:
                 if after:
                     raise Conflict(
                         f"entry {after.seq} is no longer the end of the ledger"
                     ) from error
                 time.sleep(random.uniform(0, 0.002 * min(attempt + 1, 50)))  # noqa: S311
                 continue
-            except DBAPIError as error:
-                raise _unavailable(error) from error
             return entry
         raise Conflict(f"the ledger was never free in {ATTEMPTS} attempts", hint="try again")
 
     def entries(self) -> list[Entry]:
         """Return the whole chain in its order."""
-        try:
-            with self._engine.connect() as connection:
-                rows = connection.execute(select(ledger).order_by(ledger.c.seq)).all()
-        except DBAPIError as error:
-            raise _unavailable(error) from error
+        with transaction(self._engine, "the ledger") as connection:
+            rows = connection.execute(select(ledger).order_by(ledger.c.seq)).all()
         return [_entry(row) for row in rows]
 
     def _last(self) -> Entry | None:
         query = select(ledger).order_by(ledger.c.seq.desc()).limit(1)
-        try:
-            with self._engine.connect() as connection:
-                row = connection.execute(query).first()
-        except DBAPIError as error:
-            raise _unavailable(error) from error
+        with transaction(self._engine, "the ledger") as connection:
+            row = connection.execute(query).first()
         return _entry(row) if row else None
 
 
 def _entry(row: Row[tuple[object, ...]]) -> Entry:
     return Entry(**row._mapping)
-
-
-def _unavailable(error: DBAPIError) -> Unavailable:
-    return Unavailable(
-        f"the store of the ledger does not answer: {error.orig}",
-        hint="look at storage.database: tidemill config show --explain",
-    )

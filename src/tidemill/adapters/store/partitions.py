@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine, RowMapping, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
 
+from tidemill.adapters.store.documents import transaction
 from tidemill.adapters.store.tables import partition as ledger
-from tidemill.errors import Conflict, Unavailable
 from tidemill.ports.data import Partition, PartitionStatus
 
 __all__ = ["StoredPartitions"]
@@ -31,7 +28,7 @@ class StoredPartitions:
             .where(ledger.c.table == table, ledger.c.period == period)
             .order_by(ledger.c.as_of.desc(), ledger.c.attempt.desc())
         )
-        with _explained(f"read {table} {period}"), self._engine.connect() as connection:
+        with transaction(self._engine, f"partitions of {table} {period}") as connection:
             return [_partition(row) for row in connection.execute(query).mappings()]
 
     def record(self, draft: Partition, *, after: int) -> Partition:
@@ -51,25 +48,9 @@ class StoredPartitions:
         self._write(update(ledger).where(*where).values(status=status), partition)
 
     def _write(self, statement: Any, written: Partition) -> None:
-        what = f"record attempt {written.attempt} of {written.table} {written.period}"
-        with _explained(what), self._engine.begin() as connection:
+        what = f"attempt {written.attempt} of {written.table} {written.period}"
+        with transaction(self._engine, what) as connection:
             connection.execute(statement)
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn what the database raises into tidemill's errors."""
-    try:
-        yield
-    except IntegrityError as error:
-        raise Conflict(
-            f"cannot {what}: another process was first", hint="run the same command again"
-        ) from error
-    except OperationalError as error:
-        raise Unavailable(
-            f"the store cannot {what}: {error.orig}",
-            hint="check storage.database and the free disk space, then run the command again",
-        ) from error
 
 
 def _row(written: Partition) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine, func, insert, select
 
-from tidemill.adapters.store.documents import transaction, write
+from tidemill.adapters.store.documents import find, transaction, write
 from tidemill.adapters.store.tables import retrain_decision, retrain_request
 from tidemill.domain.governor import Decision, Request
-from tidemill.errors import Conflict, NotFound
+from tidemill.errors import Conflict
 
 __all__ = ["StoredRequests"]
 
@@ -78,13 +78,7 @@ class StoredRequests:
             return _accepted(connection, model)
 
     def _get(self, request: str) -> Request:
-        table = retrain_request
-        with transaction(self._engine, "requests") as connection:
-            found = connection.execute(select(table.c.id, table.c.body)).all()
-        bodies = {row.id: row.body for row in found}
-        if request not in bodies:
-            raise NotFound.among("request", request, bodies)
-        return REQUEST.validate_json(bodies[request])
+        return REQUEST.validate_json(find(self._engine, retrain_request, request))
 
 
 def _accepted(connection: Connection, model: str) -> list[Decision]:

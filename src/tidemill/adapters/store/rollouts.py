@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine, Table, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
 
+from tidemill.adapters.store.documents import transaction
 from tidemill.adapters.store.tables import rollout_decision, rollout_spec, rollout_state
 from tidemill.domain.rollout.model import Decision, Spec, State
-from tidemill.errors import Conflict, Unavailable
+from tidemill.errors import Conflict
 
 __all__ = ["StoredRollouts"]
 
@@ -63,15 +62,8 @@ class StoredRollouts:
         with self._transaction(name) as connection:
             return connection.execute(select(table).where(table.c.name == name)).one_or_none()
 
-    @contextmanager
-    def _transaction(self, name: str) -> Iterator[Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except IntegrityError as error:
-            raise _conflict(name) from error
-        except OperationalError as error:
-            raise Unavailable(f"the store does not answer: {error.orig}") from error
+    def _transaction(self, name: str) -> AbstractContextManager[Connection]:
+        return transaction(self._engine, f"rollout {name}")
 
 
 def _swap(
@@ -87,8 +79,4 @@ def _swap(
         return
     there = (table.c.name == name, table.c[column] == expected)
     if connection.execute(update(table).where(*there).values(**body)).rowcount != 1:
-        raise _conflict(name)
-
-
-def _conflict(name: str) -> Conflict:
-    return Conflict(f"somebody else wrote to rollout {name} first", hint="look again, then repeat")
+        raise Conflict(f"rollout {name}: somebody else was first", hint="look again, then repeat")
