@@ -20,18 +20,10 @@ from tidemill.adapters.objects import StampedStore
 from tidemill.domain.months import STATIC, bounds
 from tidemill.errors import DataError, NotFound
 from tidemill.ports.data import Cadence
-from tidemill.settings.contract import Contract
+from tidemill.settings.contract import ColumnContract, Contract
 from tidemill.settings.data import FilesTable
 
 __all__ = ["Files"]
-
-DTYPES: Mapping[str, pl.DataType] = {
-    "Boolean": pl.Boolean(),
-    "Date": pl.Date(),
-    "Float64": pl.Float64(),
-    "Int64": pl.Int64(),
-    "String": pl.String(),
-}
 
 
 class Files:
@@ -64,7 +56,8 @@ class Files:
         """Hash the files' own digests, the wanted types and how much of the month was over."""
         settings = self._settings(table)
         known = period if period == STATIC else f"{period} {min(as_of, bounds(period)[1])}"
-        text = f"{table} {known} {settings!r} {self._dtypes(table)} {self._stamps(settings)}"
+        dtypes = {name: column.dtype for name, column in self._columns(table).items()}
+        text = f"{table} {known} {settings!r} {dtypes} {self._stamps(settings)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _settings(self, table: str) -> FilesTable:
@@ -72,9 +65,9 @@ class Files:
             raise NotFound.among("table", table, self._tables)
         return self._tables[table]
 
-    def _dtypes(self, table: str) -> dict[str, str]:
+    def _columns(self, table: str) -> Mapping[str, ColumnContract]:
         wanted = self._contract.tables.get(table)
-        return {n: c.dtype for n, c in wanted.columns.items()} if wanted else {}
+        return wanted.columns if wanted else {}
 
     def _stamps(self, settings: FilesTable) -> dict[str, str]:
         """Return the digest of every file of a table, by key."""
@@ -91,11 +84,13 @@ class Files:
                 hint=f"check data.source.url and data.source.tables.{table}.path",
             )
         if self._seen.get(table, ({}, []))[0] != stamps:
-            dtypes = self._dtypes(table)
-            self._seen[table] = stamps, [self._file(key, settings, dtypes) for key in stamps]
+            columns = self._columns(table)
+            self._seen[table] = stamps, [self._file(key, settings, columns) for key in stamps]
         return self._seen[table][1]
 
-    def _file(self, key: str, settings: FilesTable, dtypes: Mapping[str, str]) -> pl.DataFrame:
+    def _file(
+        self, key: str, settings: FilesTable, columns: Mapping[str, ColumnContract]
+    ) -> pl.DataFrame:
         content = self._store.get(key)
         try:
             frame = _parse(content, settings.format)
@@ -107,9 +102,10 @@ class Files:
         if settings.timestamp:
             frame = _with_instants(key, frame, settings)
         return frame.with_columns(
-            _converted(frame[name], DTYPES[dtype])
-            for name, dtype in dtypes.items()
-            if name in frame.columns and dtype in DTYPES
+            _converted(frame[name], column.polars_type)
+            for name, column in columns.items()
+            # an instant without a zone means one in its own table alone
+            if name in frame.columns and column.dtype != "Datetime"
         )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from tidemill.errors import ConfigError
 from tidemill.settings.base import Group
 from tidemill.settings.sources import Layer, yaml_file
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = [
     "ColumnContract",
@@ -66,6 +69,16 @@ class ColumnContract(Group):
     """Of nulls, range, allowed and pattern; a missing column or wrong type is always an error."""
     tags: list[str] = Field(default_factory=list)
     """Free labels; values of a column tagged `pii` are never shown in a report."""
+
+    @property
+    def polars_type(self) -> pl.DataType:
+        """The type that `dtype` names."""
+        import polars as pl
+
+        if self.dtype == "Datetime":
+            return pl.Datetime("us", "UTC")
+        found: pl.DataType = getattr(pl, self.dtype)()
+        return found
 
 
 class RowsContract(Group):

@@ -17,14 +17,6 @@ from tidemill.settings.contract import ColumnContract, Severity, TableContract
 
 __all__ = ["Finding", "Span", "check_frame", "check_rows"]
 
-DTYPES: dict[str, pl.DataType] = {
-    "Boolean": pl.Boolean(),
-    "Date": pl.Date(),
-    "Datetime": pl.Datetime("us", "UTC"),
-    "Float64": pl.Float64(),
-    "Int64": pl.Int64(),
-    "String": pl.String(),
-}
 EXAMPLES = 3
 ENOUGH = 200
 """While a month is still open, a share of nulls is judged on at least this many due rows."""
@@ -95,7 +87,7 @@ def check_frame(frame: pl.DataFrame, table: TableContract, span: Span) -> list[F
     Raises ConfigError for a rule of the contract that cannot be evaluated.
     """
     findings = list(_shape(frame, table))
-    usable = {n for n, c in table.columns.items() if frame.schema.get(n) == DTYPES[c.dtype]}
+    usable = {n for n, c in table.columns.items() if frame.schema.get(n) == c.polars_type}
     rules = [*_rules(table, usable, span)]
     for rule, broken, judged in _count(frame, rules):
         if broken > rule.allowed * judged and judged >= rule.enough:
@@ -149,7 +141,7 @@ def _shape(frame: pl.DataFrame, table: TableContract) -> Iterator[Finding]:
         if name not in frame.schema:
             text = f"the column is missing (found: {', '.join(frame.columns)})"
             yield Finding("missing column", name, "error", rows, rows, text)
-        elif frame.schema[name] != DTYPES[column.dtype]:
+        elif frame.schema[name] != column.polars_type:
             yield _wrong_type(frame, name, column)
     for name in frame.columns:
         if name not in table.columns:
@@ -161,7 +153,7 @@ def _wrong_type(frame: pl.DataFrame, name: str, column: ColumnContract) -> Findi
     """Point at the values that are not of the type, or at all if each could be converted."""
     values = frame[name].drop_nulls()
     try:
-        bad = values.filter(values.cast(DTYPES[column.dtype], strict=False).is_null())
+        bad = values.filter(values.cast(column.polars_type, strict=False).is_null())
     except pl.exceptions.PolarsError:
         bad = values
     shown = bad if len(bad) else values
