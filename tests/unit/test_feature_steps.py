@@ -14,7 +14,8 @@ from tidemill.bundle import FeatureField, FeatureService, FeatureView
 from tidemill.errors import DataError, Refused, Unavailable
 from tidemill.settings.features import FeatureSettings
 from tidemill.steps.featurize import featurize
-from tidemill.steps.materialize import Follower, due, follow
+from tidemill.steps.materialize import Follower, follow
+from tidemill.steps.repeat import due
 from tidemill.steps.training_set import pinned_service, training_set
 from tidemill.testing.data import MemorySource
 from tidemill.testing.features import MemoryFeatures
@@ -248,9 +249,10 @@ def test_ticks_never_go_back(follower: Follower) -> None:
 
 
 def test_the_grid_of_ticks() -> None:
-    assert due(NOON + timedelta(minutes=59, seconds=59), 60) == NOON
-    assert due(NOON + timedelta(hours=1), 60) == NOON + timedelta(hours=1)
-    assert due(NOON, 180) == NOON
+    hour = timedelta(hours=1)
+    assert due(NOON + timedelta(minutes=59, seconds=59), hour) == NOON
+    assert due(NOON + hour, hour) == NOON + hour
+    assert due(NOON, 3 * hour) == NOON
 
 
 class Played:

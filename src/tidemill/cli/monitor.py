@@ -58,7 +58,7 @@ def run() -> None:
 
 @app.command()
 def follow() -> None:
-    """Judge windows as the clock completes them, until stopped."""
+    """Run a round every hour of the clock, until stopped; before there is a log, wait for it."""
     from tidemill.steps.watch import follow as run_on
 
     project = open_project()

@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
+import structlog
 
 from tidemill.errors import DataError, NotFound
+from tidemill.ports.clock import Clock
 from tidemill.ports.data import Source
 from tidemill.ports.features import Transforms
 from tidemill.ports.objects import ObjectStore
 from tidemill.steps.featurize import AGREE
 from tidemill.steps.recompute import known_raw
+from tidemill.steps.repeat import repeat
 
-__all__ = ["LabelFeed"]
+__all__ = ["LabelFeed", "follow"]
 
 LATE = timedelta(days=3)
 """How long after its scheduled instant an outcome may still become known."""
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +98,12 @@ class LabelFeed:
             )
         except (KeyError, pl.exceptions.PolarsError) as error:
             raise DataError(f"the labels cannot be computed: {error}", hint=AGREE) from error
+
+
+def follow(feed: LabelFeed, clock: Clock) -> None:
+    """Append labels every hour of the clock, until stopped."""
+
+    def work(now: datetime) -> None:
+        log.info("labels", rows=feed.collect(now), until=now.isoformat())
+
+    repeat(work, clock, timedelta(hours=1))

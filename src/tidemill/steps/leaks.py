@@ -14,11 +14,11 @@ from datetime import datetime
 import polars as pl
 
 from tidemill.bundle import FeatureService, FeatureView
-from tidemill.domain.months import STATIC
 from tidemill.ports.data import Source
 from tidemill.ports.features import Transforms
 from tidemill.settings.features import FeatureSettings
 from tidemill.steps.featurize import compute
+from tidemill.steps.recompute import read_raw
 
 __all__ = ["Leak", "LeakCheck", "find_leaks"]
 
@@ -59,21 +59,15 @@ def find_leaks(
 ) -> LeakCheck:
     """Compare every view of the service at cut-offs on its instants, up to `as_of`."""
 
-    def tables(known_at: datetime, until: datetime) -> dict[str, pl.DataFrame]:
-        raw = {
-            table: pl.concat(
-                source.read(table, period, known_at)
-                for period in ([STATIC] if cadence == STATIC else months)
-            ).lazy()
-            for table, cadence in source.tables().items()
-        }
+    def tables(until: datetime) -> dict[str, pl.DataFrame]:
+        raw = read_raw(source, months, until)
         return compute(raw, transforms, settings, since=None, until=until)
 
-    hindsight = tables(as_of, as_of)
+    hindsight = tables(as_of)
     cut_offs = sorted({at for view in service.views for at in _instants(hindsight[view.name])})
     compared, leaks = 0, []
     for cut_off in cut_offs:
-        known = tables(cut_off, cut_off)
+        known = tables(cut_off)
         for view in service.views:
             then = _until(known[view.name], cut_off)
             later = _until(hindsight[view.name], cut_off)

@@ -9,25 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-import polars as pl
 import structlog
 
-from tidemill.domain.months import STATIC, month_of, months
-from tidemill.errors import RetryableError
 from tidemill.ports.clock import Clock
 from tidemill.ports.data import Source
 from tidemill.ports.features import FeatureSource, Materialised, Transforms
 from tidemill.settings.features import FeatureSettings
 from tidemill.steps.featurize import compute, write_tables
+from tidemill.steps.recompute import known_raw
+from tidemill.steps.repeat import repeat
 
-__all__ = ["POLL_SECONDS", "Follower", "due", "follow"]
+__all__ = ["Follower", "follow"]
 
-POLL_SECONDS = 0.2
-"""Wall time between two looks at the clock: a replay may run a day in a second."""
 log = structlog.get_logger(__name__)
 
 
@@ -50,7 +47,8 @@ class Follower:
         Raises Refused when the store is already filled up to a later instant.
         """
         since = now - self._oldest
-        raw = self._raw(since - timedelta(days=self.settings.lookback_days), now)
+        begin = since - timedelta(days=self.settings.lookback_days)
+        raw = known_raw(self.source, begin, now, first=self.start)
         write_tables(
             compute(raw, self.transforms, self.settings, since=since, until=now), self.tables
         )
@@ -62,39 +60,14 @@ class Follower:
         service = self.features.resolve(self.settings.service)
         return timedelta(seconds=max(view.ttl_seconds for view in service.views))
 
-    def _raw(self, begin: datetime, now: datetime) -> dict[str, pl.LazyFrame]:
-        recent = months(max(self.start, month_of(begin)), month_of(now))
-        return {
-            table: pl.concat(
-                self.source.read(table, period, now)
-                for period in ([STATIC] if cadence == STATIC else recent)
-            ).lazy()
-            for table, cadence in self.source.tables().items()
-        }
-
-
-def due(now: datetime, step_minutes: int) -> datetime:
-    """Return the newest instant of the grid of snapshots at or before `now`."""
-    seconds = step_minutes * 60
-    return datetime.fromtimestamp(now.timestamp() // seconds * seconds, UTC)
-
 
 def follow(
     follower: Follower, clock: Clock, *, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Tick whenever the clock passes an instant of the grid, until the process is stopped.
+    """Tick at every step of the clock, until stopped."""
 
-    A tick that may succeed later is tried again at the next look; any other error ends it.
-    """
-    done: datetime | None = None
-    while True:
-        now = clock.now()
-        instant = due(now, follower.settings.step_minutes)
-        if done is None or instant > done:
-            try:
-                filled = follower.tick(now)
-                done = instant
-                log.info("online store filled", as_of=now.isoformat(), **filled.rows)
-            except RetryableError as error:
-                log.warning("tick failed, trying again", as_of=now.isoformat(), reason=str(error))
-        sleep(POLL_SECONDS)
+    def work(now: datetime) -> None:
+        filled = follower.tick(now)
+        log.info("online store filled", as_of=now.isoformat(), **filled.rows)
+
+    repeat(work, clock, timedelta(minutes=follower.settings.step_minutes), sleep=sleep)

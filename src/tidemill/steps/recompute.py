@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ from tidemill.ports.features import Transforms
 from tidemill.settings.features import FeatureSettings
 from tidemill.steps.featurize import compute
 
-__all__ = ["Recomputed", "Tables", "known_raw"]
+__all__ = ["Recomputed", "Tables", "known_raw", "read_raw"]
 
 Tables = Callable[[datetime, datetime], Mapping[str, pl.DataFrame]]
 """Feature tables by view, with the rows between two instants."""
@@ -41,11 +41,15 @@ def known_raw(
     source: Source, begin: datetime, until: datetime, *, first: str
 ) -> dict[str, pl.LazyFrame]:
     """Return every raw table as known at `until`, monthly ones from the month of `begin`."""
-    recent = months(max(first, month_of(begin)), month_of(until))
+    return read_raw(source, months(max(first, month_of(begin)), month_of(until)), until)
+
+
+def read_raw(source: Source, months: Sequence[str], as_of: datetime) -> dict[str, pl.LazyFrame]:
+    """Return every raw table as known at `as_of`, monthly ones of the given months."""
     return {
         table: pl.concat(
-            source.read(table, period, until)
-            for period in ([STATIC] if cadence == STATIC else recent)
+            source.read(table, period, as_of)
+            for period in ([STATIC] if cadence == STATIC else months)
         ).lazy()
         for table, cadence in source.tables().items()
     }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import polars as pl
 
 from tidemill.errors import DataError
 from tidemill.ports.features import FeatureSource
-from tidemill.steps.training_set import SERVICE
+from tidemill.steps.training_set import join_features, read_spine
 
 __all__ = ["scoring_set"]
 
@@ -31,26 +29,12 @@ def scoring_set(
     Labels are left out: they are not known when a score is wanted. Raises DataError when there is
     no such event.
     """
-    try:
-        spine = (
-            pl.scan_parquet(features / "spine.parquet")
-            .filter(pl.col("event_timestamp").is_between(start, end, closed="left"))
-            .drop(label, "label_at")
-            .sort("event_timestamp", maintain_order=True)
-            .collect()
-        )
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"the spine in {features} cannot be read: {error}",
-            hint="compute the feature tables: tidemill features build",
-        ) from error
+    period = pl.col("event_timestamp").is_between(start, end, closed="left")
+    spine = read_spine(features, period).drop(label, "label_at")
     if spine.is_empty():
         raise DataError(
             f"no event is predicted from {start.isoformat()} to {end.isoformat()}",
             hint="is the period within the months of the data version?",
         )
-    joined = source.join(service, spine, features)
-    pinned = json.dumps(asdict(source.resolve(service)), sort_keys=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    joined.write_parquet(out, metadata={SERVICE: pinned})
+    joined, _ = join_features(spine, features, out, source, service)
     return joined.height

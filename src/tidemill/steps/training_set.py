@@ -6,7 +6,6 @@ the very definition without opening Feast.
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -19,7 +18,14 @@ from tidemill.bundle import FeatureService
 from tidemill.errors import DataError
 from tidemill.ports.features import FeatureSource
 
-__all__ = ["SERVICE", "TrainingSet", "pinned_service", "training_set"]
+__all__ = [
+    "SERVICE",
+    "TrainingSet",
+    "join_features",
+    "pinned_service",
+    "read_spine",
+    "training_set",
+]
 
 SERVICE = "tidemill.feature_service"
 """Key of the service in the file's metadata."""
@@ -54,17 +60,47 @@ def training_set(
     Taken are rows whose prediction time is in [start, as_of] and whose label was known at `as_of`,
     in the order of prediction time. Raises DataError when none is left.
     """
-    spine = _labelled(features / "spine.parquet", label, as_of, start)
-    joined = source.join(service, spine, features)
-    pinned = source.resolve(service)
-    buffer = io.BytesIO()
-    joined.write_parquet(buffer, metadata={SERVICE: json.dumps(asdict(pinned), sort_keys=True)})
+    at, nothing = pl.col("event_timestamp"), pl.lit(value=True)
+    spine = read_spine(
+        features,
+        pl.col(label).is_not_null(),
+        pl.col("label_at") <= as_of,
+        at <= as_of,
+        nothing if start is None else at >= start,
+    )
+    if spine.is_empty():
+        raise DataError(
+            f"no row of the spine in {features} has a label known at {as_of.isoformat()}",
+            hint="widen the training window, or wait until labels have arrived",
+        )
+    joined, pinned = join_features(spine, features, out, source, service)
+    instants = joined["event_timestamp"].dt.to_string("iso:strict")
+    events = int(joined[label].sum())
+    return TrainingSet(joined.height, events, instants[0], instants[-1], pinned.digest)
+
+
+def read_spine(features: Path, *wanted: pl.Expr) -> pl.DataFrame:
+    """Return the spine's rows that are as wanted, in the order of prediction time."""
+    try:
+        rows = pl.scan_parquet(features / "spine.parquet").filter(*wanted)
+        return rows.sort("event_timestamp", maintain_order=True).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"the spine in {features} cannot be read: {error}",
+            hint="compute the feature tables: tidemill features build",
+        ) from error
+
+
+def join_features(
+    spine: pl.DataFrame, features: Path, out: Path, source: FeatureSource, service: str
+) -> tuple[pl.DataFrame, FeatureService]:
+    """Write the spine with the service's features to `out`, whole, the service in its metadata."""
+    joined, pinned = source.join(service, spine, features), source.resolve(service)
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = out.with_name(f".{out.name}")
-    fresh.write_bytes(buffer.getvalue())
+    joined.write_parquet(fresh, metadata={SERVICE: json.dumps(asdict(pinned), sort_keys=True)})
     fresh.replace(out)
-    at = joined["event_timestamp"].dt.to_string("iso:strict")
-    return TrainingSet(joined.height, int(joined[label].sum()), at[0], at[-1], pinned.digest)
+    return joined, pinned
 
 
 def pinned_service(path: Path) -> FeatureService:
@@ -76,27 +112,3 @@ def pinned_service(path: Path) -> FeatureService:
             f"{path} does not say which feature service it holds ({error!r})",
             hint="build it with tidemill: tidemill run training",
         ) from error
-
-
-def _labelled(path: Path, label: str, as_of: datetime, start: datetime | None) -> pl.DataFrame:
-    try:
-        rows = pl.scan_parquet(path)
-        rows = rows.filter(
-            pl.col(label).is_not_null(),
-            pl.col("label_at") <= as_of,
-            pl.col("event_timestamp") <= as_of,
-        )
-        if start is not None:
-            rows = rows.filter(pl.col("event_timestamp") >= start)
-        spine = rows.sort("event_timestamp", maintain_order=True).collect()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"the spine {path} cannot be read: {error}",
-            hint="compute the feature tables: tidemill features build",
-        ) from error
-    if spine.is_empty():
-        raise DataError(
-            f"no row of {path} has a label known at {as_of.isoformat()}",
-            hint="widen the training window, or wait until labels have arrived",
-        )
-    return spine

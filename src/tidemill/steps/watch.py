@@ -13,14 +13,11 @@ from tidemill.domain.incidents import Incident
 from tidemill.errors import NotFound, RetryableError
 from tidemill.ports.clock import Clock
 from tidemill.steps.monitor import Judged, Monitor
+from tidemill.steps.repeat import repeat
 from tidemill.steps.retrain import Governor
 
-__all__ = ["POLL_SECONDS", "Round", "follow"]
+__all__ = ["Round", "follow"]
 
-POLL_SECONDS = 0.2
-"""Wall time between two looks at the clock: a replay may run a day in a second."""
-REVIEW = timedelta(hours=1)
-"""Time of the clock between two reviews of what waits."""
 log = structlog.get_logger(__name__)
 
 
@@ -54,24 +51,13 @@ class Round:
 
 
 def follow(rounds: Round, clock: Clock, *, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Run a round whenever the clock has moved on by an hour, until the process is stopped.
+    """Run a round every hour of the clock, until stopped; a log that is not there is waited for."""
 
-    What may succeed later is tried again at the next look; a log that is not there yet, too.
-    """
-    last: datetime | None = None
-    reason = ""
-    while True:
-        now = clock.now()
-        if last is None or now >= last + REVIEW:
-            try:
-                for judged in rounds.run():
-                    _tell(judged)
-                last, reason = now, ""
-            except (RetryableError, NotFound) as error:
-                if error.message != reason:
-                    reason = error.message
-                    log.warning("round failed, trying again", clock=now.isoformat(), reason=reason)
-        sleep(POLL_SECONDS)
+    def work(_now: datetime) -> None:
+        for judged in rounds.run():
+            _tell(judged)
+
+    repeat(work, clock, timedelta(hours=1), patient=(RetryableError, NotFound), sleep=sleep)
 
 
 def _tell(judged: Judged) -> None:

@@ -8,8 +8,9 @@ from tests.monitoring_world import DAY, MODEL, World
 
 from tidemill.domain.incidents import Incident
 from tidemill.settings.monitoring import RetrainingSettings
+from tidemill.steps.repeat import POLL_SECONDS
 from tidemill.steps.retrain import Governor, serving
-from tidemill.steps.watch import POLL_SECONDS, Round, follow
+from tidemill.steps.watch import Round, follow
 
 pytestmark = pytest.mark.slow
 
