@@ -78,7 +78,11 @@ class Verbs(TyperGroup):
             unknown = NotFound.among("command", cmd_name, COMMANDS)
             raise UsageError(unknown.message, hint=unknown.hint)
         module, _, name = COMMANDS[cmd_name][0].partition(":")
-        return get_command(getattr(importlib.import_module(module), name or "app"))
+        command = get_command(getattr(importlib.import_module(module), name or "app"))
+        # Typer gives every app its own options to install completion; here a verb is no program.
+        own = ("install_completion", "show_completion")
+        command.params = [option for option in command.params if option.name not in own]
+        return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page without importing the verbs."""

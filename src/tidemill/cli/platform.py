@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tidemill.cli.app import open_project
-from tidemill.cli.output import console, emit, table
+from tidemill.cli.output import emit, emit_line, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +33,7 @@ def _up(
         for name, process in seen.items():
             if (name, process.state) not in shown:
                 shown.add((name, process.state))
-                console().print(f"{name:<20} {process.state} {process.detail}", highlight=False)
+                emit_line(process, f"{name:<20} {process.state} {process.detail}")
 
     project.platform.up(project.platform_specs(), timeout=timeout, watch=watch)
 

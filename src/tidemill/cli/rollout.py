@@ -112,7 +112,7 @@ def retry() -> None:
 def plan(
     bad: Annotated[
         float, typer.Option(min=0.0001, max=1, help="Assumed share of bad requests.")
-    ] = (0.05),
+    ] = 0.05,
 ) -> None:
     """Show the steps, how much evidence each metric needs at each weight, and how long it takes."""
     from rich.console import Group

@@ -17,6 +17,9 @@ from tidemill.ports.processes import ProcessSpec, ProcessStatus
 
 __all__ = ["Platform"]
 
+DOWN_SECONDS = 60.0
+"""How long the supervisor may take to stop all before it is killed and the rest is done here."""
+
 
 class Platform:
     """The supervised processes of one project."""
@@ -113,7 +116,7 @@ class Platform:
                 )
             time.sleep(0.05)
 
-    def down(self, *, timeout: float = 60.0) -> list[str]:
+    def down(self) -> list[str]:
         """Stop every process and the supervisor; return the names of what was stopped.
 
         Finds everything also after the supervisor was killed.
@@ -122,7 +125,7 @@ class Platform:
         pid = self.supervisor()
         if pid:
             os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + timeout
+            deadline = time.monotonic() + DOWN_SECONDS
             while self.supervisor():
                 if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)

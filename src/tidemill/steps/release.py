@@ -21,6 +21,8 @@ from tidemill.steps.promote import promote
 __all__ = ["RegistryReleases", "fetch_revision"]
 
 CHAMPION = "champion"
+WHO = "rollout"
+"""Author of the ledger's entries."""
 
 
 def fetch_revision(
@@ -57,13 +59,10 @@ def fetch_revision(
 class RegistryReleases:
     """Implements `ports.rollout.Releases`: the champion is what serves all traffic."""
 
-    def __init__(
-        self, aliases: Aliases, ledger: Ledger, clock: Clock, *, who: str = "rollout"
-    ) -> None:
+    def __init__(self, aliases: Aliases, ledger: Ledger, clock: Clock) -> None:
         self._aliases = aliases
         self._ledger = ledger
         self._clock = clock
-        self._who = who
 
     def record(self, release: Release) -> None:
         """Let the champion be what the release says, with its reason and evidence on the ledger.
@@ -83,7 +82,7 @@ class RegistryReleases:
             aliases=self._aliases,
             ledger=self._ledger,
             clock=self._clock,
-            who=self._who,
+            who=WHO,
             why=_why(release),
             evidence=_digest(release),
             correlation=_correlation(release),
@@ -101,7 +100,7 @@ class RegistryReleases:
             action="rejected",
             model=release.subject.model,
             version=release.subject.version,
-            who=self._who,
+            who=WHO,
             why=_why(release),
             evidence=_digest(release),
             correlation=_correlation(release),

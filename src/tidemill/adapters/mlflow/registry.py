@@ -71,7 +71,7 @@ class MlflowRegistry:
             if number:
                 found = self._client.get("model-versions/get", name=name, version=number)
                 return _version(found["model_version"])
-        except (NotFound, PermanentError) as error:  # MLflow calls an unknown alias a bad request
+        except PermanentError as error:  # MLflow calls an unknown alias a bad request
             raise self._unknown(name, reference) from error
         newest = self.search(name)
         if not newest:
