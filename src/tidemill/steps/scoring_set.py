@@ -30,7 +30,7 @@ def scoring_set(
     no such event.
     """
     period = pl.col("event_timestamp").is_between(start, end, closed="left")
-    spine = read_spine(features, period).drop(label, "label_at")
+    spine = read_spine(features, period).drop(label, "label_at", strict=False)
     if spine.is_empty():
         raise DataError(
             f"no event is predicted from {start.isoformat()} to {end.isoformat()}",
