@@ -33,8 +33,8 @@ def project(tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch) ->
     return Project.load(root)
 
 
-def release(project: Project, folder: Path, name: str, scale: float) -> ModelVersion:
-    version = register(
+def registered(project: Project, folder: Path, name: str, scale: float) -> ModelVersion:
+    return register(
         make_bundle(folder, name, scale),
         signer=project.signer,
         registry=project.registry,
@@ -46,6 +46,10 @@ def release(project: Project, folder: Path, name: str, scale: float) -> ModelVer
         why="gates passed",
         correlation=f"run-{scale}",
     )
+
+
+def release(project: Project, folder: Path, name: str, scale: float) -> ModelVersion:
+    version = registered(project, folder, name, scale)
     promote(
         version,
         "champion",
@@ -169,17 +173,7 @@ def test_an_interrupted_promotion_is_settled(
 ) -> None:
     name = f"cli-{tmp_path.name[-12:]}"
     release(project, tmp_path / "one", name, 0.001)
-    second = register(
-        make_bundle(tmp_path / "two", name, 0.002),
-        signer=project.signer,
-        registry=project.registry,
-        aliases=project.registry,
-        ledger=project.ledger,
-        clock=project.clock,
-        run_id="",
-        who="pipeline",
-        why="gates passed",
-    )
+    second = registered(project, tmp_path / "two", name, 0.002)
 
     class Dead:
         def set_alias(self, name: str, alias: str, version: str) -> None:

@@ -73,7 +73,10 @@ class KfpRuns:
         terminated. A refused gate shows as `failed`: the backend does not tell the two apart.
         """
         if resume and dry_run:
-            raise UsageError("a resumed run cannot be a dry run", hint="tidemill watch shows it")
+            raise UsageError(
+                "a resumed run cannot be a dry run",
+                hint=f"leave --dry-run out, or see where it stands: tidemill watch {resume}",
+            )
         if dry_run:
             return self._plan(pipeline, parameters or {})
         if resume:
@@ -150,7 +153,8 @@ class KfpRuns:
         if found.pipeline != pipeline or changed or found.state == "succeeded":
             raise UsageError(
                 f"{run_id} is a run of '{found.pipeline}', {found.state}: it is resumed as it was "
-                "started, unless it has succeeded"
+                "started, unless it has succeeded",
+                hint="start a new run: leave --resume out",
             )
         if found.state == "running":  # only its launcher died: it is waited for
             return

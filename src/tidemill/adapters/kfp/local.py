@@ -57,7 +57,10 @@ class LocalRuns:
         the resolved settings, the clock's instant, the run's id and the project's commit.
         """
         if resume and dry_run:
-            raise UsageError("a resumed run cannot be a dry run", hint="tidemill watch shows it")
+            raise UsageError(
+                "a resumed run cannot be a dry run",
+                hint=f"leave --dry-run out, or see where it stands: tidemill watch {resume}",
+            )
         if resume:
             run = self._reopen(resume, pipeline, parameters or {})
         else:
@@ -118,9 +121,15 @@ class LocalRuns:
         run = self._find(run_id)
         result = run.result()
         if result.pipeline != pipeline:
-            raise UsageError(f"{run_id} is a run of '{result.pipeline}', not of '{pipeline}'")
+            raise UsageError(
+                f"{run_id} is a run of '{result.pipeline}', not of '{pipeline}'",
+                hint=f"tidemill run {result.pipeline} --resume {run_id}",
+            )
         if result.state == "succeeded":
-            raise UsageError(f"{run_id} has succeeded: nothing is left to resume")
+            raise UsageError(
+                f"{run_id} has succeeded: nothing is left to resume",
+                hint="start a new run: leave --resume out",
+            )
         request = run.request()
         request["parameters"] |= parameters
         run.write_request(request)

@@ -59,7 +59,10 @@ def bind(
         )
     size = sum(len(str(value).encode()) for value in bound.values())
     if size > MAX_BYTES:
-        raise UsageError(f"the parameters take {size} bytes, KFP takes {MAX_BYTES}")
+        raise UsageError(
+            f"the parameters take {size} bytes, KFP takes {MAX_BYTES}",
+            hint="put what is long into the settings, which every step opens",
+        )
     return bound
 
 
