@@ -136,7 +136,11 @@ class Witness:
                     )
                     if decision.verb == "RUN":
                         self.ran.add(request.trigger)
-            if request.run_id and request.finished_at and self._new(request.id, request.state, request.finished_at):
+            if (
+                request.run_id
+                and request.finished_at
+                and self._new(request.id, request.state, request.finished_at)
+            ):
                 self._ended(request)
 
     def _ended(self, request: Request) -> None:
