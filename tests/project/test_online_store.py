@@ -267,6 +267,22 @@ def test_a_store_that_is_down_is_unavailable(tmp_path: Path) -> None:
         shops.online.verify(shops.repository().resolve("shops"))
 
 
+def test_a_redis_that_goes_down_during_a_fill_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.servers import redis
+
+    with redis(tmp_path / "redis") as port:
+        shops = Shops(tmp_path, RedisOnline(port=port))
+        shops.sold(2.5, at=0)
+        shops.fill(0)
+        repository = shops.repository()
+        repository.apply(shops.folder)
+    monkeypatch.setattr(repository._online, "filled", lambda: None)  # it went down after this look
+    with pytest.raises(Unavailable, match="Redis does not answer"):
+        repository.materialise("shops", shops.folder, NOON + timedelta(hours=1))
+
+
 def replace_online(settings: FeatureSettings, online: RedisOnline) -> FeatureSettings:
     return settings.model_copy(update={"online": online})
 

@@ -191,7 +191,7 @@ class FeastRepository:
                 registry=self._registry,
                 online_path=self._online_path,
             )
-            with _quiet("apply the definitions"):
+            with self._alone(), _quiet("apply the definitions"):
                 store = FeatureStore(config=config)
                 store.apply(definitions.objects)
                 views = {view.name: view for view in store.list_feature_views()}
@@ -202,6 +202,15 @@ class FeastRepository:
     def _inode(self) -> int:
         """The SQLite file that is there now; 0 for none."""
         return self._online_path.stat().st_ino if self._online_path.exists() else 0
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for other processes of this machine: two first ones would both make the tables."""
+        path = self._online_path.with_suffix(".apply.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreCo
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tidemill.adapters.online_redis import connect
+from tidemill.adapters.online_redis import connect, explained
 from tidemill.settings.features import RedisOnline
 
 __all__ = [
@@ -98,11 +98,11 @@ class NewestRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: Rows, progress: Progress
     ) -> None:
-        """Write the rows that are not older than what is stored."""
+        """Write the rows that are not older than what is stored; raises Unavailable."""
         client = self._get_client(config.online_store)
         stamp_field = f"_ts:{table.name}".encode()
         keys = [_redis_key(config.project, row[0], 3) for row in data]
-        with client.pipeline(transaction=False) as pipe:
+        with explained(), client.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.hget(key, stamp_field)
             stored = pipe.execute()

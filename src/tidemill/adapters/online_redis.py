@@ -21,7 +21,7 @@ from tidemill.settings.secrets import reveal
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["RedisOnlineStore", "connect"]
+__all__ = ["RedisOnlineStore", "connect", "explained"]
 
 
 class RedisOnlineStore(OnlineStore):
@@ -33,7 +33,7 @@ class RedisOnlineStore(OnlineStore):
 
     def advance(self, filled: Filled) -> None:
         """Record what the store is filled with now."""
-        with self._errors():
+        with explained():
             self._client.set(self._record, filled.to_json())
 
     @property
@@ -44,7 +44,7 @@ class RedisOnlineStore(OnlineStore):
         self, wanted: Sequence[tuple[FeatureView, list[bytes]]]
     ) -> tuple[Filled | None, list[dict[bytes, Row]]]:
         plan = [(view, list(dict.fromkeys(ids)), _hash_fields(view)) for view, ids in wanted]
-        with self._errors():
+        with explained():
             pipe = self._client.pipeline(transaction=False)
             pipe.get(self._record)
             for _, identities, fields in plan:
@@ -65,17 +65,19 @@ class RedisOnlineStore(OnlineStore):
             stored.append(rows)
         return (Filled.from_json(record) if record else None), stored
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        from redis.exceptions import RedisError
 
-        try:
-            yield
-        except RedisError as error:
-            raise Unavailable(
-                f"the online store in Redis does not answer: {error}",
-                hint="check features.online and that the server runs",
-            ) from error
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise what the client raises as Unavailable."""
+    from redis.exceptions import RedisError
+
+    try:
+        yield
+    except RedisError as error:
+        raise Unavailable(
+            f"the online store in Redis does not answer: {error}",
+            hint="check features.online and that the server runs",
+        ) from error
 
 
 def connect(online: RedisOnline, timeout: float) -> redis.Redis:
