@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Barrier
 from uuid import uuid4
 
 import httpx
@@ -99,6 +101,30 @@ def test_a_bundle_is_registered_once_and_another_is_the_next_version(
     signer.sign(other)
     assert registry.publish(other, {}, "").version == "2"
     assert [v.version for v in registry.search(name)] == ["2", "1"]
+
+
+def test_models_of_the_same_data_published_at_once_are_all_versions(
+    mlflow_uri: str, name: str, signer: Signer, tmp_path: Path
+) -> None:
+    """MLflow looks for a dataset before it inserts it: the slower of two was refused."""
+    writers, experiment = 8, f"experiment-{name}"
+    start = Barrier(writers)
+
+    def publish(number: int) -> str:
+        client = Client(mlflow_uri)
+        folder = make_bundle(tmp_path / f"bundle-{number}", name, scale=0.001 * (number + 1))
+        signer.sign(folder)
+        run = MlflowTracker.open(client, experiment, f"run-{number}")
+        start.wait(30)
+        version = MlflowRegistry(client, experiment).publish(folder, {}, run.run_id)
+        inputs = client.get("runs/get", run_id=run.run_id)["run"]["inputs"]["dataset_inputs"]
+        assert [one["dataset"]["digest"] for one in inputs] == [DATA]
+        return version.version
+
+    signer.sign(make_bundle(tmp_path / "first", name))  # makes the key
+    with ThreadPoolExecutor(writers) as pool:
+        versions = sorted(pool.map(publish, range(writers)))
+    assert versions == [str(n + 1) for n in range(writers)]
 
 
 def test_references_are_resolved_and_wrong_ones_list_what_exists(

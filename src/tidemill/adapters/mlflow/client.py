@@ -147,7 +147,8 @@ class Client:
             code, message = "", " ".join(response.text.split())[:300]
         call = f"{response.request.method} {response.url.path}"
         text = f"MLflow at {self.uri} answered {response.status_code} to {call}: {message}"
-        if code == "RESOURCE_ALREADY_EXISTS":
+        # MLflow looks, then inserts: the slower of two gets its database's words, as a bad request.
+        if code == "RESOURCE_ALREADY_EXISTS" or "unique constraint" in message.lower():
             return Conflict(text)
         if code == "RESOURCE_DOES_NOT_EXIST":
             return NotFound(text)
