@@ -92,6 +92,7 @@ def check_quality(
     previous: Mapping[str, float],
     typical: Mapping[str, float],
     levels: Mapping[str, float],
+    distance: float,
     null_margin: float,
     unseen_share: float,
     jump_factor: float,
@@ -99,7 +100,9 @@ def check_quality(
     """T1: null shares, unseen categories, jumps of medians; also returns the latched levels.
 
     `previous` holds the medians of the window just before (empty if there is none), `typical` those
-    of the last days: a fall from a storm's level back to the usual one is no fault. A jump is
+    of the last days: a fall from a storm's level back to the usual one is no fault. A median may
+    move as much per window as it did in control; `distance` is how many windows lie between the
+    middles of the previous one and this one, more than one where either was extended. A jump is
     visible once, so it latches: `levels` holds the usual medians that have not returned since.
     """
     found: list[Finding] = []
@@ -109,7 +112,7 @@ def check_quality(
             continue
         found += _nulls(column, reference, null_margin) + _unseen(column, unseen_share)
         before = _levels_before(column.name, previous, typical, levels)
-        jump = _jump(column, reference, before, jump_factor)
+        jump = _jump(column, reference, before, jump_factor * max(distance, 1.0))
         if jump:
             found.append(jump)
             held[column.name] = before[-1]

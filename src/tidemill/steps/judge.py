@@ -102,11 +102,13 @@ class Judge:
         rows = log.frame.filter(pl.col("revision") == reference.revision)
         shown = without_defaults(rows)
         counted = count_columns(shown, profile, self.ranges)
+        adjoining = past[-1] if past and past[-1].end == _iso(window.start) else None
         quality, held = check_quality(
             counted,
-            previous=past[-1].medians if past and past[-1].end == _iso(window.start) else {},
+            previous=adjoining.medians if adjoining else {},
             typical=typical_medians(past),
             levels=levels,
+            distance=_distance(adjoining, window) / profile.block_hours if adjoining else 1.0,
             null_margin=settings.null_margin,
             unseen_share=settings.unseen_share,
             jump_factor=settings.jump_factor,
@@ -223,6 +225,12 @@ def expected_volume(past: Sequence[WindowVerdict]) -> float | None:
     """Return the median volume of the last windows, or None while there are too few."""
     volumes = [verdict.volume for verdict in past[-EXPECTATION:]]
     return statistics.median(volumes) if len(volumes) >= FEWEST else None
+
+
+def _distance(before: WindowVerdict, window: Window) -> float:
+    """Return the hours between the middles of two windows."""
+    start, end = datetime.fromisoformat(before.start), datetime.fromisoformat(before.end)
+    return ((window.start - start) + (window.end - end)) / 2 / timedelta(hours=1)
 
 
 def typical_medians(past: Sequence[WindowVerdict]) -> dict[str, float]:
