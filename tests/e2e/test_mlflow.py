@@ -106,7 +106,7 @@ def test_a_bundle_is_registered_once_and_another_is_the_next_version(
 def test_models_of_the_same_data_published_at_once_are_all_versions(
     mlflow_uri: str, name: str, signer: Signer, tmp_path: Path
 ) -> None:
-    """MLflow looks for a dataset before it inserts it: the slower of two was refused."""
+    """MLflow looks for a dataset or an alias, then inserts it: the slower of two is refused."""
     writers, experiment = 8, f"experiment-{name}"
     start = Barrier(writers)
 
@@ -116,7 +116,10 @@ def test_models_of_the_same_data_published_at_once_are_all_versions(
         signer.sign(folder)
         run = MlflowTracker.open(client, experiment, f"run-{number}")
         start.wait(30)
-        version = MlflowRegistry(client, experiment).publish(folder, {}, run.run_id)
+        registry = MlflowRegistry(client, experiment)
+        version = registry.publish(folder, {}, run.run_id)
+        start.wait(30)
+        registry.set_alias(name, "challenger", version.version)
         inputs = client.get("runs/get", run_id=run.run_id)["run"]["inputs"]["dataset_inputs"]
         assert [one["dataset"]["digest"] for one in inputs] == [DATA]
         return version.version
@@ -125,6 +128,7 @@ def test_models_of_the_same_data_published_at_once_are_all_versions(
     with ThreadPoolExecutor(writers) as pool:
         versions = sorted(pool.map(publish, range(writers)))
     assert versions == [str(n + 1) for n in range(writers)]
+    assert MlflowRegistry(Client(mlflow_uri), experiment).aliases(name)["challenger"] in versions
 
 
 def test_references_are_resolved_and_wrong_ones_list_what_exists(

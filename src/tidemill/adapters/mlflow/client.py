@@ -21,7 +21,7 @@ API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 PROXY_SCHEME = "mlflow-artifacts:"
 CONNECT_RETRIES = 3
-"""Only connecting is retried (0, 0.5, 1 s apart): no call is ever sent twice."""
+"""Only connecting is retried (0, 0.5, 1 s apart): what may have been done is not sent twice."""
 TIMEOUT = httpx.Timeout(30.0, connect=2.0)
 """Seconds without a byte; a server that was just started migrates nothing while it answers."""
 
@@ -44,8 +44,15 @@ class Client:
         return self._json(self._send("GET", f"{API}/{path}", params=params))
 
     def post(self, path: str, **body: Any) -> dict[str, Any]:
-        """Return the answer to a POST."""
-        return self._json(self._send("POST", f"{API}/{path}", json=body))
+        """Return the answer to a POST; one that met another writer is repeated once.
+
+        MLflow looks, then inserts: its database refuses the slower of two, and keeps nothing of it.
+        """
+        try:
+            response = self._send("POST", f"{API}/{path}", json=body)
+        except Conflict:
+            response = self._send("POST", f"{API}/{path}", json=body)
+        return self._json(response)
 
     def patch(self, path: str, **body: Any) -> dict[str, Any]:
         """Return the answer to a PATCH."""
@@ -147,7 +154,7 @@ class Client:
             code, message = "", " ".join(response.text.split())[:300]
         call = f"{response.request.method} {response.url.path}"
         text = f"MLflow at {self.uri} answered {response.status_code} to {call}: {message}"
-        # MLflow looks, then inserts: the slower of two gets its database's words, as a bad request.
+        # What its database says to the slower of two writers MLflow passes on as a bad request.
         if code == "RESOURCE_ALREADY_EXISTS" or "unique constraint" in message.lower():
             return Conflict(text)
         if code == "RESOURCE_DOES_NOT_EXIST":

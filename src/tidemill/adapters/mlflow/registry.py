@@ -151,11 +151,7 @@ class MlflowRegistry:
         if run_id:
             models = [{"model_id": model_id, "step": 0}]
             self._client.post("runs/outputs", run_id=run_id, models=models)
-            inputs = {"run_id": run_id, "datasets": _datasets(manifest)}
-            try:
-                self._client.post("runs/log-inputs", **inputs)
-            except Conflict:  # another run brought the same data; now it is known
-                self._client.post("runs/log-inputs", **inputs)
+            self._client.post("runs/log-inputs", run_id=run_id, datasets=_datasets(manifest))
         return model_id
 
     def _pages(self, query: str) -> Iterator[dict[str, Any]]:
