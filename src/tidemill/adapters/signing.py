@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from tidemill.bundle import SIGNATURE
-from tidemill.errors import IntegrityError, MissingExtra
+from tidemill.errors import IntegrityError, MissingExtra, Unavailable
 
 __all__ = ["Signer"]
 
@@ -24,7 +24,8 @@ class Signer:
     def sign(self, folder: Path) -> Path:
         """Write `model.sig` over every other file of a bundle and return its path.
 
-        Raises IntegrityError when the folder holds what cannot be signed (a link, nothing).
+        Raises IntegrityError when the folder holds what cannot be signed (a link, nothing),
+        Unavailable when the signature cannot be written.
         """
         try:
             from model_signing import hashing, signing
@@ -40,8 +41,12 @@ class Signer:
         try:
             config.use_elliptic_key_signer(private_key=self._private).sign(folder, partial)
             partial.replace(path)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             raise IntegrityError(f"{folder} cannot be signed: {error}") from error
+        except OSError as error:
+            raise Unavailable(
+                f"{path} cannot be written: {error.strerror}", hint="free space, then sign again"
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
         return path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.output import console, emit, table
+from tidemill.cli.output import emit_line, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,20 +27,23 @@ def _demo(
 
     Trains on January to March, releases, lets the months pass, retrains when the governor says so,
     and forces a corrupted model into a canary. Writes demo.html and demo.json into the folder and
-    leaves nothing running.
+    leaves nothing running. With --json every event is one line, and the figures are the last.
     """
     from tidemill.demo.play import play
 
     story = play(into.absolute(), _tell)
-    emit({"folder": into, "figures": story.figures}, _account(story, into))
+    account = {"folder": into, "figures": story.figures}
+    emit_line(account, _account(story, into))
 
 
 def _tell(event: Event) -> None:
+    from rich.text import Text
+
     clock = event.clock.replace("T", " ")[:16] or " " * 16
-    line = f"{event.wall:6.0f} s  {clock}  {event.title}"
-    console().print(line, highlight=False, soft_wrap=True)
+    line = Text(f"{event.wall:6.0f} s  {clock}  {event.title}")
     if event.why:
-        console().print(f"{'':28}{event.why}", style="dim", highlight=False, soft_wrap=True)
+        line.append(f"\n{'':28}{event.why}", style="dim")
+    emit_line(event, line)
 
 
 def _account(story: Story, into: Path) -> RenderableType:

@@ -40,8 +40,8 @@ def emit(body: Any, human: Any = None) -> None:
         console().print(human, highlight=False)
 
 
-def emit_line(body: Any, human: str) -> None:
-    """Print one item of a stream: one line of JSON (JSON Lines) with `--json`, else `human`."""
+def emit_line(body: Any, human: Any) -> None:
+    """Print one item of a stream: a line of JSON (JSON Lines) with `--json`, else `human`."""
     if globals_of().json:
         click.echo(json.dumps(body, default=_plain))
     else:
