@@ -1,4 +1,4 @@
-"""The reference project from the built wheel: init, training, its own tests, batch scoring.
+"""The reference project from the built wheel: init, two trainings at once, its own tests, scoring.
 
 Every component of the training and scoring pipelines runs here under KFP's local runner, with real
 data, Feast, torch, ONNX Runtime, DVC and an MLflow server.
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ FAST = {
     "training.threads": "1",
 }
 """Seconds instead of minutes; what is learned in one epoch does not pass the gates."""
+JANUARY = ("--set", "data.end=2013-01")
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +55,13 @@ class Place:
         done = self.tidemill("run", *words, "--json", *sets)
         assert done.stdout, done.stderr
         return json.loads(done.stdout) | {"code": done.returncode, "stderr": done.stderr}
+
+    def run_at_once(self, *lines: tuple[str, ...]) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(len(lines)) as pool:
+            return list(pool.map(lambda line: self.run(*line), lines))
+
+    def read(self, *words: str) -> Any:
+        return json.loads(self.tidemill(*words, "--json").stdout)
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +117,16 @@ def wait_for_mlflow(place: Place) -> None:
 
 
 @pytest.fixture(scope="module")
-def refused(place: Place) -> dict[str, Any]:
+def pair(place: Place) -> list[dict[str, Any]]:
+    """Two trainings that began at the same moment on the one project."""
     wait_for_mlflow(place)
-    return place.run("training", "--on", "local", "-p", f"as_of={AS_OF}")
+    line = ("training", "--on", "local", "-p", f"as_of={AS_OF}")
+    return place.run_at_once(line, line)
+
+
+@pytest.fixture(scope="module")
+def refused(pair: list[dict[str, Any]]) -> dict[str, Any]:
+    return pair[0]
 
 
 def test_the_package_is_the_installed_one(place: Place) -> None:
@@ -148,15 +164,33 @@ def test_a_bad_model_is_refused_and_the_evidence_stays(
     )
     kept = place.root / ".tidemill" / "objects" / "runs" / refused["run_id"] / "evidence.json"
     assert json.loads(kept.read_text())["passed"] is False
-    listed = json.loads(place.tidemill("registry", "list", "--json").stdout)
-    assert listed == []
+    assert place.read("registry", "list") == []
+
+
+def test_two_ingests_at_once_record_each_month_once(
+    place: Place, pair: list[dict[str, Any]]
+) -> None:
+    assert [run["state"] for run in pair] == ["refused", "refused"], [r["stderr"] for r in pair]
+    recorded = [(one["table"], one["period"]) for one in place.read("data", "status", *JANUARY)]
+    assert len(recorded) == len(set(recorded)) == sum(output(run, "ingest") for run in pair)
+    assert len({output(run, "publish") for run in pair}) == 1, "the same data, the same version"
 
 
 @pytest.fixture(scope="module")
-def trained(place: Place, refused: dict[str, Any]) -> dict[str, Any]:
-    """The same run, let through with a reason: what does not read it is not run again."""
-    force = "force_reason=a test of the wheel"
-    return place.run("training", "--resume", refused["run_id"], "-p", force)
+def released(place: Place, pair: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Both runs, let through at once for a reason: what does not read it is not run again."""
+    force = ("-p", "force_reason=a test of the wheel")
+    return place.run_at_once(*(("training", "--resume", run["run_id"], *force) for run in pair))
+
+
+@pytest.fixture(scope="module")
+def trained(released: list[dict[str, Any]]) -> dict[str, Any]:
+    return released[0]
+
+
+def output(run: dict[str, Any], step: str) -> Any:
+    """What a step of a run returned."""
+    return {one["name"]: one["outputs"] for one in run["steps"]}[step]["Output"]
 
 
 def test_a_forced_model_is_registered_with_its_lineage(
@@ -167,13 +201,32 @@ def test_a_forced_model_is_registered_with_its_lineage(
     again = {name for name, step in steps.items() if step["state"] == "succeeded"}
     assert again == {"gate", "package", "register", "deploy", "conclude"}
     assert {steps[name]["state"] for name in steps.keys() - again} == {"reused"}
-    assert steps["register"]["outputs"] == {"Output": "flight-delay/1"}
-    (version,) = json.loads(place.tidemill("registry", "list", "--json").stdout)
-    assert version["tags"]["data_version"] == steps["publish"]["outputs"]["Output"]
-    assert version["tags"]["correlation"] == trained["run_id"]
-    assert version["aliases"] == ["challenger"]
-    entries = json.loads(place.tidemill("ledger", "show", "--json").stdout)
-    assert "forced: a test of the wheel" in json.dumps(entries)
+    entries = place.read("ledger", "show")
+    assert {entry["why"] for entry in entries} == {"manual, forced: a test of the wheel"}
+
+
+def test_two_registrations_at_once_are_two_whole_versions(
+    place: Place, released: list[dict[str, Any]]
+) -> None:
+    assert [run["state"] for run in released] == ["succeeded"] * 2, [r["cause"] for r in released]
+    versions = {f"{v['name']}/{v['version']}": v for v in place.read("registry", "list")}
+    assert set(versions) == {"flight-delay/1", "flight-delay/2"}
+    for run in released:
+        version = versions[output(run, "register")]
+        assert version["tags"]["correlation"] == run["run_id"]
+        assert version["tags"]["data_version"] == output(run, "publish")
+        assert version["tags"]["digest"] == version["digest"]
+    one, other = (set(version["tags"]) for version in versions.values())
+    assert one == other
+    verified = place.tidemill("ledger", "verify")
+    assert verified.returncode == 0, verified.stderr
+    *_, last = place.read("ledger", "show")
+    held = {alias: name for name, version in versions.items() for alias in version["aliases"]}
+    assert held == {"challenger": f"flight-delay/{last['version']}"}
+    fetched = place.tidemill("data", "fetch", output(released[0], "publish"))
+    assert fetched.returncode == 0, fetched.stderr
+    spec = place.read("rollout", "status")["spec"]
+    assert spec["generation"] == 2, "both were ordered, the later one is wanted"
 
 
 def test_monitoring_without_a_prediction_log_says_so(place: Place, trained: dict[str, Any]) -> None:
@@ -183,18 +236,17 @@ def test_monitoring_without_a_prediction_log_says_so(place: Place, trained: dict
 
 
 def test_a_period_is_scored_in_batch(place: Place, trained: dict[str, Any]) -> None:
-    steps = {step["name"]: step for step in trained["steps"]}
-    version = steps["publish"]["outputs"]["Output"]
+    model, version = output(trained, "register"), output(trained, "publish")
     run = place.run(
         "batch_scoring",
-        *("-p", "model=flight-delay@challenger", "-p", f"data_version={version}"),
+        *("-p", f"model={model}", "-p", f"data_version={version}"),
         *("-p", "start=2013-01-20T00:00:00+00:00", "-p", "end=2013-01-21T00:00:00+00:00"),
         *("-p", f"as_of={AS_OF}"),
     )
     assert run["state"] == "succeeded", run["cause"]
     path = Path(run["outputs"]["Output"].removeprefix("file://"))
     facts = pl.read_parquet_metadata(path)
-    assert facts["tidemill.model"] == "flight-delay/1"
+    assert facts["tidemill.model"] == model
     assert facts["tidemill.data_version"] == version
     scores = pl.read_parquet(path)
     assert scores.columns == ["flight_id", "event_timestamp", "score"]
