@@ -1,12 +1,10 @@
 """Settings: layers, their trace, and errors that name file, line and the closest key."""
 
-import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -258,21 +256,6 @@ def test_settings_that_clash_are_found(assignment: str, says: str) -> None:
     settings = load(ROOT, variables={}, assignments=[assignment]).settings
     problems = check(settings, ROOT)
     assert any(says in problem for problem in problems), problems
-
-
-HOWTO = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "howto.md").read_text(), re.M | re.S)
-
-
-def test_the_howto_shows_settings() -> None:
-    assert HOWTO
-
-
-@pytest.mark.parametrize("block", HOWTO, ids=range(len(HOWTO)))
-def test_what_the_howto_shows_is_accepted(tmp_path: Path, block: str) -> None:
-    make(tmp_path, base=(ROOT / "configs" / "base.yaml").read_text(), local=block)
-    shown = yaml.safe_load(block)
-    settings = read(tmp_path).settings.model_dump(mode="json", include=set(shown))
-    assert settings.keys() == shown.keys()
 
 
 def test_every_field_is_described() -> None:
