@@ -171,12 +171,11 @@ def _live(
     replay.play(END, watch=witness.look, done=lambda: any(version in found for found in ended))
     if version in witness.promoted:
         raise StepFailed(f"version {version}, trained on shuffled labels, was promoted")
-    decided = {"schedule", "concept_drift"}
-    replay.play(END, watch=witness.look, done=lambda: decided <= witness.decided)
+    replay.play(END, watch=witness.look, done=lambda: {"schedule", "concept_drift"} <= witness.ran)
     witness.look()
     seen = {
         "a drift-caused retraining": "concept_drift" in witness.ran,
-        "a decision about a scheduled retraining": "schedule" in witness.decided,
+        "a scheduled retraining": "schedule" in witness.ran,
         "a retrained model promoted by canary": bool(witness.promoted),
         "the poisoned model rolled back by canary": version in witness.rolled_back,
     }

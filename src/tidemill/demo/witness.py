@@ -44,10 +44,8 @@ class Witness:
         self._seen: set[tuple[str, ...]] = set()
         self._evidence: dict[tuple[str, str], list[tuple[str, int, Assessment]]] = defaultdict(list)
         self._versions: dict[str, str] = {}
-        self.decided: set[str] = set()
-        """Triggers that the governor gave an answer to."""
         self.ran: set[str] = set()
-        """Triggers of the retrainings that it let run."""
+        """Triggers of the retrainings that the governor let run."""
         self.promoted: list[str] = []
         """Versions that a canary brought to all traffic."""
         self.rolled_back: list[str] = []
@@ -136,7 +134,6 @@ class Witness:
                         f"retraining ({request.trigger}): {decision.verb}",
                         decision.reason,
                     )
-                    self.decided.add(request.trigger)
                     if decision.verb == "RUN":
                         self.ran.add(request.trigger)
             if (
