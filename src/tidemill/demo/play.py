@@ -172,6 +172,7 @@ def _live(
     if version in witness.promoted:
         raise StepFailed(f"version {version}, trained on shuffled labels, was promoted")
     replay.play(END, watch=witness.look, done=lambda: {"schedule", "concept_drift"} <= witness.ran)
+    replay.play(END, watch=witness.look, done=lambda: _stable(project) is not None)
     witness.look()
     seen = {
         "a drift-caused retraining": "concept_drift" in witness.ran,
