@@ -1,22 +1,32 @@
-"""Clients of the gateway, for locust: one V2 request after the other, nothing is retried."""
+"""Clients of the gateway, for locust: V2 requests at a steady rate, nothing is retried.
+
+`TIDEMILL_LOAD` names a JSON file: the path to post to, and the bodies to send in turn.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import uuid
+from itertools import cycle
+from pathlib import Path
 
-from locust import FastHttpUser, task
+from locust import FastHttpUser, constant_throughput, task
+
+LOAD = json.loads(Path(os.environ["TIDEMILL_LOAD"]).read_text())
 
 
 class Client(FastHttpUser):
     connection_timeout = 10.0
     network_timeout = 10.0
+    wait_time = constant_throughput(20)
+
+    def on_start(self) -> None:
+        self.bodies = cycle(LOAD["bodies"])
 
     @task
     def infer(self) -> None:
-        row = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}
-        body = {"id": uuid.uuid4().hex, "inputs": [row]}
-        with self.client.post(
-            "/v2/models/flight-delay/infer", json=body, catch_response=True
-        ) as answer:
+        body = {"id": uuid.uuid4().hex, **next(self.bodies)}
+        with self.client.post(LOAD["path"], json=body, catch_response=True) as answer:
             if answer.status_code != 200 or answer.json()["id"] != body["id"]:
                 answer.failure(f"{answer.status_code} {answer.text:.200}")

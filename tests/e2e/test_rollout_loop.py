@@ -1,5 +1,6 @@
 """Registry → canary → rollback and promotion, every part real: MLflow, supervisor, Envoy, servers,
-prediction log, labels, a replayed clock, and a controller that is killed on the way.
+prediction log, labels, a replayed clock, a controller that is killed on the way, and clients that
+never pause.
 """
 
 from __future__ import annotations
@@ -8,18 +9,21 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import polars as pl
 import pytest
 from tests.bundles import write_evidence
 from tests.servers import free_port
-from tests.serving import FULL, ROOT, body, fill
+from tests.serving import FULL, ROOT, body, fill, wait_until
 
 from tidemill.adapters.clock import ReplayClock
 from tidemill.domain.rollout.model import State
@@ -31,10 +35,29 @@ from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
 
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 START = datetime.fromisoformat("2013-04-01T09:00:00+00:00")
 MODEL = "canary-flights"
+INFER = f"/v2/models/{MODEL}/infer"
 QUIET = FULL | {"temp": 120.0, "carrier_late_rate_7d": 0.0}
 """A row that the good model scores below its threshold; it scores FULL above."""
+
+
+LOAD_ROWS = 20
+
+
+def scored(n: int, prefix: str) -> dict[str, Any]:
+    """The n-th row: every other one gets a high score."""
+    return {**(FULL if n % 2 else QUIET), "flight_id": f"{prefix}-{n}"}
+
+
+def outcome(n: int, prefix: str, known: datetime) -> dict[str, Any]:
+    """The label of the n-th row; one in ten is not what the good model says."""
+    return {
+        "row_id": f"{prefix}-{n}",
+        "label": 1 - n % 2 if n % 10 == 3 else n % 2,
+        "label_at": known,
+    }
 
 
 class World:
@@ -80,6 +103,10 @@ class World:
         self.folder = folder
         self.failed = self.requests = 0
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.project.settings.gateway.port}"
+
     def up(self) -> None:
         controller = ProcessSpec("controller", self.project.command("rollout", "controller"))
         self.project.platform.up([self.project.gateway_spec, controller], timeout=60)
@@ -115,6 +142,12 @@ class World:
             for d in self.project.rollouts.decisions(self.project.settings.name)
         ]
 
+    @property
+    def servers(self) -> list[str]:
+        """The model servers that the supervisor keeps running."""
+        declared = self.project.platform.processes.declared()
+        return [name for name in declared if name.startswith("model-")]
+
     def wait(self, condition: Callable[[State], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
         while not condition(self.state):
@@ -122,18 +155,15 @@ class World:
             time.sleep(0.05)
 
     def hour_passes(self, client: httpx.Client) -> None:
-        """40 requests at this hour; one label in ten is not what the good model says."""
-        now, url = self.clock.now(), f"http://127.0.0.1:{self.project.settings.gateway.port}"
-        labels = []
+        """40 requests at this hour, and the labels of these and of the load."""
+        now = self.clock.now()
+        labels = [outcome(n, "load", START) for n in range(LOAD_ROWS)]
         for n in range(40):
-            late = n % 2
-            row = {**(FULL if late else QUIET), "flight_id": f"{now:%m%dT%H%M}-{n}"}
-            answer = client.post(f"{url}/v2/models/{MODEL}/infer", json=body(row))
+            row = scored(n, f"{now:%m%dT%H%M}")
+            answer = client.post(f"{self.url}{INFER}", json=body(row))
             self.requests += 1
             self.failed += answer.status_code != 200
-            label = late if n % 10 != 3 else 1 - late
-            known = now + timedelta(minutes=59)
-            labels.append({"row_id": row["flight_id"], "label": label, "label_at": known})
+            labels.append(outcome(n, f"{now:%m%dT%H%M}", now + timedelta(minutes=59)))
         buffer = io.BytesIO()
         pl.DataFrame(labels, schema_overrides={"label": pl.Int8}).write_parquet(buffer)
         key = f"labels/{MODEL}/dt={now:%Y-%m-%d}/{now:%H%M%S}.parquet"
@@ -149,6 +179,35 @@ class World:
                 self.hour_passes(client)
                 time.sleep(0.1)
         raise AssertionError(f"undecided after {hours} hours: {self.log}")
+
+
+class Load:
+    """Locust, headless: eight clients at twenty requests a second each, until its context ends."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        load, bodies = folder / "load.json", [body(scored(n, "load")) for n in range(LOAD_ROWS)]
+        load.write_text(json.dumps({"path": INFER, "bodies": bodies}))
+        self.environment = os.environ | {"TIDEMILL_LOAD": str(load)}
+        self.argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", url]
+        self.argv += ["--headless", "-u", "8", "-r", "8", "--json", "--only-summary"]
+        self.report = folder / "locust.json"
+        self.told = folder / "locust.log"
+        self.requests = self.failed = 0
+
+    def __enter__(self) -> Load:
+        with self.report.open("w") as report, self.told.open("w") as told:
+            self.process = subprocess.Popen(
+                self.argv, stdout=report, stderr=told, env=self.environment
+            )
+        wait_until(lambda: "All users spawned" in self.told.read_text())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+        text = self.report.read_text()
+        (stats,) = json.loads(text[text.index("[") :])
+        self.requests, self.failed = stats["num_requests"], stats["num_failures"]
 
 
 @pytest.fixture
@@ -168,8 +227,24 @@ def test_a_wrong_model_is_rolled_back_and_a_right_one_promoted(
     )
     world.start(good)
     world.wait(lambda state: state.phase == "stable")
-    registry = world.project.registry
+    with Load(world.url, world.folder) as load:
+        hours = roll_back(world, bad, good)
+        promote(world, better)
+        world.wait(lambda _: len(world.servers) == 1)
+    told = [(e.action, e.version) for e in world.project.ledger.entries() if e.who == "rollout"]
+    assert ("rejected", bad.version) in told
+    assert ("moved", better.version) in told
+    numbers = [d.seq for d in world.project.rollouts.decisions(world.project.settings.name)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    with capsys.disabled():
+        print(f" {world.requests} requests, {world.failed} failed, bad one out after {hours} h;")
+        print(f" locust: {load.requests} requests, {load.failed} failed ")
+    assert (world.failed, load.failed) == (0, 0), load.told.read_text()
+    assert load.requests > 500
 
+
+def roll_back(world: World, bad: ModelVersion, good: ModelVersion) -> int:
+    """Let a canary fail while the controller is killed; return how many hours it took."""
     world.start(bad)
     world.wait(lambda state: state.phase == "progressing")
     world.live(lambda state: state.weight == 5000, hours=30)
@@ -180,18 +255,14 @@ def test_a_wrong_model_is_rolled_back_and_a_right_one_promoted(
     assert outcome.outcome == "rolled_back"
     assert "harm in wrong" in outcome.reason
     world.wait(lambda state: not state.releases)
-    assert registry.aliases(MODEL)["champion"] == good.version
+    assert world.project.registry.aliases(MODEL)["champion"] == good.version
+    assert world.project.platform.processes.statuses()["controller"].pid != killed
+    return hours
 
+
+def promote(world: World, better: ModelVersion) -> None:
+    """Let a canary take over."""
     world.start(better)
     world.live(lambda state: state.phase == "stable" and state.history[0].outcome == "promoted")
     world.wait(lambda state: not state.releases)
-    assert registry.aliases(MODEL)["champion"] == better.version
-    told = [(e.action, e.version) for e in world.project.ledger.entries() if e.who == "rollout"]
-    assert ("rejected", bad.version) in told
-    assert ("moved", better.version) in told
-    assert world.project.platform.processes.statuses()["controller"].pid != killed
-    numbers = [d.seq for d in world.project.rollouts.decisions(world.project.settings.name)]
-    assert numbers == list(range(1, len(numbers) + 1))
-    with capsys.disabled():
-        print(f" {world.requests} requests, {world.failed} failed, bad one out after {hours} h ")
-    assert world.failed == 0
+    assert world.project.registry.aliases(MODEL)["champion"] == better.version
