@@ -22,13 +22,6 @@ from tidemill.wiring import Project
 pytestmark = pytest.mark.slow
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    limit = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < limit, what
-        time.sleep(0.05)
-
-
 def living(*pids: int) -> list[int]:
     found = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     return [p.pid for p in found if p.status() != psutil.STATUS_ZOMBIE]
@@ -54,6 +47,12 @@ class Desk:
     def log(self) -> str:
         return (self.project.root / "follow.log").read_text()
 
+    def wait(self, condition: Callable[[], object], otherwise: str) -> None:
+        limit = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < limit, f"{otherwise}: {self.request}\n{self.log}"
+            time.sleep(0.05)
+
     @contextmanager
     def following(self) -> Iterator[subprocess.Popen[bytes]]:
         """Keep a follower running; it is killed at the end, if it lives."""
@@ -69,8 +68,8 @@ class Desk:
     def runner(self) -> int:
         """Return the process that runs the pipeline, once its second step works."""
         pids = self.project.root / "pids"
-        wait_until(lambda: pids.exists() and pids.read_text().count(" ") == 1, "no step works")
-        wait_until(lambda: self.request.run_id, "the run is not on record")
+        self.wait(lambda: pids.exists() and pids.read_text().count(" ") == 1, "no step works")
+        self.wait(lambda: self.request.run_id, "the run is not on record")
         events = (self.project.paths.runs / self.request.run_id / "events.jsonl").read_text()
         spawned = [one for one in map(json.loads, events.splitlines()) if one["event"] == "spawned"]
         return int(spawned[-1]["pid"])
@@ -94,11 +93,11 @@ def test_a_killed_follower_loses_nothing_and_begins_nothing_twice(desk: Desk) ->
     assert (killed.state, killed.attempts) == ("running", 1)
     order.unlink()
     with desk.following(), desk.following():
-        wait_until(lambda: "is still running" in desk.log, "nobody looked at the run")
+        desk.wait(lambda: "is still running" in desk.log, "nobody looked at the run")
         assert len(desk.runs) == 1
         with suppress(ProcessLookupError):
             os.kill(runner, signal.SIGCONT)
-        wait_until(lambda: desk.request.state not in ("pending", "running"), "the run has no end")
+        desk.wait(lambda: desk.request.state not in ("pending", "running"), "the run has no end")
     done = desk.request
     assert (done.state, done.run_id, done.attempts) == ("succeeded", killed.run_id, 2), done.outcome
     assert [path.name for path in desk.runs] == [killed.run_id], "no second run was begun"
