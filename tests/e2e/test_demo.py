@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests import isolation
 
-pytestmark = [pytest.mark.demo, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 DEMO = """
 import json, sys
