@@ -43,6 +43,9 @@ def canary_plot(canary: Canary) -> str:
     axes.axhline(canary.harm_at, color=RED, ls="--", lw=1, label="rolls back above")
     axes.axhline(canary.pass_at, color=TEAL, ls="--", lw=1, label="passes above")
     axes.set_ylabel("log e-value", fontsize=8)
+    reach = 2 * max(canary.harm_at, canary.pass_at)  # how far beyond a threshold tells nothing
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -reach), min(high, reach))
     weights = axes.twinx()
     weights.step(at, [w / 100 for w in canary.weight], where="post", color=GREY, lw=1)
     weights.set_ylim(0, 105)
