@@ -17,9 +17,14 @@ ENVIRONMENT = {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
 
 @dataclass
 class Screen:
-    """What was written to a terminal; complete once its context has ended."""
+    """What was written to a terminal so far; complete once its context has ended."""
 
-    written: str = ""
+    content: bytes = b""
+
+    @property
+    def written(self) -> str:
+        """The text with all its escapes."""
+        return self.content.decode(errors="replace")
 
     @property
     def lines(self) -> list[str]:
@@ -45,8 +50,6 @@ def terminal() -> Iterator[tuple[TextIO, Screen]]:
 
 def _read(descriptor: int, screen: Screen) -> None:
     """Read until nobody has the terminal open any more."""
-    written = b""
     with suppress(OSError):
         while part := os.read(descriptor, 4096):
-            written += part
-    screen.written = written.decode()
+            screen.content += part
