@@ -22,8 +22,8 @@ import httpx
 import polars as pl
 
 from tidemill.adapters.feast_wire import entity_key
-from tidemill.adapters.online import Filled
 from tidemill.adapters.online_sqlite import SqliteOnlineStore
+from tidemill.adapters.online_store import Filled
 from tidemill.adapters.signing import Signer
 from tidemill.bundle import revision, verify
 from tidemill.testing.models import MANIFEST, write_bundle

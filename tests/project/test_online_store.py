@@ -17,8 +17,9 @@ import polars as pl
 import pytest
 
 from tidemill.adapters.feast import FeastRepository
-from tidemill.adapters.online import OnlineStore, open_online
+from tidemill.adapters.online import open_online
 from tidemill.adapters.online_redis import connect
+from tidemill.adapters.online_store import OnlineStore
 from tidemill.bundle import FeatureView
 from tidemill.errors import Conflict, IntegrityError, Refused, Unavailable
 from tidemill.ports.features import Value

@@ -27,7 +27,8 @@ from tidemill.adapters.asof import latest
 from tidemill.adapters.feast_config import private_config, repo_config
 from tidemill.adapters.feast_definitions import Definitions
 from tidemill.adapters.feast_table import check_table
-from tidemill.adapters.online import Filled, open_online
+from tidemill.adapters.online import open_online
+from tidemill.adapters.online_store import Filled
 from tidemill.bundle import FeatureService, FeatureView
 from tidemill.errors import Conflict, DataError, IntegrityError, Refused, TidemillError
 from tidemill.ports.features import Materialised, Value

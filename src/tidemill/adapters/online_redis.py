@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tidemill.adapters.feast_wire import decode_instant
-from tidemill.adapters.online import Filled, OnlineStore, Row
+from tidemill.adapters.online_store import Filled, OnlineStore, Row
 from tidemill.bundle import FeatureView
 from tidemill.errors import MissingExtra, Unavailable
 from tidemill.settings.features import RedisOnline

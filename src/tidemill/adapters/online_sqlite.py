@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tidemill.adapters.online import NEVER_FILLED, Filled, OnlineStore, Row
+from tidemill.adapters.online_store import NEVER_FILLED, Filled, OnlineStore, Row
 from tidemill.bundle import FeatureView
 from tidemill.errors import Unavailable
 
