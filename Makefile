@@ -35,7 +35,7 @@ demo: setup ## Play the whole loop on real flights of 2013
 	@$(BIN)/tidemill demo --into .tidemill/demo
 
 test: setup ## Pass the tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff format --check .
