@@ -50,12 +50,17 @@ def _account(story: Story, into: Path) -> RenderableType:
     from rich.console import Group
 
     stages = [
-        (s.name, f"{s.wall_seconds:.1f} s", f"{s.wall_seconds - s.work_seconds:.1f} s")
+        (
+            s.name,
+            f"{s.wall_seconds:.1f} s",
+            f"{s.wall_seconds - s.work_seconds:.1f} s",
+            f"{s.cpu_seconds:.1f} s" if s.cpu_seconds else "",
+        )
         for s in story.stages
     ]
     return Group(
         "",
-        table(("stage", "wall", "of it orchestration and waiting"), stages),
+        table(("stage", "wall", "of it orchestration and waiting", "CPU"), stages),
         "",
         table(("figure", ""), list(story.figures.items())),
         "",

@@ -80,8 +80,8 @@ def _events(story: Story) -> str:
 def _stages(story: Story) -> str:
     rows = (
         f"<tr><td>{escape(s.name)}</td><td class='n'>{s.wall_seconds:.1f} s</td>"
-        f"<td class='n'>{s.work_seconds:.1f} s</td></tr>"
+        f"<td class='n'>{s.work_seconds:.1f} s</td><td class='n'>{s.cpu_seconds:.1f} s</td></tr>"
         for s in story.stages
     )
-    head = "<tr><th>stage</th><th>wall</th><th>of it work</th></tr>"
+    head = "<tr><th>stage</th><th>wall</th><th>of it work</th><th>CPU</th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"

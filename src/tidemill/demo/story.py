@@ -39,6 +39,8 @@ class Stage:
     """Part of the wall time in which a step, a request or a tick did its work."""
     beside: bool = False
     """Whether other stages went on meanwhile."""
+    cpu_seconds: float = 0.0
+    """CPU time of its steps; of the replay, that of everything that took part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +111,8 @@ class Story:
 
     def add_run(self, name: str, run: RunResult, *, beside: bool = False) -> None:
         """Record a pipeline run as a stage: its work is what happened inside its steps."""
-        self.stages.append(Stage(name, run.wall_seconds, run.work_seconds, beside))
-
-    def add_replay(self, days: float, wall_seconds: float, waited: float) -> None:
-        """Record the replay without its runs; waiting for the platform is not its work."""
-        stage = Stage(f"replay of {days:.0f} days", wall_seconds, wall_seconds - waited)
-        self.stages.append(stage)
+        cpu = sum(step.cpu_seconds for step in run.steps)
+        self.stages.append(Stage(name, run.wall_seconds, run.work_seconds, beside, cpu))
 
     @property
     def orchestration(self) -> float:

@@ -49,8 +49,6 @@ class Witness:
         self.promoted: list[str] = []
         """Versions that a canary brought to all traffic."""
         self.rolled_back: list[str] = []
-        self.run_seconds = 0.0
-        """Wall time of the governor's runs."""
 
     def look(self) -> None:
         """Note what is new since the last look."""
@@ -148,7 +146,6 @@ class Witness:
         at = datetime.fromisoformat(request.finished_at)
         self._story.note(at, f"retraining run {request.state}", request.outcome)
         self._story.add_run(f"retraining ({request.trigger})", run)
-        self.run_seconds += run.wall_seconds
 
     def _windows(self) -> None:
         for verdict in self._project.windows.last(self._model, 14):
