@@ -29,7 +29,8 @@ except SystemExit as stop:
     code = stop.code
 me = psutil.Process()
 mine = {me.pid, *(parent.pid for parent in me.parents())}
-left = [p.cmdline() for p in psutil.process_iter() if p.pid not in mine]
+others = [p for p in psutil.process_iter() if p.pid not in mine]
+left = [p.cmdline() for p in others if p.status() != psutil.STATUS_ZOMBIE]
 json.dump([line for line in left if folder in " ".join(line)], open(folder + ".left", "w"))
 sys.exit(code)
 """

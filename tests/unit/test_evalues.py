@@ -91,8 +91,12 @@ GUARDED = replace(METRIC, max_rate=0.05)
 @pytest.mark.parametrize("ratio", [1.0, 1.2])
 def test_false_rollback_stays_below_alpha_through_ramps_and_incidents(ratio):
     rng = np.random.default_rng(20261122)
-    canary, canaries = traffic(rng, 1000, RAMP, INCIDENT, ratio)
+    canary, canaries = traffic(rng, 20_000, RAMP, INCIDENT, ratio)
     assert at_most(METRIC.alpha, canaries.rolled_back(METRIC, TOLERANCE, canary))
+    bold, tolerance = replace(METRIC, alpha=0.5), replace(TOLERANCE, min_bad_events=1)
+    decided = canaries.rolled_back(bold, tolerance, canary)
+    assert decided.any(), "the level is large enough for the rate to be seen"
+    assert at_most(bold.alpha, decided)
 
 
 def test_false_rollback_under_a_round_robin_split():
