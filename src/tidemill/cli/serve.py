@@ -1,21 +1,27 @@
-"""`tidemill serve`: serve one model bundle."""
+"""`tidemill serve`: serve one model bundle; make the keys of its callers."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tidemill.cli.app import open_project
+from tidemill.cli.output import emit
+from tidemill.errors import UsageError
 
 app = typer.Typer()
+key = typer.Typer(no_args_is_help=True, help="Make API keys.")
+app.add_typer(key, name="key")
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def serve(
-    bundle: Annotated[Path, typer.Option(help="Folder of the model bundle.")],
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")],
+    context: typer.Context,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the model bundle.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     host: Annotated[str, typer.Option(help="Address; default: serving.host.")] = "",
     version: Annotated[str, typer.Option(help="Version that responses and metrics carry.")] = "0",
     name: Annotated[str, typer.Option(help="Model name; default: the bundle's.")] = "",
@@ -24,14 +30,55 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model bundle over the Open Inference Protocol until a signal ends it."""
+    if context.invoked_subcommand is not None:
+        return
+    if bundle is None or port is None:
+        raise UsageError("a server needs a bundle and a port", hint="give --bundle and --port")
     from tidemill import server
 
     server.forbid_imports()
     server.log_as_json()
     project = open_project()
     settings = project.settings.serving
+    host = host or settings.host
+    server.refuse_exposure(host, settings)
+    certificates = project.certificates
     verified = settings.verify if verify is None else verify
     served, predictions = project.server(bundle, version=version, name=name, verify=verified)
-    listening = server.listen(host or settings.host, port)
-    typer.echo("http://{}:{}".format(*listening.getsockname()[:2]))
-    server.serve(served, predictions, listening, settings)
+    listening = server.listen(host, port)
+    scheme = "https" if certificates else "http"
+    typer.echo("{}://{}:{}".format(scheme, *listening.getsockname()[:2]))
+    server.serve(served, predictions, listening, settings, certificates)
+
+
+@key.callback()
+def _key() -> None:
+    """Make API keys."""
+
+
+@key.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The key's id in events and messages.")],
+    permission: Annotated[
+        list[str] | None, typer.Option(help="infer (default) or admin; repeatable.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests a second; default: any.")] = None,
+    burst: Annotated[float | None, typer.Option(help="At once; default: the rate.")] = None,
+    days: Annotated[float | None, typer.Option(help="Days until it expires.")] = None,
+) -> None:
+    """Print a new token, once, and the entry to add to serving.auth.key_file.
+
+    The token goes to its owner; the file holds its hash. Nothing is written.
+    """
+    from tidemill.server.keys import make_entry
+
+    expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    token, entry = make_entry(
+        name, permissions=permission or ["infer"], rate=rate, burst=burst, expires=expires
+    )
+    import yaml
+
+    emit(
+        {"token": token, "entry": entry},
+        f"token (shown once): {token}\n\n{yaml.safe_dump([entry], sort_keys=False)}",
+    )

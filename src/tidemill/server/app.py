@@ -10,16 +10,18 @@ import structlog
 
 from tidemill import __version__
 from tidemill.errors import TidemillError
+from tidemill.server import body as bodies
+from tidemill.server.body import Gone, Receive
+from tidemill.server.guard import Guard
 from tidemill.server.inference import Inference
 from tidemill.server.metrics import Metrics
-from tidemill.server.protocol import Rejected, encode
+from tidemill.server.protocol import NONE, Rejected, encode
 
 __all__ = ["App"]
 
 log = structlog.get_logger(__name__)
 
 Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
@@ -27,19 +29,17 @@ TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 CLOSE = (b"connection", b"close")
 TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C `traceparent`: https://www.w3.org/TR/trace-context/."""
-DISCARDED = 8
-"""A body of up to this many times the limit is read to its end before it is refused: a client that
-still sends would see a broken connection instead of the reason."""
-
-
-class _Gone(Exception):
-    """The client closed the connection before its request was complete."""
+CLOSING = frozenset({408, 413, 431})
+"""The rest of such a request is not read."""
 
 
 class App:
     """The server's HTTP interface; `ready` and `draining` are set by the process around it."""
 
-    def __init__(self, inference: Inference, metrics: Metrics, *, max_body_bytes: int) -> None:
+    def __init__(
+        self, inference: Inference, metrics: Metrics, guard: Guard, *, max_body_bytes: int
+    ) -> None:
+        self.guard = guard
         self._inference = inference
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
@@ -61,14 +61,15 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI's entry point."""
         path = scope["path"]
+        extra = NONE
+        close = False
         try:
-            if path in self._infer and scope["method"] == "POST":
-                status, body = 200, await self._answer(scope, receive)
-            else:
-                status, body = self._document(path, scope["method"])
+            status, body = await self._respond(scope, path, receive)
         except Rejected as refusal:
-            status, body = refusal.status, refusal.body()
-        except _Gone:
+            self.count(refusal)
+            status, body, extra = refusal.status, refusal.body(), refusal.headers
+            close = status in CLOSING
+        except Gone:
             return
         except TidemillError as error:
             log.error("request failed", reason=str(error))
@@ -79,41 +80,42 @@ class App:
         headers = [
             TEXT if path == "/metrics" and status == 200 else JSON,
             (b"content-length", b"%d" % len(body)),
+            *extra.items(),
         ]
-        if self.draining or status == 413:
+        if self.draining or close:
             headers.append(CLOSE)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+    def count(self, refusal: Rejected) -> None:
+        """Count a refusal whose reason is not in the request's content."""
+        if refusal.code in self._metrics.refused:
+            self._metrics.refused[refusal.code] += 1
+
+    async def _respond(self, scope: Scope, path: str, receive: Receive) -> tuple[int, bytes]:
         headers = dict(scope["headers"])
+        infers = path in self._infer and scope["method"] == "POST"
+        try:
+            self.guard.admit(scope, headers, infers=infers)
+        except Rejected as refusal:
+            if not await bodies.linger(receive, self._max_body_bytes):
+                refusal.headers = {**refusal.headers, b"connection": b"close"}
+            raise
+        if infers:
+            return 200, await self._answer(headers, receive)
+        return self._document(path, scope["method"])
+
+    async def _answer(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         if b"inference-header-content-length" in headers:
             raise Rejected(
                 "unsupported", "the binary tensor extension is not supported; send JSON data"
             )
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Rejected("unsupported_encoding", "compressed bodies are not supported", 415)
-        body = await self._body(receive)
+        body = await bodies.read(receive, self._max_body_bytes, self.guard.limits.body_seconds)
         found = TRACE.fullmatch(headers.get(b"traceparent", b""))
-        return await self._inference.answer(body, found[1].decode() if found else None)
-
-    async def _body(self, receive: Receive) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
-        more = True
-        while more and size <= DISCARDED * self._max_body_bytes:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Gone
-            size += len(message["body"])
-            more = message.get("more_body", False)
-            if size <= self._max_body_bytes:
-                chunks.append(message["body"])
-        if size > self._max_body_bytes:
-            raise Rejected(
-                "body_too_large", f"the body is larger than {self._max_body_bytes} bytes", 413
-            )
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        async with self.guard.slots:
+            return await self._inference.answer(body, found[1].decode() if found else None)
 
     def _document(self, path: str, method: str) -> tuple[int, bytes]:
         answer = self._documents.get(path)

@@ -9,7 +9,9 @@ from tidemill.ports.clock import Clock
 from tidemill.ports.features import OnlineReader
 from tidemill.ports.objects import ObjectStore
 from tidemill.server.app import App
+from tidemill.server.auth import Keyring
 from tidemill.server.encoding import Encoder
+from tidemill.server.guard import Guard
 from tidemill.server.inference import Inference
 from tidemill.server.lookup import Lookup
 from tidemill.server.metrics import Metrics
@@ -30,8 +32,12 @@ def build(
     reader: OnlineReader,
     objects: ObjectStore,
     clock: Clock,
+    keys: Keyring | None = None,
 ) -> tuple[App, PredictionLog]:
-    """Return the application that serves `model`, and the log that it writes."""
+    """Return the application that serves `model`, and the log that it writes.
+
+    Without `keys` everyone may ask it.
+    """
     manifest = model.manifest
     labels = (model.name, model.version, model.revision)
     predictions = PredictionLog(
@@ -49,7 +55,9 @@ def build(
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
     lookup = Lookup(manifest, reader, settings.lookup_deadline_ms)
     inference = Inference(model, validator, lookup, predictions, metrics, clock)
-    return App(inference, metrics, max_body_bytes=settings.max_body_bytes), predictions
+    guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
+    app = App(inference, metrics, guard, max_body_bytes=settings.max_body_bytes)
+    return app, predictions
 
 
 def verify_features(model: Model, reader: OnlineReader) -> None:

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 )
 
 from tidemill.domain.scores import BOUNDS
+from tidemill.server.guard import CODES
 
 __all__ = ["Metrics"]
 
@@ -48,6 +49,7 @@ class Metrics:
         self._logged = logged
         self._started = time()
         self.outcomes = Counter({"ok": 0, "error": 0, "rejected": 0})
+        self.refused = Counter(dict.fromkeys(CODES, 0))
         self.slow = 0
         self.invalid = 0
         self.rows = 0
@@ -83,6 +85,9 @@ class Metrics:
         """Yield the families; prometheus-client calls this."""
         stored, lost = self._logged()
         yield self._counter("requests", "Requests by outcome.", self.outcomes, "outcome")
+        yield self._counter(
+            "refused", "Requests refused before they were read.", self.refused, "code"
+        )
         yield self._histogram(
             "request_seconds",
             "Time of a request in the server.",

@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from types import ModuleType
@@ -25,8 +25,10 @@ import uvicorn
 import uvloop
 
 from tidemill.server.app import App
+from tidemill.server.connection import Connection
 from tidemill.server.listener import BACKLOG, turn_away
 from tidemill.server.predictions import PredictionLog
+from tidemill.server.tls import Certificates
 from tidemill.settings.serving import ServingSettings
 
 __all__ = ["forbid_imports", "log_as_json", "serve"]
@@ -88,17 +90,30 @@ class _Server(uvicorn.Server):
     """uvicorn with the drain of this module."""
 
     def __init__(
-        self, config: uvicorn.Config, app: App, bound: socket.socket, notice_seconds: float
+        self,
+        config: uvicorn.Config,
+        app: App,
+        bound: socket.socket,
+        notice_seconds: float,
+        reloads: Sequence[Callable[[], None]],
     ) -> None:
         super().__init__(config)
         self._app = app
         self._bound = bound
         self._notice_seconds = notice_seconds
+        self._reloads = reloads
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and be ready."""
         await super().startup(sockets)
         self._app.ready = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Once a second, look for files that changed; uvicorn calls this ten times a second."""
+        if counter % 10 == 0:
+            for reload in self._reloads:
+                reload()
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -124,12 +139,17 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    app: App, predictions: PredictionLog, bound: socket.socket, settings: ServingSettings
+    app: App,
+    predictions: PredictionLog,
+    bound: socket.socket,
+    settings: ServingSettings,
+    certificates: Certificates | None = None,
 ) -> None:
     """Serve until a signal ends it; returns when everything accepted was answered and logged."""
+    reloads = [part.reload for part in (app.guard.keys, certificates) if part is not None]
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -140,12 +160,15 @@ def serve(
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=settings.drain_seconds,
     )
+    if certificates is not None:
+        config.load()
+        config.ssl = certificates.context
     predictions.start()
     # A full collection over all that is loaded would stall answers for tens of milliseconds.
     gc.collect()
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Server(config, app, bound, settings.notice_seconds).serve([bound]))
+        runner.run(_Server(config, app, bound, settings.notice_seconds, reloads).serve([bound]))
     if lost := predictions.close(settings.drain_seconds):
         log.error("rows of the prediction log were lost at the end", rows=lost)
     log.info("stopped")

@@ -7,6 +7,8 @@ refused with a reason. JSON has no NaN: a missing value is `null`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
@@ -30,6 +32,7 @@ __all__ = [
     "encode",
 ]
 
+NONE: Mapping[bytes, bytes] = MappingProxyType({})
 DATATYPES = "BYTES, FP32, INT64"
 FP32_MAX = 3.4028234663852886e38
 
@@ -40,10 +43,13 @@ Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 class Rejected(DataError):
     """A request that is refused: HTTP status, stable code, what was expected and found."""
 
-    def __init__(self, code: str, message: str, status: int = 400) -> None:
+    def __init__(
+        self, code: str, message: str, status: int = 400, headers: Mapping[bytes, bytes] = NONE
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.status = status
+        self.headers = headers
 
     def body(self) -> bytes:
         """Return the protocol's error document."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tidemill.settings.base import Group
+from tidemill.settings.base import Group, Secret
 
-__all__ = ["GatewaySettings", "PredictionLogSettings", "ServingSettings"]
+__all__ = [
+    "AuthSettings",
+    "GatewaySettings",
+    "LimitSettings",
+    "PredictionLogSettings",
+    "ServingSettings",
+    "TlsSettings",
+]
 
 
 class PredictionLogSettings(Group):
@@ -22,6 +29,59 @@ class PredictionLogSettings(Group):
     """A Parquet file is written after this many rows …"""
     flush_seconds: float = Field(default=5.0, gt=0)
     """… or this many seconds, whichever is first. A crash loses at most one interval."""
+
+
+class AuthSettings(Group):
+    """Who may call the server."""
+
+    key_file: str = ""
+    """YAML file of API keys (`tidemill serve key new` prints its entries), relative to the project;
+    read again when it changes. Empty: no authentication."""
+    allow_anonymous: bool = False
+    """Without keys and without client certificates the server refuses to listen beyond loopback,
+    unless this says that everyone who reaches the port may call it."""
+    controller_key: Secret = ""
+    """Reference to a key with `infer` (and `admin` unless `open_metrics`): the rollout's controller
+    rehearses a canary with it before the canary gets a client's request."""
+    open_metrics: bool = True
+    """`/metrics` needs no key: Prometheus and the rollout's controller scrape it, and it holds
+    counts, no data. False: it needs a key with the permission `admin`."""
+
+
+class LimitSettings(Group):
+    """What a client can take of the server."""
+
+    max_in_flight: int = Field(default=64, ge=1)
+    """Requests that are answered at once; more wait. A few per thread that reads the online store:
+    with many more their lookups would wait there, and miss `lookup_deadline_ms`."""
+    max_waiting: int = Field(default=1024, ge=0)
+    """Requests that wait or are still arriving; more are refused with 503. At some 2,000 requests/s
+    a full queue is half a second."""
+    max_head_bytes: int = Field(default=32_768, ge=1024)
+    """A larger request line with headers is refused with 431."""
+    head_seconds: float = Field(default=10.0, gt=0)
+    """A request line with headers that takes longer to arrive is refused with 408."""
+    body_seconds: float = Field(default=30.0, gt=0)
+    """A body that takes longer to arrive is refused with 408: 8 MiB at 2.2 Mbit/s."""
+
+
+class TlsSettings(Group):
+    """TLS 1.2 or newer, by the server itself; files are PEM, relative to the project."""
+
+    cert: str = ""
+    """Certificate chain, read again when it changes. Empty: plain HTTP."""
+    key: str = ""
+    """Its private key, without a passphrase."""
+    client_ca: str = ""
+    """Certificates that sign clients: only clients with such a certificate can connect (mTLS)."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if bool(self.cert) != bool(self.key):
+            raise ValueError("cert and key belong together: give both or neither")
+        if self.client_ca and not self.cert:
+            raise ValueError("client_ca without cert and key: clients are checked over TLS only")
+        return self
 
 
 class ServingSettings(Group):
@@ -53,6 +113,12 @@ class ServingSettings(Group):
     """A slower request is a 'slow' event for the rollout's analysis: the SLO."""
     verify: bool = True
     """Verify signature and digest of a bundle before loading; off is for development only."""
+    auth: AuthSettings = AuthSettings()
+    """Authentication."""
+    limits: LimitSettings = LimitSettings()
+    """Limits per process."""
+    tls: TlsSettings = TlsSettings()
+    """Transport security."""
     log: PredictionLogSettings = PredictionLogSettings()
     """The prediction log."""
 

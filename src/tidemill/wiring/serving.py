@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tidemill.settings.secrets import reveal
 from tidemill.wiring.models import ModelParts
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tidemill.controller.orders import Orders
     from tidemill.domain.rollout.model import Plan, Revision
     from tidemill.ports.processes import ProcessSpec
-    from tidemill.server import App, PredictionLog
+    from tidemill.server import App, Certificates, Keyring, PredictionLog
 
 __all__ = ["ServingParts"]
 
@@ -43,7 +44,25 @@ class ServingParts(ModelParts):
             reader=self.online,
             objects=self.objects,
             clock=self.clock,
+            keys=self._keyring(),
         )
+
+    def _keyring(self) -> Keyring | None:
+        from tidemill.server import Keyring
+
+        path = self.settings.serving.auth.key_file
+        return Keyring(self.paths.resolve(path)) if path else None
+
+    @cached_property
+    def certificates(self) -> Certificates | None:
+        """The server's certificate; None without TLS."""
+        from tidemill.server import Certificates
+
+        tls = self.settings.serving.tls
+        if not tls.cert:
+            return None
+        ca = self.paths.resolve(tls.client_ca) if tls.client_ca else None
+        return Certificates(self.paths.resolve(tls.cert), self.paths.resolve(tls.key), ca)
 
     @cached_property
     def rollouts(self) -> StoredRollouts:
@@ -79,6 +98,9 @@ class ServingParts(ModelParts):
         from tidemill.steps.release import RegistryReleases
 
         client = httpx.Client(timeout=2.0, trust_env=False)
+        key = reveal(self.settings.serving.auth.controller_key)
+        keyed = {"authorization": f"Bearer {key}"} if key else {}
+        asking = httpx.Client(timeout=2.0, trust_env=False, headers=keyed)
         admin = f"http://127.0.0.1:{self.settings.gateway.admin_port}"
         serving = self.settings.serving
         hands = Hands(
@@ -90,7 +112,7 @@ class ServingParts(ModelParts):
                 grace_seconds=serving.notice_seconds + 2 * serving.drain_seconds + 1,
             ),
             EnvoyRouter(self.paths.state / "gateway", admin, client),
-            ServerEvidence(Outcomes(self.objects), client),
+            ServerEvidence(Outcomes(self.objects), asking),
             RegistryReleases(self.registry, self.ledger, self.clock),
         )
         return Controller(

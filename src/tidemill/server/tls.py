@@ -1,0 +1,63 @@
+"""TLS: the server's certificate, read again when it changes, and the clients that it trusts."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import structlog
+
+from tidemill.errors import ConfigError
+from tidemill.server.files import Watch
+
+__all__ = ["Certificates"]
+
+log = structlog.get_logger(__name__)
+
+
+class Certificates:
+    """A context that new connections are made with; raises ConfigError when a file is wrong."""
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
+        self._cert = cert
+        self._key = key
+        self._watch = Watch([cert, key])
+        self.context = self._load()
+        if client_ca is not None:
+            try:
+                self.context.load_verify_locations(client_ca)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigError(
+                    f"serving.tls.client_ca: {client_ca} cannot be used: {error}"
+                ) from error
+            self.context.verify_mode = ssl.CERT_REQUIRED
+
+    def reload(self) -> None:
+        """Use a changed certificate for new connections; one that is not in order is not used."""
+        if not self._watch.changed():
+            return
+        try:
+            self._load()
+            self.context.load_cert_chain(self._cert, self._key)
+        except (ConfigError, OSError, ssl.SSLError) as error:
+            # Between the replacement of the two files they do not match; the next one is read too.
+            log.error("the certificate was not reloaded, the former one stays", reason=str(error))
+        else:
+            log.info("certificate reloaded")
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self._cert, self._key, password=_no_passphrase)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"serving.tls: {self._cert} and {self._key} cannot be used: {error}",
+                hint="both are PEM files, and the key is the certificate's, without a passphrase",
+            ) from error
+        return context
+
+
+def _no_passphrase() -> str:
+    """Keep OpenSSL from asking for a passphrase on the terminal."""
+    return ""
