@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tidemill.server import App, PredictionLog, build, load_model
+from tidemill.server import App, Keyring, PredictionLog, build, load_model
 from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST, MEANS, SLOPES, VALUES
 from tidemill.testing.objects import MemoryObjects
@@ -58,10 +58,19 @@ class Served:
     online: MemoryOnline
     objects: MemoryObjects
 
-    def ask(self, path: str, content: bytes = b"", method: str = "POST", **headers: str) -> Answer:
-        return asyncio.run(self._ask(path, content, method, headers))
+    def ask(
+        self,
+        path: str,
+        content: bytes = b"",
+        method: str = "POST",
+        pending: int = 0,
+        **headers: str,
+    ) -> Answer:
+        return asyncio.run(self._ask(path, content, method, pending, headers))
 
-    async def _ask(self, path: str, content: bytes, method: str, headers: dict[str, str]) -> Answer:
+    async def _ask(
+        self, path: str, content: bytes, method: str, pending: int, headers: dict[str, str]
+    ) -> Answer:
         sent: list[dict[str, Any]] = []
         chunks = [content[:7], content[7:]]  # bodies arrive in pieces
 
@@ -74,6 +83,7 @@ class Served:
 
         raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
         scope = {"type": "http", "path": path, "method": method, "headers": raw}
+        scope["state"] = {"pending": pending}
         await self.app(scope, receive, send)
         start, body = sent
         assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
@@ -116,7 +126,7 @@ def expected(row: dict[str, Any], bias: float = -1.0) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def start(bundle: Path, **options: Any) -> Served:
+def start(bundle: Path, keys: Keyring | None = None, **options: Any) -> Served:
     online = MemoryOnline(
         MANIFEST.features.digest,
         AS_OF,
@@ -129,7 +139,12 @@ def start(bundle: Path, **options: Any) -> Served:
     objects = MemoryObjects()
     model = load_model(bundle, version="7", threads=1)
     app, log = build(
-        model, ServingSettings(**options), reader=online, objects=objects, clock=Noon()
+        model,
+        ServingSettings(**options),
+        reader=online,
+        objects=objects,
+        clock=Noon(),
+        keys=keys,
     )
     app.ready = True
     return Served(app, log, online, objects)

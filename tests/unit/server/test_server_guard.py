@@ -1,0 +1,94 @@
+"""What is refused for its size, its slowness, or the server's load."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from tests.server_app import FULL, INFER, request, start
+
+from tidemill.settings.serving import TlsSettings
+
+BODY = json.dumps(request(FULL)).encode()
+
+
+def test_a_full_queue_refuses_and_says_when_to_return(bundle: Path) -> None:
+    served = start(bundle, limits={"max_in_flight": 2, "max_waiting": 3})
+    assert served.ask(INFER, BODY, pending=4).status == 200
+    answer = served.ask(INFER, BODY, pending=5)
+    assert (answer.status, answer.body["code"]) == (503, "overloaded")
+    assert answer.headers[b"retry-after"] == b"1"
+    assert b"connection" not in answer.headers  # its body came: the connection can stay
+    assert served.metric("tidemill_refused_total", code="overloaded") == 1
+    for path in ("/v2/health/ready", "/metrics", "/v2"):
+        assert served.ask(path, method="GET", pending=1000).status == 200
+
+
+def test_no_more_are_answered_at_once_than_may_be_and_none_is_lost(bundle: Path) -> None:
+    served = start(bundle, limits={"max_in_flight": 3})
+    app: Any = served.app
+    now: list[int] = []
+    most: list[int] = []
+
+    class Slow:
+        async def answer(self, body: bytes, trace: str | None) -> bytes:
+            now.append(1)
+            most.append(len(now))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            now.pop()
+            return body
+
+    app._inference = Slow()
+
+    async def burst() -> list[Any]:
+        return await asyncio.gather(*(served._ask(INFER, b"%d" % n, "POST", 0, {}) for n in many))
+
+    many = range(40)
+    answers = asyncio.run(burst())
+    assert [int(answer.content) for answer in answers] == list(many)
+    assert max(most) == 3
+
+
+def test_a_large_head_is_refused(bundle: Path) -> None:
+    served = start(bundle, limits={"max_head_bytes": 1024})
+    assert served.ask("/v2", method="GET", x="a" * 1023).status == 200
+    answer = served.ask("/v2", method="GET", x="a" * 1024)
+    assert (answer.status, answer.body["code"]) == (431, "head_too_large")
+    assert answer.headers[b"connection"] == b"close"
+
+
+def test_a_slow_body_is_refused_and_one_that_ended_is_not_counted(bundle: Path) -> None:
+    served = start(bundle, limits={"body_seconds": 0.05})
+    sent: list[Any] = []
+    gone = False
+
+    async def receive() -> dict[str, Any]:
+        if gone:
+            return {"type": "http.disconnect"}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": INFER, "method": "POST", "headers": []}
+    asyncio.run(served.app(scope, receive, send))
+    start_, body = sent
+    assert start_["status"] == 408
+    assert (b"connection", b"close") in start_["headers"]
+    assert json.loads(body["body"])["code"] == "request_timeout"
+    gone = True
+    asyncio.run(served.app(scope, receive, send))
+    assert len(sent) == 2
+    assert served.metric("tidemill_refused_total", code="request_timeout") == 1
+
+
+@pytest.mark.parametrize("given", [{"cert": "c"}, {"key": "k"}, {"client_ca": "ca"}])
+def test_half_a_tls_is_none(given: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="cert and key"):
+        TlsSettings(**given)
