@@ -29,7 +29,7 @@ TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 CLOSE = (b"connection", b"close")
 TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C `traceparent`: https://www.w3.org/TR/trace-context/."""
-CLOSING = frozenset({408, 413, 431})
+CLOSING = frozenset({413, 431})
 """The rest of such a request is not read."""
 
 
@@ -112,7 +112,7 @@ class App:
             )
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Rejected("unsupported_encoding", "compressed bodies are not supported", 415)
-        body = await bodies.read(receive, self._max_body_bytes, self.guard.limits.body_seconds)
+        body = await bodies.read(receive, self._max_body_bytes)
         found = TRACE.fullmatch(headers.get(b"traceparent", b""))
         async with self.guard.slots:
             return await self._inference.answer(body, found[1].decode() if found else None)

@@ -1,4 +1,4 @@
-"""The body of a request: read within a size and a time, or left alone."""
+"""The body of a request: read within a size, or let go by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from tidemill.server.guard import too_slow
 from tidemill.server.protocol import Rejected
 
 __all__ = ["Gone", "Receive", "linger", "read"]
@@ -24,21 +23,20 @@ class Gone(Exception):
     """The client closed the connection before its request was complete."""
 
 
-async def read(receive: Receive, limit: int, seconds: float) -> bytes:
-    """Return the body; raises Rejected when it is larger than `limit` bytes or slow, and Gone."""
+async def read(receive: Receive, limit: int) -> bytes:
+    """Return the body; raises Rejected when it is larger than `limit` bytes, and Gone.
+
+    How long it may take is the connection's matter.
+    """
     chunks: list[bytes] = []
     size = 0
     more = True
-    try:
-        async with asyncio.timeout(seconds):
-            while more and size <= DISCARDED * limit:
-                message = await _next(receive)
-                size += len(message["body"])
-                more = message.get("more_body", False)
-                if size <= limit:
-                    chunks.append(message["body"])
-    except TimeoutError as error:
-        raise too_slow("body", seconds) from error
+    while more and size <= DISCARDED * limit:
+        message = await _next(receive)
+        size += len(message["body"])
+        more = message.get("more_body", False)
+        if size <= limit:
+            chunks.append(message["body"])
     if size > limit:
         raise Rejected("body_too_large", f"the body is larger than {limit} bytes", 413)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

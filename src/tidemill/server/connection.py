@@ -1,7 +1,7 @@
-"""One connection: uvicorn's, with bounds on the head of a request, which uvicorn does not have.
+"""One connection: uvicorn's, with bounds on what arrives, which uvicorn does not have.
 
-A head that never ends would take memory, one that never arrives a connection, for as long as a
-client likes.
+A head that never ends would take memory, a request that never arrives a connection, for as long as
+a client likes. A request that arrives in one piece, as most do, sets no timer.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ class Connection(HttpToolsProtocol):
             if self._head_bytes > self._limits.max_head_bytes:
                 self._refuse(too_large(self._limits.max_head_bytes))
                 return
-        if self._deadline is None and (self._in_head or self._between_requests()):
-            self._deadline = self.loop.call_later(self._limits.head_seconds, self._too_slow)
+        self._arm()
 
     def on_message_begin(self) -> None:
         """Count the head's bytes from the next piece on."""
@@ -69,6 +68,11 @@ class Connection(HttpToolsProtocol):
         cast("dict[str, Any]", self.scope)["state"][PENDING] = len(self.tasks)
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """Stop the time of the body."""
+        self._disarm()
+        super().on_message_complete()
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Refuse what is no HTTP."""
         self._refuse(Rejected("malformed_http", "this is not a valid HTTP/1.1 request"))
@@ -76,14 +80,28 @@ class Connection(HttpToolsProtocol):
     def _between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
+    def _arm(self) -> None:
+        """Set the time of what is arriving, unless it runs or nothing is."""
+        if self._deadline is not None:
+            return
+        if self._in_head or self._between_requests():
+            refusal = too_slow("request's head", self._limits.head_seconds)
+            self._deadline = self.loop.call_later(self._limits.head_seconds, self._late, refusal)
+        elif self.cycle.more_body:
+            refusal = too_slow("body", self._limits.body_seconds)
+            self._deadline = self.loop.call_later(self._limits.body_seconds, self._late, refusal)
+
     def _disarm(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _too_slow(self) -> None:
+    def _late(self, refusal: Rejected) -> None:
         self._deadline = None
-        self._refuse(too_slow("request's head", self._limits.head_seconds))
+        if self.pipeline:  # nothing is read while requests before it are answered
+            self._arm()
+        else:
+            self._refuse(refusal)
 
     def _refuse(self, refusal: Rejected) -> None:
         """Answer and close; an answer that is under way to the request before goes out first."""
@@ -91,7 +109,10 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._served.count(refusal)
-        if not self._between_requests() and not self.cycle.more_body:
+        if self.cycle is not None and self.cycle.more_body and self.cycle.response_started:
+            self.transport.close()
+            return
+        if self.pipeline or (not self._between_requests() and not self.cycle.more_body):
             self.flow.pause_reading()
             self.shutdown()
             return
