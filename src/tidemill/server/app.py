@@ -10,7 +10,8 @@ import structlog
 
 from tidemill import __version__
 from tidemill.errors import TidemillError
-from tidemill.server.inference import Inference
+from tidemill.server.binary import HEADER, header_length
+from tidemill.server.inference import Answer, Inference
 from tidemill.server.metrics import Metrics
 from tidemill.server.protocol import Rejected, encode
 
@@ -24,6 +25,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+OCTETS = (b"content-type", b"application/octet-stream")
 CLOSE = (b"connection", b"close")
 TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C `traceparent`: https://www.w3.org/TR/trace-context/."""
@@ -61,9 +63,13 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI's entry point."""
         path = scope["path"]
+        headers = [TEXT if path == "/metrics" else JSON]
         try:
             if path in self._infer and scope["method"] == "POST":
-                status, body = 200, await self._answer(scope, receive)
+                answer = await self._answer(scope, receive)
+                status, body = 200, answer.body
+                if answer.json_size is not None:
+                    headers = [OCTETS, (HEADER, b"%d" % answer.json_size)]
             else:
                 status, body = self._document(path, scope["method"])
         except Rejected as refusal:
@@ -76,26 +82,22 @@ class App:
         except Exception:
             log.exception("request failed")
             status, body = 500, Rejected("internal", "the server failed; its log says why").body()
-        headers = [
-            TEXT if path == "/metrics" and status == 200 else JSON,
-            (b"content-length", b"%d" % len(body)),
-        ]
+        headers.append((b"content-length", b"%d" % len(body)))
         if self.draining or status == 413:
             headers.append(CLOSE)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         headers = dict(scope["headers"])
-        if b"inference-header-content-length" in headers:
-            raise Rejected(
-                "unsupported", "the binary tensor extension is not supported; send JSON data"
-            )
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Rejected("unsupported_encoding", "compressed bodies are not supported", 415)
         body = await self._body(receive)
         found = TRACE.fullmatch(headers.get(b"traceparent", b""))
-        return await self._inference.answer(body, found[1].decode() if found else None)
+        json_size = header_length(headers[HEADER], len(body)) if HEADER in headers else None
+        return await self._inference.answer(
+            body, found[1].decode() if found else None, json_size=json_size
+        )
 
     async def _body(self, receive: Receive) -> bytes:
         chunks: list[bytes] = []
@@ -153,7 +155,9 @@ class App:
 
 
 def _server() -> bytes:
-    return encode({"name": "tidemill", "version": __version__, "extensions": []})
+    return encode(
+        {"name": "tidemill", "version": __version__, "extensions": ["binary_tensor_data"]}
+    )
 
 
 def _metadata(inference: Inference) -> bytes:
