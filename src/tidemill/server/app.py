@@ -11,9 +11,10 @@ import structlog
 from tidemill import __version__
 from tidemill.errors import TidemillError
 from tidemill.server import body as bodies
+from tidemill.server.binary import HEADER, header_length
 from tidemill.server.body import Gone, Receive
 from tidemill.server.guard import Guard
-from tidemill.server.inference import Inference
+from tidemill.server.inference import Answer, Inference
 from tidemill.server.metrics import Metrics
 from tidemill.server.protocol import NONE, Rejected, encode
 
@@ -26,6 +27,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+OCTETS = (b"content-type", b"application/octet-stream")
 CLOSE = (b"connection", b"close")
 TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C `traceparent`: https://www.w3.org/TR/trace-context/."""
@@ -63,8 +65,13 @@ class App:
         path = scope["path"]
         extra = NONE
         close = False
+        kind = JSON
         try:
-            status, body = await self._respond(scope, path, receive)
+            status, body, json_size = await self._respond(scope, path, receive)
+            if json_size is not None:
+                kind, extra = OCTETS, {HEADER: b"%d" % json_size}
+            elif path == "/metrics":
+                kind = TEXT
         except Rejected as refusal:
             self.count(refusal)
             status, body, extra = refusal.status, refusal.body(), refusal.headers
@@ -77,11 +84,7 @@ class App:
         except Exception:
             log.exception("request failed")
             status, body = 500, Rejected("internal", "the server failed; its log says why").body()
-        headers = [
-            TEXT if path == "/metrics" and status == 200 else JSON,
-            (b"content-length", b"%d" % len(body)),
-            *extra.items(),
-        ]
+        headers = [kind, (b"content-length", b"%d" % len(body)), *extra.items()]
         if self.draining or close:
             headers.append(CLOSE)
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -92,7 +95,10 @@ class App:
         if refusal.code in self._metrics.refused:
             self._metrics.refused[refusal.code] += 1
 
-    async def _respond(self, scope: Scope, path: str, receive: Receive) -> tuple[int, bytes]:
+    async def _respond(
+        self, scope: Scope, path: str, receive: Receive
+    ) -> tuple[int, bytes, int | None]:
+        """Return status, body and, of a binary answer, the size of its JSON part."""
         headers = dict(scope["headers"])
         infers = path in self._infer and scope["method"] == "POST"
         try:
@@ -102,20 +108,20 @@ class App:
                 refusal.headers = {**refusal.headers, b"connection": b"close"}
             raise
         if infers:
-            return 200, await self._answer(headers, receive)
-        return self._document(path, scope["method"])
+            answer = await self._answer(headers, receive)
+            return 200, answer.body, answer.json_size
+        return (*self._document(path, scope["method"]), None)
 
-    async def _answer(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        if b"inference-header-content-length" in headers:
-            raise Rejected(
-                "unsupported", "the binary tensor extension is not supported; send JSON data"
-            )
+    async def _answer(self, headers: Mapping[bytes, bytes], receive: Receive) -> Answer:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Rejected("unsupported_encoding", "compressed bodies are not supported", 415)
         body = await bodies.read(receive, self._max_body_bytes)
         found = TRACE.fullmatch(headers.get(b"traceparent", b""))
+        json_size = header_length(headers[HEADER], len(body)) if HEADER in headers else None
         async with self.guard.slots:
-            return await self._inference.answer(body, found[1].decode() if found else None)
+            return await self._inference.answer(
+                body, found[1].decode() if found else None, json_size=json_size
+            )
 
     def _document(self, path: str, method: str) -> tuple[int, bytes]:
         answer = self._documents.get(path)
@@ -155,7 +161,9 @@ class App:
 
 
 def _server() -> bytes:
-    return encode({"name": "tidemill", "version": __version__, "extensions": []})
+    return encode(
+        {"name": "tidemill", "version": __version__, "extensions": ["binary_tensor_data"]}
+    )
 
 
 def _metadata(inference: Inference) -> bytes:

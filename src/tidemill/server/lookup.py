@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tidemill.bundle import FeatureView, InputColumn, Manifest
 from tidemill.ports.features import OnlineBatch, OnlineReader, Value
 from tidemill.server.model import default
-from tidemill.server.protocol import FP32_MAX
+from tidemill.server.tensors import FP32_MAX
 from tidemill.server.validation import Batch
 
 __all__ = ["Found", "Lookup"]

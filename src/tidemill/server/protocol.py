@@ -1,7 +1,7 @@
 """Open Inference Protocol V2 over REST: what is read, what is written, how a refusal looks.
 
-https://github.com/kserve/open-inference-protocol. JSON alone: the binary tensor extension is
-refused with a reason. JSON has no NaN: a missing value is `null`.
+https://github.com/kserve/open-inference-protocol. What follows the JSON in a binary request is read
+in `binary`. JSON has no NaN: a missing value is `null`.
 """
 
 from __future__ import annotations
@@ -12,32 +12,22 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from tidemill.errors import DataError
+from tidemill.server.tensors import NAMES, Size, Tensor
 
 __all__ = [
-    "FP32_MAX",
-    "BytesTensor",
-    "Fp32Tensor",
     "InferRequest",
     "InferResponse",
-    "Int64Tensor",
     "OutputTensor",
     "Rejected",
     "RequestedOutput",
-    "Tensor",
-    "datatype",
     "decode",
     "encode",
 ]
 
 NONE: Mapping[bytes, bytes] = MappingProxyType({})
-DATATYPES = "BYTES, FP32, INT64"
-FP32_MAX = 3.4028234663852886e38
-
-Fp32 = Annotated[float, Meta(ge=-FP32_MAX, le=FP32_MAX)]
-Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Rejected(DataError):
@@ -56,38 +46,25 @@ class Rejected(DataError):
         return encode({"error": self.message, "code": self.code})
 
 
-class _Tensor(Struct, tag_field="datatype", forbid_unknown_fields=True, kw_only=True, gc=False):
-    name: str
-    shape: list[Annotated[int, Meta(ge=0)]]
-    parameters: dict[str, Any] = {}
+class OutputParameters(Struct, frozen=True, gc=False):
+    """Parameters of a selected output that are known; others are ignored."""
+
+    binary_data: bool | UnsetType = UNSET
+    classification: Any = UNSET
+    shared_memory_region: Any = UNSET
 
 
-class BytesTensor(_Tensor, tag="BYTES", gc=False):
-    """Strings; flat, or nested as `[N, 1]`."""
+class RequestParameters(Struct, frozen=True, gc=False):
+    """Parameters of a request that are known; others are ignored."""
 
-    data: list[str | list[str | None] | None]
-
-
-class Fp32Tensor(_Tensor, tag="FP32", gc=False):
-    """Numbers; flat, or nested as `[N, 1]`."""
-
-    data: list[Fp32 | list[Fp32 | None] | None]
-
-
-class Int64Tensor(_Tensor, tag="INT64", gc=False):
-    """Whole numbers: entity keys alone; no input of a model has this type."""
-
-    data: list[Int64 | list[Int64 | None] | None]
-
-
-Tensor = BytesTensor | Fp32Tensor | Int64Tensor
+    binary_data_output: bool = False
 
 
 class RequestedOutput(Struct, forbid_unknown_fields=True, gc=False):
     """An output that the caller selects."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: OutputParameters = OutputParameters()
 
 
 class InferRequest(Struct, forbid_unknown_fields=True, gc=False):
@@ -96,7 +73,7 @@ class InferRequest(Struct, forbid_unknown_fields=True, gc=False):
     inputs: list[Tensor]
     id: Annotated[str, Meta(max_length=256)] | None = None
     outputs: list[RequestedOutput] = []
-    parameters: dict[str, Any] = {}
+    parameters: RequestParameters = RequestParameters()
 
 
 class OutputTensor(Struct, gc=False):
@@ -105,7 +82,9 @@ class OutputTensor(Struct, gc=False):
     name: str
     datatype: str
     shape: list[int]
-    data: list[float]
+    parameters: Size | UnsetType = UNSET
+    data: list[float] | UnsetType = UNSET
+    """Absent where the values follow the JSON."""
 
 
 class InferResponse(Struct, gc=False):
@@ -122,15 +101,10 @@ _decoder = msgspec.json.Decoder(InferRequest)
 encode = msgspec.json.Encoder().encode
 
 
-def datatype(tensor: Tensor) -> str:
-    """Return the protocol's name of a tensor's type."""
-    return str(tensor.__struct_config__.tag)
-
-
 def decode(body: bytes) -> InferRequest:
     """Read an inference request; raises Rejected that says what was expected and where."""
     try:
-        request = _decoder.decode(body)
+        return _decoder.decode(body)
     except msgspec.ValidationError as error:
         raise Rejected("invalid_request", _explain(str(error), body)) from error
     except RecursionError as error:
@@ -139,19 +113,12 @@ def decode(body: bytes) -> InferRequest:
         raise Rejected(
             "malformed_json", f"the body is no JSON document: {error}; a missing number is null"
         ) from error
-    if request.parameters.get("binary_data_output") or any(
-        output.parameters.get("binary_data") for output in request.outputs
-    ):
-        raise Rejected("unsupported", "binary outputs are not supported; outputs are JSON")
-    return request
 
 
 def _explain(problem: str, body: bytes) -> str:
     """Add to a message of msgspec the name of the input that its path points at."""
     if problem.startswith("Invalid value") and problem.endswith(".datatype`"):
-        problem += f"; known datatypes: {DATATYPES}"
-    elif "unknown field `binary" in problem or "`data` - at `$.inputs" in problem:
-        problem += "; tensors are sent as JSON in 'data', the binary extension is not supported"
+        problem += f"; known datatypes: {', '.join(sorted(NAMES.values()))}"
     if found := re.search(r"\$\.inputs\[(\d+)\]", problem):
         return f"{_input(body, int(found[1]))}{problem}"
     return problem

@@ -8,27 +8,38 @@ cost, and the prediction log keeps two arrays instead of one per column.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from tidemill.bundle import FeatureView, Manifest
-from tidemill.server.protocol import (
+from tidemill.server.binary import cut, unpack
+from tidemill.server.protocol import InferRequest, Rejected, RequestedOutput
+from tidemill.server.tensors import (
+    DTYPES,
+    NAMES,
     BytesTensor,
+    Fp16Tensor,
     Fp32Tensor,
-    InferRequest,
     Int64Tensor,
-    Rejected,
     Tensor,
-    datatype,
+    UInt64Tensor,
 )
 
 __all__ = ["Batch", "Validator"]
 
-TYPES: dict[str, tuple[type, ...]] = {"BYTES": (BytesTensor,), "FP32": (Fp32Tensor,)}
+Column = list[Any] | NDArray[Any] | bytes
+"""Values of one input, `[rows]`: a list from JSON and of strings; binary numbers are an array, or
+if they are FP32 already their bytes."""
+FP32 = DTYPES[Fp32Tensor]
+NAN = np.array(np.nan, FP32).tobytes()
+
+TYPES: dict[str, tuple[type, ...]] = {"BYTES": (BytesTensor,), "FP32": tuple(DTYPES)}
 KEY_TYPES = (BytesTensor, Int64Tensor)
 ROW_ID_TYPES = (BytesTensor,)
 
@@ -75,51 +86,87 @@ class Validator:
         self._types |= dict.fromkeys(manifest.entities, KEY_TYPES)
         self._types |= {column.name: TYPES[column.datatype] for column in manifest.inputs}
 
-    def check(self, request: InferRequest) -> Batch:
-        """Return the request's columns; raises Rejected with what was expected and found."""
-        for output in request.outputs:
-            if output.name != self._output:
-                raise Rejected(
-                    "unknown_output",
-                    f"there is no output '{output.name:.80}'; this model has '{self._output}'",
-                )
+    def check(self, request: InferRequest, tail: bytes = b"") -> Batch:
+        """Return the request's columns; raises Rejected with what was expected and found.
+
+        `tail` is what follows the JSON: values of the binary inputs.
+        """
+        if request.outputs:
+            self._check_outputs(request.outputs)
+        raw = cut(request.inputs, tail)
         tensors = self._named(request.inputs)
         if absent := self._required - tensors.keys():
             raise Rejected("missing_input", f"the input {_list(absent)} is required and not given")
         views = self._views_to_read(tensors)
         rows = self._rows(request.inputs)
-        data = {name: _flat(tensor, rows) for name, tensor in tensors.items()}
+        data = {name: _column(tensor, rows, raw) for name, tensor in tensors.items()}
         if self._nan_policy == "reject":
             _refuse_null(data, self._inputs)
         missing = [None] * rows
-        numbers = [data.get(name, missing) for name in self._numbers]
         texts = [_texts(data.get(name, missing)) for name in self._texts]
+        numbers = self._binary_numbers if raw else self._json_numbers
         return Batch(
             rows,
-            np.array(numbers, np.float32).reshape(-1, rows),
+            numbers(data, rows),
             np.array(texts, np.object_).reshape(-1, rows),
-            {key: data[key] for key in self._keys if key in data},
-            data.get(self._row_id),
+            {key: _as_list(data[key]) for key in self._keys if key in data},
+            data.get(self._row_id),  # type: ignore[arg-type]  # of BYTES: a list
             views,
             data.keys(),
         )
+
+    def _check_outputs(self, outputs: list[RequestedOutput]) -> None:
+        for output in outputs:
+            if output.name != self._output:
+                raise Rejected(
+                    "unknown_output",
+                    f"there is no output '{output.name:.80}'; this model has '{self._output}'",
+                )
+            for name in ("classification", "shared_memory_region"):
+                if getattr(output.parameters, name) is not UNSET:
+                    raise Rejected(
+                        "unsupported", f"output '{output.name}': {name} is not supported"
+                    )
+        if len(outputs) > 1:
+            raise Rejected("duplicate_output", f"output '{self._output}' is selected twice")
+
+    def _json_numbers(self, data: Mapping[str, Column], rows: int) -> NDArray[np.float32]:
+        missing = [None] * rows
+        numbers = [data.get(name, missing) for name in self._numbers]
+        return np.array(numbers, np.float32).reshape(-1, rows)
+
+    def _binary_numbers(self, data: Mapping[str, Column], rows: int) -> NDArray[np.float32]:
+        """Put the columns' bytes together; unlike JSON's numbers these may be infinite."""
+        missing = NAN * rows
+        parts = [_as_fp32(data.get(name, missing)) for name in self._numbers]
+        numbers = np.frombuffer(bytearray().join(parts), FP32).reshape(-1, rows)
+        if (infinite := np.isinf(numbers)).any():
+            place, row = np.argwhere(infinite)[0]
+            raise Rejected(
+                "invalid_request",
+                f"input '{self._numbers[place]}' holds a number beyond the range of FP32, in row "
+                f"{row}; a missing number is NaN",
+            )
+        return numbers
 
     def _named(self, inputs: list[Tensor]) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for tensor in inputs:
             name = tensor.name
-            types = self._types.get(name)
+            types, kind = self._types.get(name), type(tensor)
             if types is None:
                 raise Rejected(
                     "unknown_input",
                     f"there is no input '{name:.80}'; this model knows {_list(self._types)}",
                 )
-            if type(tensor) not in types:
-                expected = " or ".join(str(t.__struct_config__.tag) for t in types)  # type: ignore[attr-defined]
-                raise Rejected(
-                    "wrong_datatype",
-                    f"input '{name}' has datatype {datatype(tensor)}, expected {expected}",
-                )
+            if kind is not types[0]:
+                if kind not in types:
+                    expected = " or ".join(NAMES[known] for known in types)
+                    raise Rejected(
+                        "wrong_datatype",
+                        f"input '{name}' has datatype {NAMES[kind]}, expected {expected}",
+                    )
+                _refuse_unfit(tensor)
             if name in tensors:
                 raise Rejected("duplicate_input", f"input '{name}' is given twice")
             tensors[name] = tensor
@@ -151,15 +198,36 @@ class Validator:
         return rows
 
 
-def _flat(tensor: Tensor, rows: int) -> list[Any]:
+def _refuse_unfit(tensor: Tensor) -> None:
+    """Refuse JSON values that msgspec cannot tell from good ones."""
+    if tensor.data is UNSET:
+        return
+    if type(tensor) is Fp16Tensor:
+        raise Rejected(
+            "wrong_datatype",
+            f"input '{tensor.name}' has FP16 values in JSON, expected them as binary data",
+        )
+    if type(tensor) is UInt64Tensor:
+        values: list[Any] = tensor.data
+        flat = chain.from_iterable(x if type(x) is list else [x] for x in values)
+        if any(value is not None and value >= 2**64 for value in flat):
+            raise Rejected(
+                "invalid_request",
+                f"input '{tensor.name}' of UINT64 holds a value above {2**64 - 1}",
+            )
+
+
+def _column(tensor: Tensor, rows: int, raw: Mapping[str, bytes]) -> Column:
     """Return a tensor's values, which must be as many as its shape and the request say."""
-    data: list[Any] = tensor.data
+    data: list[Any] | UnsetType = tensor.data
     if tensor.shape not in ([rows], [rows, 1]):
         raise Rejected(
             "wrong_shape",
             f"input '{tensor.name}' has shape {tensor.shape}, expected [N] or [N, 1], with N = "
             f"{rows} as the first input has",
         )
+    if data is UNSET:
+        return unpack(tensor, raw[tensor.name], rows)
     if list in map(type, data):
         if len(tensor.shape) != 2 or not all(type(x) is list and len(x) == 1 for x in data):
             raise Rejected(
@@ -176,15 +244,30 @@ def _flat(tensor: Tensor, rows: int) -> list[Any]:
     return data
 
 
-def _texts(values: list[Any]) -> list[str]:
+def _as_fp32(values: Column) -> bytes:
+    if isinstance(values, bytes):
+        return values
+    with np.errstate(over="ignore"):  # too large is infinite then, which is refused
+        return np.asarray(values, FP32).tobytes()
+
+
+def _as_list(values: Column) -> list[Any]:
+    if isinstance(values, bytes):
+        values = np.frombuffer(values, FP32)
+    return values.tolist() if isinstance(values, np.ndarray) else values
+
+
+def _texts(values: Column) -> Column:
     """Replace null; numpy itself makes NaN of it among numbers."""
     return ["" if value is None else value for value in values] if None in values else values
 
 
-def _refuse_null(data: dict[str, list[Any]], inputs: set[str]) -> None:
+def _refuse_null(data: Mapping[str, Column], inputs: set[str]) -> None:
     for name in inputs & data.keys():
-        if None in data[name]:
-            raise Rejected("missing_value", f"input '{name}' holds null, this server refuses it")
+        if any(value is None or value != value for value in _as_list(data[name])):
+            raise Rejected(
+                "missing_value", f"input '{name}' holds null or NaN, this server refuses it"
+            )
 
 
 def _list(names: Iterable[str]) -> str:

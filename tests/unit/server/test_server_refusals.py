@@ -38,7 +38,7 @@ REFUSED: dict[str, tuple[Any, str, list[str]]] = {
         "wrong_datatype",
         ["'sched_minute'", "BYTES", "expected FP32"],
     ),
-    "unknown datatype": (bad(datatype="FP64"), "invalid_request", ["FP64", "BYTES, FP32, INT64"]),
+    "unknown datatype": (bad(datatype="BF16"), "invalid_request", ["BF16", "BYTES, FP16"]),
     "rank": (bad(shape=[2, 1, 1]), "wrong_shape", ["[2, 1, 1]", "[N, 1]"]),
     "width": (bad(shape=[2, 2], data=[1, 2, 3, 4]), "wrong_shape", ["[2, 2]", "[N, 1]"]),
     "length": (bad(data=[1.0]), "wrong_length", ["1 values", "[2]"]),
@@ -74,11 +74,36 @@ REFUSED: dict[str, tuple[Any, str, list[str]]] = {
         "unknown_output",
         ["'label'", "'probability'"],
     ),
-    "binary output": (
-        request(FULL) | {"parameters": {"binary_data_output": True}},
-        "unsupported",
-        ["binary"],
+    "output given twice": (
+        request(FULL) | {"outputs": [{"name": "probability"}] * 2},
+        "duplicate_output",
+        ["'probability'", "twice"],
     ),
+    "classification": (
+        request(FULL) | {"outputs": [{"name": "probability", "parameters": {"classification": 2}}]},
+        "unsupported",
+        ["classification"],
+    ),
+    "binary output of another type": (
+        request(FULL) | {"parameters": {"binary_data_output": 1}},
+        "invalid_request",
+        ["`bool`", "binary_data_output"],
+    ),
+    "fp16 in JSON": (bad(datatype="FP16"), "wrong_datatype", ["'sched_minute'", "FP16", "binary"]),
+    "beyond fp32 in fp64": (
+        bad(datatype="FP64", data=[1.0, 1e39]),
+        "invalid_request",
+        ["data[1]", "3.4"],
+    ),
+    "beyond int8": (bad(datatype="INT8", data=[1, 128]), "invalid_request", ["data[1]", "127"]),
+    "beyond uint64": (
+        bad(datatype="UINT64", data=[1, 2**64]),
+        "invalid_request",
+        ["'sched_minute'", "18446744073709551615"],
+    ),
+    "far beyond uint64": (bad(datatype="UINT64", data=[1, 10**400]), "invalid_request", []),
+    "negative uint": (bad(datatype="UINT16", data=[-1, 1]), "invalid_request", [">= 0"]),
+    "number among bools": (bad(datatype="BOOL", data=[True, 1]), "invalid_request", ["`bool"]),
     "binary input": (
         {"inputs": [{"name": "temp", "shape": [1], "datatype": "FP32", "parameters": {}}]},
         "invalid_request",
@@ -138,8 +163,6 @@ def test_wrong_paths_and_methods_say_what_is_there(
 
 def test_extensions_that_are_not_spoken_are_refused(served: Served) -> None:
     content = json.dumps(request(FULL)).encode()
-    binary = served.ask(INFER, content, inference_header_content_length="10")
-    assert (binary.status, binary.body["code"]) == (400, "unsupported")
     packed = served.ask(INFER, content, content_encoding="gzip")
     assert (packed.status, packed.body["code"]) == (415, "unsupported_encoding")
 
@@ -158,7 +181,9 @@ tensors = st.fixed_dictionaries(
     {
         "name": names,
         "shape": shapes,
-        "datatype": st.sampled_from(["FP32", "BYTES", "INT64", "FP64", "BOOL"]),
+        "datatype": st.sampled_from(
+            ["FP32", "BYTES", "INT64", "FP64", "BOOL", "FP16", "UINT64", "UINT8", "BF16"]
+        ),
         "data": st.lists(elements | st.lists(elements, max_size=2), max_size=4),
     }
 )
