@@ -92,7 +92,9 @@ def test_a_command_in_a_block_is_accepted_as_it_stands(page: Path, words: list[s
         case ["make", target]:
             assert f"\n{target}: " in (ROOT / "Makefile").read_text()
         case ["pip", "install", requirement]:
-            assert Requirement(requirement).extras <= set(PROJECT["optional-dependencies"])
+            assert Requirement(requirement.removeprefix("./")).extras <= set(
+                PROJECT["optional-dependencies"]
+            )
 
 
 @pytest.mark.parametrize(("page", "words"), NAMED, ids=[str(page) for page, _ in NAMED])

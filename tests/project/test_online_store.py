@@ -239,6 +239,25 @@ def test_a_service_that_changed_in_place_is_refused(shops: Shops) -> None:
         shops.online.verify(replace(pinned, name="other"))
 
 
+def test_a_service_may_not_vanish_but_get_another_beside_it(shops: Shops) -> None:
+    """A renamed service once emptied the look-ups of the model that was still served."""
+    shops.sold(1.0, at=0)
+    shops.fill(1)
+    served = shops.repository().resolve("shops")
+    renamed = SMALL.replace('name="shops"', 'name="shops_v2"')
+    (shops.folder / "definitions.py").write_text(renamed)
+    moment = NOON + timedelta(hours=2)
+    with pytest.raises(Refused, match="shops is gone from the definitions"):
+        shops.repository().materialise("shops_v2", shops.folder, moment)
+    shops.online.verify(served)
+    beside = SMALL + 'shops_v2 = FeatureService(name="shops_v2", features=[sales[["total"]]])\n'
+    (shops.folder / "definitions.py").write_text(beside)
+    follower = shops.repository()
+    follower.materialise("shops_v2", shops.folder, moment)
+    shops.online.verify(served)
+    shops.online.verify(follower.resolve("shops_v2"))
+
+
 def test_a_value_that_cannot_be_read_back_fails_the_fill(shops: Shops) -> None:
     class Loses(FeastRepository):
         def _verify(self, view: FeatureView, newest: pl.DataFrame, until: datetime) -> None:

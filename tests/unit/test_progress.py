@@ -69,7 +69,9 @@ def test_a_terminal_shows_states_and_times_of_all_steps() -> None:
     assert header.split() == ["state", "step", "wall", "cpu"]
     assert rows[0].split() == ["reused", "ingest", "11.0", "s"], "its time is an earlier attempt's"
     assert rows[1].split() == ["succeeded", "train", "61.2", "s", "58.0", "s"]
-    assert re.fullmatch(r"running +gate +36\d\d\.\d s", rows[2]), "a running step's time goes on"
+    state, step, seconds, _ = rows[2].split()
+    assert (state, step) == ("running", "gate")
+    assert float(seconds) >= 3600, "a running step's time goes on"
     assert rows[3].split() == ["pending", "register"]
     assert "\x1b[32msucceeded" in screen.written
     assert "\x1b[33mrunning" in screen.written

@@ -108,8 +108,10 @@ class FeastRepository:
                 self._empty(applied)
             elif filled:
                 _guard(filled, digests, until)
-            views = applied.definitions.resolve(service).views
-            rows = {view.name: self._fill(applied, view, tables, until) for view in views}
+            applied.definitions.resolve(service)
+            services = (applied.definitions.resolve(name) for name in digests)
+            views = {view.name: view for one in services for view in one.views}
+            rows = {n: self._fill(applied, view, tables, until) for n, view in views.items()}
             self._filled = Filled(until, digests)
             self._online.advance(self._filled)
         return Materialised(until, {view: count for view, count in rows.items() if count})
@@ -237,12 +239,19 @@ def _guard(filled: Filled, digests: dict[str, str], until: datetime) -> None:
             f"to {until.isoformat()}",
             hint="start over from then: tidemill features materialize --replace",
         )
-    changed = [n for n, d in filled.services.items() if digests.get(n, d) != d]
+    for name in filled.services.keys() - digests.keys():
+        raise Refused(
+            f"the feature service {name} is gone from the definitions; models that are served may "
+            "be pinned to it",
+            hint="keep it beside the new one until none is; then: "
+            "tidemill features materialize --replace",
+        )
+    changed = [name for name, pinned in filled.services.items() if digests[name] != pinned]
     if changed:
         raise Refused(
             f"the definition of {', '.join(changed)} changed in place; models that are served "
             "are pinned to the old one",
-            hint="give it a new name, or run: tidemill features materialize --replace",
+            hint="leave it as it was and add a service with a new name beside it (docs: features)",
         )
 
 

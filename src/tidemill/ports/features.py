@@ -114,7 +114,9 @@ class FeatureSource(Protocol):
     ) -> Materialised:
         """Fill the online store with the newest values known at `until`, then read them back.
 
-        Raises Refused when the store is filled up to a later instant or for another definition of
-        the service, unless `replace`; Conflict when another process is at it.
+        Every service of the definitions is filled, so that a new one can stand beside one that
+        served models are pinned to. Raises NotFound for an unknown `service`; Refused when the
+        store is filled up to a later instant, or for a service that changed or is gone, unless
+        `replace`; Conflict when another process is at it.
         """
         ...
