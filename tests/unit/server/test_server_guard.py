@@ -35,13 +35,13 @@ def test_no_more_are_answered_at_once_than_may_be_and_none_is_lost(bundle: Path)
     most: list[int] = []
 
     class Slow:
-        async def answer(self, body: bytes, trace: str | None) -> bytes:
+        async def answer(self, body: bytes, trace: str | None, *, json_size: int | None) -> Answer:
             now.append(1)
             most.append(len(now))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             now.pop()
-            return body
+            return Answer(body, json_size)
 
     app._inference = Slow()
 
