@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 from tests.server_app import FULL, INFER, request, start
 
+from tidemill.server.inference import Answer
 from tidemill.settings.serving import TlsSettings
 
 BODY = json.dumps(request(FULL)).encode()
