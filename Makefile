@@ -25,7 +25,8 @@ $(UV):
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(READY): requirements.lock pyproject.toml | $(UV)
-	@test -d $(VENV) || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@echo "installing the packages, about 7 GB, once" >&2
+	test -d $(VENV) || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python \
 		--require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
