@@ -36,7 +36,7 @@ def drift_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]], bound:
 
 def canary_plot(canary: Canary) -> str:
     """Draw the evidence of one attempt with its two thresholds and the canary's weight."""
-    figure, (axes,) = _figure(1, f"{canary.attempt}: {canary.metric} → {canary.outcome}")
+    figure, (axes,) = _figure(1, f"version {canary.version}, {canary.metric}: {canary.outcome}")
     at = [_number(text) for text in canary.at]
     axes.plot(at, canary.log_e_harm, color=RED, label="evidence of harm")
     axes.plot(at, canary.log_e_pass, color=TEAL, label="evidence of passing")

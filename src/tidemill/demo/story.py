@@ -61,7 +61,7 @@ class Point:
 class Canary:
     """Evidence of one rollout attempt over the replay's time, for one metric."""
 
-    attempt: str
+    version: str
     metric: str
     at: tuple[str, ...]
     weight: tuple[int, ...]

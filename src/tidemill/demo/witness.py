@@ -42,13 +42,15 @@ class Witness:
         self._model = project.settings.registry.model
         self._decisions = 0
         self._seen: set[tuple[str, ...]] = set()
-        self._evidence: dict[tuple[str, str], list[tuple[str, int, Assessment]]] = defaultdict(list)
+        self._evidence: dict[tuple[int, str], list[tuple[str, int, Assessment]]] = defaultdict(list)
         self._versions: dict[str, str] = {}
+        self._canaries: dict[int, str] = {}
         self.ran: set[str] = set()
         """Triggers of the retrainings that the governor let run."""
         self.promoted: list[str] = []
         """Versions that a canary brought to all traffic."""
         self.rolled_back: list[str] = []
+        """Versions that a canary rolled back for harm, not for a newer version or a person."""
 
     def look(self) -> None:
         """Note what is new since the last look."""
@@ -60,11 +62,10 @@ class Witness:
     def finish(self) -> None:
         """Turn the collected evidence into the story's series."""
         for (attempt, metric), rows in self._evidence.items():
-            number = int(attempt.rpartition("-")[2])
             last = rows[-1][2]
             self._story.canaries.append(
                 Canary(
-                    attempt=attempt,
+                    version=self._canaries[attempt],
                     metric=metric,
                     at=tuple(at for at, _, _ in rows),
                     weight=tuple(weight for _, weight, _ in rows),
@@ -72,7 +73,7 @@ class Witness:
                     log_e_pass=tuple(a.log_e_pass for _, _, a in rows),
                     harm_at=last.harm_at,
                     pass_at=last.pass_at,
-                    outcome=self._outcome(number),
+                    outcome=self._outcome(attempt),
                 )
             )
 
@@ -97,9 +98,11 @@ class Witness:
         for decision in rollouts.decisions(name):
             if decision.seq > self._decisions:
                 self._decisions = decision.seq
+                self._canaries.setdefault(decision.attempt, self._version(decision))
                 self._remember(decision.attempt, decision.clock, decision.weight, decision.evidence)
                 self._tell(decision)
         if state.attempt:
+            self._canaries[state.attempt.number] = state.attempt.canary.version
             now, weight = self._project.clock.now(), state.weight
             self._remember(state.attempt.number, now, weight, state.attempt.assessments)
 
@@ -107,11 +110,14 @@ class Witness:
         self, attempt: int, at: datetime, weight: int, assessments: Iterable[Assessment]
     ) -> None:
         for assessment in assessments:
-            rows = self._evidence[(f"{self._model}-{attempt}", assessment.metric)]
+            rows = self._evidence[attempt, assessment.metric]
             rows.append((at.isoformat(), weight, assessment))
 
+    def _version(self, decision: Decision) -> str:
+        return self._versions.get(decision.revision, decision.revision)
+
     def _tell(self, decision: Decision) -> None:
-        version = self._versions.get(decision.revision, decision.revision)
+        version = self._version(decision)
         text = TOLD.get(decision.action)
         if text is None:
             return
@@ -120,7 +126,7 @@ class Witness:
         self._story.note(decision.clock, title, decision.reason)
         if decision.action == "finalize":
             self.promoted.append(version)
-        if decision.action == "rollback":
+        if decision.action == "rollback" and any(a.verdict == "harm" for a in decision.evidence):
             self.rolled_back.append(version)
 
     def _requests(self) -> None:
