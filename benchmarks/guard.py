@@ -19,12 +19,13 @@ from typing import Any
 import uvloop
 import yaml
 
-from tidemill.server import App, Keyring, build, load_model
+from tidemill.server import App, Keyring, Served, rest
 from tidemill.server.keys import make_entry
 from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST, write_bundle
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
+from tidemill.testing.serving import make_app
 
 ROUNDS = 31
 REQUESTS = 1000
@@ -42,11 +43,6 @@ HEADERS = {
 
 Headers = list[tuple[bytes, bytes]]
 Ask = Callable[[], Awaitable[Any]]
-
-
-class _Clock:
-    def now(self) -> datetime:
-        return datetime.now(UTC)
 
 
 def main() -> None:
@@ -70,30 +66,29 @@ def make(folder: Path) -> dict[str, Ask]:
     path = folder / "keys.yaml"
     path.write_text(yaml.safe_dump([*others, entry]))
     bundle = write_bundle(folder / "bundle")
-    plain, keyed = application(bundle, None), application(bundle, Keyring(path))
+    plain, served = application(bundle, None)
+    keyed, _ = application(bundle, Keyring(path))
     body = request()
-    inference = plain._inference
     bare = encoded(HEADERS | {"content-length": str(len(body))})
     signed = [*bare, *encoded({"authorization": f"Bearer {token}"})]
     return {
-        "no guard": lambda: inference.answer(body),
+        "no guard": lambda: served.inference.answer(lambda: rest.read(body, None), rest.write),
         "HTTP, no keys": lambda: ask(plain, bare, body),
         "HTTP, key with a rate": lambda: ask(keyed, signed, body),
         "HTTP, no keys, again": lambda: ask(plain, bare, body),
     }
 
 
-def application(bundle: Path, keys: Keyring | None) -> App:
+def application(bundle: Path, keys: Keyring | None) -> tuple[App, Served]:
     """Return the application with a log that is never written."""
-    app, _ = build(
-        load_model(bundle, version="1", threads=1),
+    return make_app(
+        bundle,
         ServingSettings(log={"buffer_rows": 1}),
         reader=MemoryOnline(MANIFEST.features.digest, datetime.now(UTC), {}),
         objects=MemoryObjects(),
-        clock=_Clock(),
+        moment=datetime.now(UTC),
         keys=keys,
     )
-    return app
 
 
 def request() -> bytes:

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from tidemill.bundle import InputColumn
-from tidemill.server import build, load_model
+from tidemill.server import rest
 from tidemill.server.inference import Inference
 from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST, VALUES, write_bundle
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
+from tidemill.testing.serving import make_app
 
 NUMBERS, TEXTS = 25, 3
 """Inputs of each type, as many as the reference model has."""
@@ -43,18 +44,22 @@ def main() -> None:
 
 async def _compare(folder: Path) -> None:
     inference = _inference(folder)
+
+    def ask(body: bytes, size: int | None = None) -> Coroutine[Any, Any, rest.Answer]:
+        return inference.answer(lambda: rest.read(body, size), rest.write)
+
     print(f"{NUMBERS} FP32 and {TEXTS} BYTES inputs, rows per CPU second:")
     print("  rows      JSON    binary")
     for rows in SIZES:
         columns = _columns(rows)
         text, (packed, size) = _as_json(columns), _as_binary(columns)
-        answers = await inference.answer(text), await inference.answer(packed, json_size=size)
+        answers = await ask(text), await ask(packed, size)
         scores = json.loads(answers[0].body)["outputs"][0]["data"]
         assert np.array_equal(np.float32(scores), np.frombuffer(_tail(answers[1]), "<f4"))
         speeds = await _measure(
             rows,
-            lambda text=text: inference.answer(text),
-            lambda packed=packed, size=size: inference.answer(packed, json_size=size),
+            lambda text=text: ask(text),
+            lambda packed=packed, size=size: ask(packed, size),
         )
         print(f"  {rows:4d}  {speeds[0]:8,.0f}  {speeds[1]:8,.0f}   {speeds[1] / speeds[0]:.2f}x")
 
@@ -77,20 +82,14 @@ def _inference(folder: Path) -> Inference:
     inputs = [InputColumn(name, "FP32", "request") for name in names]
     inputs += [InputColumn(name, "BYTES", "request") for name in _texts()]
     manifest = replace(MANIFEST, inputs=tuple(inputs))
-    model = load_model(write_bundle(folder, manifest=manifest), version="1", threads=1)
-
-    class Clock:
-        def now(self) -> datetime:
-            return NOW
-
-    app, _ = build(
-        model,
+    _, served = make_app(
+        write_bundle(folder, manifest=manifest),
         ServingSettings(),
         reader=MemoryOnline(manifest.features.digest, NOW, {}),
         objects=MemoryObjects(),
-        clock=Clock(),
+        moment=NOW,
     )
-    return app._inference
+    return served.inference
 
 
 def _texts() -> list[str]:

@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tidemill.server import App, Keyring, PredictionLog, build, load_model
+from tidemill.server import App, Keyring, Served
+from tidemill.server.predictions import PredictionLog
 from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST, MEANS, SLOPES, VALUES
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
+from tidemill.testing.serving import make_app
 
 INFER = "/v2/models/flight-delay/infer"
 NOW = datetime(2013, 4, 1, 12, tzinfo=UTC)
@@ -23,11 +25,6 @@ TYPES = {"carrier": "BYTES", "origin": "BYTES", "tailnum": "BYTES", "flight_id":
 ROW = {"sched_minute": 600.0, "carrier": "UA", "origin": "JFK"}
 FEATURES = {"carrier_late_rate_7d": 0.5, "temp": 40.0, "seats": 200.0}
 FULL = ROW | FEATURES
-
-
-class Noon:
-    def now(self) -> datetime:
-        return NOW
 
 
 @dataclass
@@ -50,13 +47,17 @@ class Answer:
 
 
 @dataclass
-class Served:
+class Running:
     """The application with everything around it, in this process."""
 
     app: App
-    log: PredictionLog
+    served: Served
     online: MemoryOnline
     objects: MemoryObjects
+
+    @property
+    def log(self) -> PredictionLog:
+        return self.served.predictions
 
     def ask(
         self,
@@ -126,7 +127,7 @@ def expected(row: dict[str, Any], bias: float = -1.0) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def start(bundle: Path, keys: Keyring | None = None, **options: Any) -> Served:
+def start(bundle: Path, keys: Keyring | None = None, **options: Any) -> Running:
     online = MemoryOnline(
         MANIFEST.features.digest,
         AS_OF,
@@ -137,14 +138,13 @@ def start(bundle: Path, keys: Keyring | None = None, **options: Any) -> Served:
         },
     )
     objects = MemoryObjects()
-    model = load_model(bundle, version="7", threads=1)
-    app, log = build(
-        model,
+    app, served = make_app(
+        bundle,
         ServingSettings(**options),
         reader=online,
         objects=objects,
-        clock=Noon(),
+        moment=NOW,
         keys=keys,
+        version="7",
     )
-    app.ready = True
-    return Served(app, log, online, objects)
+    return Running(app, served, online, objects)

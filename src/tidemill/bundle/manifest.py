@@ -55,7 +55,7 @@ class FeatureService:
 
 @dataclass(frozen=True, slots=True)
 class InputColumn:
-    """One raw column of the ONNX graph, rank 1 `[N]`."""
+    """One raw input of the ONNX graph, `[N]`, or `[N, width]` where it is a vector."""
 
     name: str
     datatype: str
@@ -64,6 +64,8 @@ class InputColumn:
     """`request` or `feature`."""
     default: float | str | None = None
     """Used when a feature is missing: None is NaN (numbers) or the empty string (categories)."""
+    width: int = 1
+    """Numbers per row; above 1 for FP32 of the request alone: a vector is no feature of a view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,17 @@ class Manifest:
     def of_type(self, datatype: str) -> tuple[str, ...]:
         """Names of the inputs of one datatype, in the manifest's order."""
         return tuple(column.name for column in self.inputs if column.datatype == datatype)
+
+    @property
+    def lanes(self) -> dict[str, slice]:
+        """Where each FP32 input lies in a matrix of all numbers, `[lanes, N]`."""
+        found: dict[str, slice] = {}
+        end = 0
+        for column in self.inputs:
+            if column.datatype == "FP32":
+                found[column.name] = slice(end, end + column.width)
+                end += column.width
+        return found
 
     @property
     def entities(self) -> tuple[str, ...]:

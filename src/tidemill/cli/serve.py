@@ -21,19 +21,30 @@ app.add_typer(key, name="key")
 def serve(
     context: typer.Context,
     bundle: Annotated[Path | None, typer.Option(help="Folder of the model bundle.")] = None,
+    repository: Annotated[
+        Path | None, typer.Option(help="Folder MODEL/VERSION/ of bundles, instead of one bundle.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     host: Annotated[str, typer.Option(help="Address; default: serving.host.")] = "",
-    version: Annotated[str, typer.Option(help="Version that responses and metrics carry.")] = "0",
+    version: Annotated[str, typer.Option(help="Version that answers carry; default: 0.")] = "",
     name: Annotated[str, typer.Option(help="Model name; default: the bundle's.")] = "",
     verify: Annotated[
         bool | None, typer.Option(help="Verify the signature first; default: serving.verify.")
     ] = None,
 ) -> None:
-    """Serve a model bundle over the Open Inference Protocol until a signal ends it."""
+    """Serve model bundles over the Open Inference Protocol until a signal ends it."""
     if context.invoked_subcommand is not None:
         return
-    if bundle is None or port is None:
-        raise UsageError("a server needs a bundle and a port", hint="give --bundle and --port")
+    if (bundle is None) == (repository is None) or port is None:
+        raise UsageError(
+            "a server needs a bundle or a repository, and a port",
+            hint="give --bundle FOLDER or --repository FOLDER, and --port",
+        )
+    if repository and (name or version):
+        raise UsageError(
+            "a repository's folders name its models and versions",
+            hint="leave out --name and --version, or serve one bundle: --bundle FOLDER",
+        )
     from tidemill import server
 
     server.forbid_imports()
@@ -44,11 +55,15 @@ def serve(
     server.refuse_exposure(host, settings)
     certificates = project.certificates
     verified = settings.verify if verify is None else verify
-    served, predictions = project.server(bundle, version=version, name=name, verify=verified)
+    models = project.repository(repository, verify=verified)
+    if bundle is not None:
+        models.add(bundle, version or "0", name)
+    else:
+        models.fill()
     listening = server.listen(host, port)
     scheme = "https" if certificates else "http"
     typer.echo("{}://{}:{}".format(scheme, *listening.getsockname()[:2]))
-    server.serve(served, predictions, listening, settings, certificates)
+    server.serve(project.server(models), listening, settings, certificates)
 
 
 @key.callback()

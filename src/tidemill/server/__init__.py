@@ -1,9 +1,10 @@
-"""The inference server: Open Inference Protocol V2 over HTTP on ONNX Runtime, one process.
+"""The inference server: Open Inference Protocol V2 on ONNX Runtime, one process.
 
 Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a request must satisfy
 (`validation`), the model (`model`), features looked up online (`lookup`), the prediction log
-(`predictions`, `encoding`), counters (`metrics`), the path of one request (`inference`), HTTP
-(`app`), the parts put together (`build`), who and how much may come in (`guard`, `auth`, `keys`,
+(`predictions`, `encoding`), counters (`metrics`), the path of one request (`inference`), the models
+in this process (`repository`), REST (`rest`, `routes`, `documents`), HTTP (`app`), the parts put
+together (`build`), who and how much may come in (`guard`, `auth`, `keys`,
 `bucket`, `body`, `connection`, `tls`, `files`), the socket (`listener`), start and drain
 (`process`).
 May not live here: an adapter, a training SDK. This process never imports torch, mlflow, feast, kfp,
@@ -12,11 +13,11 @@ evidently or pandas; the store of features, the object store and the clock arriv
 
 from tidemill.server.app import App
 from tidemill.server.auth import Keyring, refuse_exposure
-from tidemill.server.build import build, verify_features
+from tidemill.server.build import build_app, build_served, verify_features
 from tidemill.server.listener import listen
 from tidemill.server.model import Model, load_model
-from tidemill.server.predictions import PredictionLog
 from tidemill.server.process import forbid_imports, log_as_json, serve
+from tidemill.server.repository import Repository, Served
 from tidemill.server.tls import Certificates
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "Certificates",
     "Keyring",
     "Model",
-    "PredictionLog",
-    "build",
+    "Repository",
+    "Served",
+    "build_app",
+    "build_served",
     "forbid_imports",
     "listen",
     "load_model",

@@ -1,4 +1,4 @@
-"""A server, put together from a model, its ports and the settings."""
+"""A server, put together from models, their ports and the settings."""
 
 from __future__ import annotations
 
@@ -14,30 +14,36 @@ from tidemill.server.encoding import Encoder
 from tidemill.server.guard import Guard
 from tidemill.server.inference import Inference
 from tidemill.server.lookup import Lookup
-from tidemill.server.metrics import Metrics
+from tidemill.server.metrics import Counters, Metrics
 from tidemill.server.model import Model
 from tidemill.server.predictions import PredictionLog
+from tidemill.server.repository import Repository, Served
 from tidemill.server.validation import Validator
 from tidemill.settings.serving import ServingSettings
 
-__all__ = ["build", "verify_features"]
+__all__ = ["build_app", "build_served", "verify_features"]
 
 log = structlog.get_logger(__name__)
 
 
-def build(
+def build_app(
+    repository: Repository, settings: ServingSettings, keys: Keyring | None = None
+) -> App:
+    """Return the application that serves a repository. Without `keys` everyone may ask it."""
+    metrics = Metrics(lambda: [served.counters for served in repository])
+    guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
+    return App(repository, metrics, guard, max_body_bytes=settings.max_body_bytes)
+
+
+def build_served(
     model: Model,
     settings: ServingSettings,
     *,
     reader: OnlineReader,
     objects: ObjectStore,
     clock: Clock,
-    keys: Keyring | None = None,
-) -> tuple[App, PredictionLog]:
-    """Return the application that serves `model`, and the log that it writes.
-
-    Without `keys` everyone may ask it.
-    """
+) -> Served:
+    """Return a model with what belongs to it; its prediction log is not started yet."""
     manifest = model.manifest
     labels = (model.name, model.version, model.revision)
     predictions = PredictionLog(
@@ -46,7 +52,7 @@ def build(
         prefix=f"predictions/{model.name}",
         settings=settings.log,
     )
-    metrics = Metrics(
+    counters = Counters(
         labels,
         slow_seconds=settings.slow_ms / 1000,
         views=tuple(view.name for view in manifest.features.views),
@@ -54,10 +60,8 @@ def build(
     )
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
     lookup = Lookup(manifest, reader, settings.lookup_deadline_ms)
-    inference = Inference(model, validator, lookup, predictions, metrics, clock)
-    guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
-    app = App(inference, metrics, guard, max_body_bytes=settings.max_body_bytes)
-    return app, predictions
+    inference = Inference(model, validator, lookup, predictions, counters, clock)
+    return Served(inference, counters, predictions)
 
 
 def verify_features(model: Model, reader: OnlineReader) -> None:

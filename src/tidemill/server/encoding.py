@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tidemill.bundle import Manifest
+from tidemill.bundle import InputColumn, Manifest
 from tidemill.errors import IntegrityError
 
 __all__ = ["Encoder", "Prediction"]
@@ -62,8 +62,8 @@ class Encoder:
 
     def __init__(self, manifest: Manifest, labels: tuple[str, str, str]) -> None:
         self._labels = labels
-        inputs = {column.name: TYPES[column.datatype] for column in manifest.inputs}
-        self._numbers = manifest.of_type("FP32")
+        inputs = {column.name: _type(column) for column in manifest.inputs}
+        self._lanes = manifest.lanes
         self._texts = manifest.of_type("BYTES")
         self._keys = [key for key in manifest.entities if key not in inputs]
         own = {**HEAD, **MODEL, "features_as_of": INSTANT, **TAIL}
@@ -94,7 +94,8 @@ class Encoder:
             "trace_id": [p.trace_id for p in predictions],
         }
         columns = {name: self._array(name, v).take(request) for name, v in columns.items()}
-        columns |= zip(self._numbers, _beside([p.numbers for p in predictions]), strict=True)
+        numbers = _beside([p.numbers for p in predictions])
+        columns |= {name: _values(numbers[lanes]) for name, lanes in self._lanes.items()}
         columns |= zip(self._texts, _beside([p.texts for p in predictions]), strict=True)
         columns |= {k: _join(_text(p, k) for p in predictions) for k in self._keys}
         columns["row_id"] = _join(p.row_ids or [None] * p.rows for p in predictions)
@@ -111,6 +112,18 @@ class Encoder:
         if isinstance(values, pa.Array):
             return values
         return pa.array(values, self._schema.field(name).type)
+
+
+def _type(column: InputColumn) -> pa.DataType:
+    kind = TYPES[column.datatype]
+    return kind if column.width == 1 else pa.list_(kind, column.width)
+
+
+def _values(lanes: NDArray[np.float32]) -> NDArray[np.float32] | pa.Array:
+    """Return an input's values, `[rows]`; those of a vector as one list a row."""
+    if len(lanes) == 1:
+        return lanes[0]
+    return pa.FixedSizeListArray.from_arrays(lanes.T.ravel(), len(lanes))
 
 
 def _beside(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:

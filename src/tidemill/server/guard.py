@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tidemill.server.auth import Keyring
+from tidemill.server.keys import Permission
 from tidemill.server.protocol import Rejected
 from tidemill.settings.serving import LimitSettings
 
-__all__ = ["CODES", "PENDING", "Guard", "too_large", "too_slow"]
+__all__ = ["CODES", "PENDING", "Guard", "Need", "too_large", "too_slow"]
+
+Need = Literal["nothing", "metrics", "infer", "admin"]
+"""What a caller must be allowed: `metrics` as the settings say, `nothing` is open to probes."""
 
 CODES = (
     *("missing_key", "unknown_key", "expired_key", "forbidden", "rate_limited"),
@@ -34,24 +38,19 @@ class Guard:
         self._open_metrics = open_metrics
         self._most = limits.max_in_flight + limits.max_waiting
 
-    def admit(
-        self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes], *, infers: bool
-    ) -> None:
+    def admit(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes], need: Need) -> None:
         """Let a request pass; raises Rejected with 401, 403, 429, 431 or 503.
 
-        Answers to probes are open and never overloaded.
+        Only work is refused under overload: probes, metrics and orders to the server are answered.
         """
         self._weigh(scope)
-        path = scope["path"]
-        if infers and scope.get("state", {}).get(PENDING, 0) >= self._most:
+        working = need == "infer" and scope["method"] == "POST"
+        if working and scope.get("state", {}).get(PENDING, 0) >= self._most:
             raise Rejected("overloaded", f"{self._most} requests wait already", 503, RETRY)
-        if self.keys is None or path.startswith("/v2/health/") or path.endswith("/ready"):
+        if self.keys is None or need == "nothing" or (need == "metrics" and self._open_metrics):
             return
-        if path == "/metrics":
-            if not self._open_metrics:
-                self.keys.admit(headers.get(b"authorization", b""), "admin")
-            return
-        self.keys.admit(headers.get(b"authorization", b""), "infer")
+        permission: Permission = "infer" if need == "infer" else "admin"
+        self.keys.admit(headers.get(b"authorization", b""), permission)
 
     def _weigh(self, scope: Mapping[str, Any]) -> None:
         size = sum(map(_length, scope["headers"]))

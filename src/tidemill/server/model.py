@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -34,6 +35,8 @@ class Model:
     """Inputs of type FP32, in the manifest's order."""
     texts: tuple[str, ...]
     """Inputs of type BYTES, in the manifest's order."""
+    vectors: dict[str, slice]
+    """Lanes of each FP32 input; empty when every input is one number wide."""
 
     @property
     def revision(self) -> str:
@@ -43,11 +46,26 @@ class Model:
     def predict(
         self, numbers: NDArray[np.float32], texts: NDArray[np.object_]
     ) -> NDArray[np.float32]:
-        """Return one score per row; `numbers` and `texts` are `[inputs, rows]` as in a `Batch`."""
-        feed = dict(zip(self.numbers, numbers, strict=True))
+        """Return one score per row.
+
+        `numbers` is `[lanes, rows]` and `texts` `[inputs, rows]`, as in a `Batch`.
+        """
+        feed = (
+            self._vectors(numbers)
+            if self.vectors
+            else dict(zip(self.numbers, numbers, strict=True))
+        )
         feed.update(zip(self.texts, texts, strict=True))
         (scores,) = self.session.run([self.manifest.output], feed)
         return scores.reshape(-1)  # type: ignore[no-any-return]
+
+    def _vectors(self, numbers: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        return {
+            name: np.ascontiguousarray(numbers[lanes].T)
+            if lanes.stop - lanes.start > 1
+            else numbers[lanes.start]
+            for name, lanes in self.vectors.items()
+        }
 
 
 def load_model(
@@ -72,6 +90,7 @@ def load_model(
         _session(folder, threads),
         manifest.of_type("FP32"),
         manifest.of_type("BYTES"),
+        manifest.lanes if any(column.width > 1 for column in manifest.inputs) else {},
     )
     _check_graph(model)
     _warm_up(model)
@@ -106,14 +125,25 @@ def _session(folder: Path, threads: int) -> ort.InferenceSession:
 
 def _check_graph(model: Model) -> None:
     """Refuse a bundle whose manifest and graph disagree, or whose features have no view."""
-    graph = {node.name: node.type for node in model.session.get_inputs()}
-    wanted = {c.name: TYPES.get(c.datatype, c.datatype) for c in model.manifest.inputs}
+    graph = {node.name: _spelled(node.type, node.shape[1:]) for node in model.session.get_inputs()}
+    wanted = {
+        c.name: _spelled(TYPES.get(c.datatype, c.datatype), [c.width] if c.width > 1 else [])
+        for c in model.manifest.inputs
+    }
     if graph != wanted:
         differing = sorted(n for n in graph | wanted if graph.get(n) != wanted.get(n))
         raise IntegrityError(
             "the manifest and the graph disagree on the inputs: "
             + "; ".join(f"'{n}' is {wanted.get(n)} / {graph.get(n)}" for n in differing),
             hint=UNFIT,
+        )
+    if odd := [
+        c.name
+        for c in model.manifest.inputs
+        if c.width < 1 or (c.width > 1 and (c.datatype, c.origin) != ("FP32", "request"))
+    ]:
+        raise IntegrityError(
+            f"the inputs {odd} are vectors; only FP32 inputs of the request can be", hint=UNFIT
         )
     outputs = [node.name for node in model.session.get_outputs()]
     if model.manifest.output not in outputs:
@@ -129,12 +159,19 @@ def _check_graph(model: Model) -> None:
         )
 
 
+def _spelled(kind: str, beyond: list[int | str]) -> str:
+    """Name an input's type and its dimensions beyond the rows; `tensor(float)` is one a row."""
+    return kind + "".join(f"[{size}]" for size in beyond)
+
+
 def _warm_up(model: Model) -> None:
-    defaults = {column.name: default(column) for column in model.manifest.inputs}
+    values = [
+        (c.datatype, value) for c in model.manifest.inputs for value in [default(c)] * c.width
+    ]
     try:
         scores = model.predict(
-            np.array([defaults[name] for name in model.numbers], np.float32).reshape(-1, 1),
-            np.array([defaults[name] for name in model.texts], np.object_).reshape(-1, 1),
+            np.array([v for kind, v in values if kind == "FP32"], np.float32).reshape(-1, 1),
+            np.array([v for kind, v in values if kind == "BYTES"], np.object_).reshape(-1, 1),
         )
     except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
         raise IntegrityError(

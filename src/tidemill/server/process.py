@@ -27,7 +27,6 @@ import uvloop
 from tidemill.server.app import App
 from tidemill.server.connection import Connection
 from tidemill.server.listener import BACKLOG, turn_away
-from tidemill.server.predictions import PredictionLog
 from tidemill.server.tls import Certificates
 from tidemill.settings.serving import ServingSettings
 
@@ -140,7 +139,6 @@ class _Server(uvicorn.Server):
 
 def serve(
     app: App,
-    predictions: PredictionLog,
     bound: socket.socket,
     settings: ServingSettings,
     certificates: Certificates | None = None,
@@ -163,12 +161,10 @@ def serve(
     if certificates is not None:
         config.load()
         config.ssl = certificates.context
-    predictions.start()
     # A full collection over all that is loaded would stall answers for tens of milliseconds.
     gc.collect()
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Server(config, app, bound, settings.notice_seconds, reloads).serve([bound]))
-    if lost := predictions.close(settings.drain_seconds):
-        log.error("rows of the prediction log were lost at the end", rows=lost)
+    app.repository.close()
     log.info("stopped")

@@ -14,11 +14,11 @@ from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from tidemill.bundle import FeatureView, Manifest
-from tidemill.server.binary import cut, unpack
+from tidemill.server.binary import unpack
 from tidemill.server.protocol import InferRequest, Rejected, RequestedOutput
 from tidemill.server.tensors import (
     DTYPES,
@@ -34,8 +34,8 @@ from tidemill.server.tensors import (
 __all__ = ["Batch", "Validator"]
 
 Column = list[Any] | NDArray[Any] | bytes
-"""Values of one input, `[rows]`: a list from JSON and of strings; binary numbers are an array, or
-if they are FP32 already their bytes."""
+"""Values of one input, `[rows]`, a vector's row after row: a list from JSON and of strings; binary
+numbers are an array, or if they are FP32 already their bytes."""
 FP32 = DTYPES[Fp32Tensor]
 NAN = np.array(np.nan, FP32).tobytes()
 
@@ -50,7 +50,8 @@ class Batch:
 
     rows: int
     numbers: NDArray[np.float32]
-    """Inputs of type FP32 in the manifest's order, `[inputs, rows]`; NaN is missing."""
+    """Inputs of type FP32 in the manifest's order, `[lanes, rows]`, a vector being as many lanes as
+    it has numbers; NaN is missing."""
     texts: NDArray[np.object_]
     """Inputs of type BYTES in the manifest's order, `[inputs, rows]`; "" is missing."""
     keys: dict[str, Sequence[Any]]
@@ -75,6 +76,7 @@ class Validator:
         self._row_id = manifest.row_id
         self._inputs = {column.name for column in manifest.inputs}
         self._numbers = manifest.of_type("FP32")
+        self._widths = {c.name: c.width for c in manifest.inputs if c.width > 1}
         self._texts = manifest.of_type("BYTES")
         self._required = {c.name for c in manifest.inputs if c.origin == "request"}
         self._views = {
@@ -86,25 +88,26 @@ class Validator:
         self._types |= dict.fromkeys(manifest.entities, KEY_TYPES)
         self._types |= {column.name: TYPES[column.datatype] for column in manifest.inputs}
 
-    def check(self, request: InferRequest, tail: bytes = b"") -> Batch:
+    def check(self, request: InferRequest, raw: Mapping[str, bytes]) -> Batch:
         """Return the request's columns; raises Rejected with what was expected and found.
 
-        `tail` is what follows the JSON: values of the binary inputs.
+        `raw` holds the values of inputs whose tensors have no `data`, as `unpack` reads them.
         """
         if request.outputs:
             self._check_outputs(request.outputs)
-        raw = cut(request.inputs, tail)
         tensors = self._named(request.inputs)
         if absent := self._required - tensors.keys():
             raise Rejected("missing_input", f"the input {_list(absent)} is required and not given")
         views = self._views_to_read(tensors)
         rows = self._rows(request.inputs)
-        data = {name: _column(tensor, rows, raw) for name, tensor in tensors.items()}
+        data = {name: self._column(tensor, rows, raw) for name, tensor in tensors.items()}
         if self._nan_policy == "reject":
             _refuse_null(data, self._inputs)
         missing = [None] * rows
         texts = [_texts(data.get(name, missing)) for name in self._texts]
         numbers = self._binary_numbers if raw else self._json_numbers
+        if self._widths:
+            numbers = self._vectors
         return Batch(
             rows,
             numbers(data, rows),
@@ -141,12 +144,28 @@ class Validator:
         parts = [_as_fp32(data.get(name, missing)) for name in self._numbers]
         numbers = np.frombuffer(bytearray().join(parts), FP32).reshape(-1, rows)
         if (infinite := np.isinf(numbers)).any():
-            place, row = np.argwhere(infinite)[0]
-            raise Rejected(
-                "invalid_request",
-                f"input '{self._numbers[place]}' holds a number beyond the range of FP32, in row "
-                f"{row}; a missing number is NaN",
-            )
+            raise self._beyond(infinite)
+        return numbers
+
+    def _beyond(self, infinite: NDArray[np.bool_]) -> Rejected:
+        """Build the refusal of numbers at the places, `[lanes, rows]`, that are true."""
+        place, row = np.argwhere(infinite)[0]
+        lanes = [name for name in self._numbers for _ in range(self._widths.get(name, 1))]
+        return Rejected(
+            "invalid_request",
+            f"input '{lanes[place]}' holds a number beyond the range of FP32, in row {row}; a "
+            "missing number is NaN",
+        )
+
+    def _vectors(self, data: Mapping[str, Column], rows: int) -> NDArray[np.float32]:
+        """Put numbers and vectors together, each vector as its lanes."""
+        parts = [
+            np.frombuffer(_as_fp32(data.get(name, [None] * rows)), FP32).reshape(rows, -1).T
+            for name in self._numbers
+        ]
+        numbers = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if (infinite := np.isinf(numbers)).any():
+            raise self._beyond(infinite)
         return numbers
 
     def _named(self, inputs: list[Tensor]) -> dict[str, Tensor]:
@@ -197,6 +216,39 @@ class Validator:
             )
         return rows
 
+    def _column(self, tensor: Tensor, rows: int, raw: Mapping[str, bytes]) -> Column:
+        """Return a tensor's values, which must be as many as its shape and the request say."""
+        width = self._widths.get(tensor.name, 1)
+        if tensor.shape != [rows, width] and (width > 1 or tensor.shape != [rows]):
+            expected = f"[N, {width}]" if width > 1 else "[N] or [N, 1]"
+            raise Rejected(
+                "wrong_shape",
+                f"input '{tensor.name}' has shape {tensor.shape}, expected {expected}, with N = "
+                f"{rows} as the first input has",
+            )
+        if tensor.data is UNSET:
+            return unpack(tensor, raw[tensor.name], rows * width)
+        data: list[Any] = tensor.data
+        if list in map(type, data):
+            data = _flat(tensor, data, width)
+        if len(data) != rows * width:
+            raise Rejected(
+                "wrong_length",
+                f"input '{tensor.name}' has {len(data)} values, its shape {tensor.shape} needs "
+                f"{rows * width}",
+            )
+        return data
+
+
+def _flat(tensor: Tensor, data: list[Any], width: int) -> list[Any]:
+    if len(tensor.shape) != 2 or not all(type(x) is list and len(x) == width for x in data):
+        raise Rejected(
+            "wrong_shape",
+            f"the data of input '{tensor.name}' is nested otherwise than its shape {tensor.shape} "
+            "says",
+        )
+    return list(chain.from_iterable(data))
+
 
 def _refuse_unfit(tensor: Tensor) -> None:
     """Refuse JSON values that msgspec cannot tell from good ones."""
@@ -217,37 +269,11 @@ def _refuse_unfit(tensor: Tensor) -> None:
             )
 
 
-def _column(tensor: Tensor, rows: int, raw: Mapping[str, bytes]) -> Column:
-    """Return a tensor's values, which must be as many as its shape and the request say."""
-    data: list[Any] | UnsetType = tensor.data
-    if tensor.shape not in ([rows], [rows, 1]):
-        raise Rejected(
-            "wrong_shape",
-            f"input '{tensor.name}' has shape {tensor.shape}, expected [N] or [N, 1], with N = "
-            f"{rows} as the first input has",
-        )
-    if data is UNSET:
-        return unpack(tensor, raw[tensor.name], rows)
-    if list in map(type, data):
-        if len(tensor.shape) != 2 or not all(type(x) is list and len(x) == 1 for x in data):
-            raise Rejected(
-                "wrong_shape",
-                f"the data of input '{tensor.name}' is nested otherwise than its shape "
-                f"{tensor.shape} says",
-            )
-        data = [row[0] for row in data]
-    if len(data) != rows:
-        raise Rejected(
-            "wrong_length",
-            f"input '{tensor.name}' has {len(data)} values, its shape {tensor.shape} needs {rows}",
-        )
-    return data
-
-
 def _as_fp32(values: Column) -> bytes:
+    """Return FP32 values as they lie in memory; null is NaN, too large infinite."""
     if isinstance(values, bytes):
         return values
-    with np.errstate(over="ignore"):  # too large is infinite then, which is refused
+    with np.errstate(over="ignore"):
         return np.asarray(values, FP32).tobytes()
 
 

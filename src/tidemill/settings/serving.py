@@ -99,6 +99,9 @@ class ServingSettings(Group):
     """`allow`: NaN in a numeric column means missing, the graph imputes it. `reject`: 400."""
     lookup_deadline_ms: float = Field(default=50.0, gt=0)
     """Online features that do not arrive in time become defaults, marked and counted."""
+    max_models: int = Field(default=8, ge=1)
+    """Models of a repository that are loaded at once; another takes the place of the least recently
+    used. Each keeps its graph, a prediction log and threads for lookups: some 10 MB and up."""
     intra_op_threads: int = Field(default=1, ge=1)
     """Threads of ONNX Runtime per inference."""
     keep_alive_seconds: int = Field(default=75, ge=1)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tidemill.controller.orders import Orders
     from tidemill.domain.rollout.model import Plan, Revision
     from tidemill.ports.processes import ProcessSpec
-    from tidemill.server import App, Certificates, Keyring, PredictionLog
+    from tidemill.server import App, Certificates, Keyring, Repository, Served
 
 __all__ = ["ServingParts"]
 
@@ -24,10 +24,25 @@ __all__ = ["ServingParts"]
 class ServingParts(ModelParts):
     """The adapters that answer requests."""
 
-    def server(
-        self, bundle: Path, *, version: str, name: str = "", verify: bool = True
-    ) -> tuple[App, PredictionLog]:
-        """Verify and load a bundle; return the application, and the log that it writes."""
+    def server(self, repository: Repository) -> App:
+        """Return the application that serves a repository."""
+        from tidemill import server
+
+        return server.build_app(repository, self.settings.serving, self._keyring())
+
+    def repository(self, folder: Path | None = None, *, verify: bool = True) -> Repository:
+        """Return the server's models, none loaded yet; `folder` holds those that can be."""
+        from tidemill import server
+
+        serving = self.settings.serving
+        return server.Repository(
+            lambda bundle, version, name: self._load(bundle, version, name, verify=verify),
+            folder,
+            max_models=serving.max_models,
+            drain_seconds=serving.drain_seconds,
+        )
+
+    def _load(self, bundle: Path, version: str, name: str, *, verify: bool) -> Served:
         from tidemill import server
 
         model = server.load_model(
@@ -38,13 +53,12 @@ class ServingParts(ModelParts):
             public_key=self.paths.resolve(self.settings.registry.verify_key) if verify else None,
         )
         server.verify_features(model, self.online)
-        return server.build(
+        return server.build_served(
             model,
             self.settings.serving,
             reader=self.online,
             objects=self.objects,
             clock=self.clock,
-            keys=self._keyring(),
         )
 
     def _keyring(self) -> Keyring | None:

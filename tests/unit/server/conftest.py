@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.server_app import Served, start
+from tests.server_app import Running, start
 
 from tidemill.testing.models import write_bundle
 
@@ -16,5 +16,5 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def served(bundle: Path) -> Served:
+def served(bundle: Path) -> Running:
     return start(bundle)

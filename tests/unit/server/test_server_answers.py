@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.server_app import FULL, INFER, ROW, Served, expected, request
+from tests.server_app import FULL, INFER, ROW, Running, expected, request
 
 
-def test_an_answer_carries_score_version_and_revision(served: Served) -> None:
+def test_an_answer_carries_score_version_and_revision(served: Running) -> None:
     answer = served.infer(FULL, id="a-1")
     assert answer.status == 200
     assert answer.scores == pytest.approx([expected(FULL)], abs=1e-6)
@@ -21,18 +21,18 @@ def test_an_answer_carries_score_version_and_revision(served: Served) -> None:
     )
 
 
-def test_ids_are_made_and_unique_where_none_is_given(served: Served) -> None:
+def test_ids_are_made_and_unique_where_none_is_given(served: Running) -> None:
     first, second = served.infer(FULL).body["id"], served.infer(FULL).body["id"]
     assert first != second
 
 
-def test_the_version_path_answers_the_same(served: Served) -> None:
+def test_the_version_path_answers_the_same(served: Running) -> None:
     content = json.dumps(request(FULL)).encode()
     by_version = served.ask("/v2/models/flight-delay/versions/7/infer", content)
     assert by_version.scores == served.ask(INFER, content).scores
 
 
-def test_rows_stay_in_order(served: Served) -> None:
+def test_rows_stay_in_order(served: Running) -> None:
     row = FULL | {"sched_minute": [300.0, 600.0, 900.0], "carrier": ["UA", "??", None]}
     wanted = [
         expected(FULL | {"sched_minute": m, "carrier": c})
@@ -41,13 +41,13 @@ def test_rows_stay_in_order(served: Served) -> None:
     assert served.infer(row, 3).scores == pytest.approx(wanted, abs=1e-6)
 
 
-def test_null_is_a_missing_number_that_the_graph_imputes(served: Served) -> None:
+def test_null_is_a_missing_number_that_the_graph_imputes(served: Running) -> None:
     answer = served.infer(FULL | {"temp": None})
     assert answer.scores == pytest.approx([expected(FULL | {"temp": None})], abs=1e-6)
     assert "defaulted" not in answer.body["parameters"]
 
 
-def test_shape_n_by_1_may_be_flat_or_nested(served: Served) -> None:
+def test_shape_n_by_1_may_be_flat_or_nested(served: Running) -> None:
     body = request(FULL, 2)
     for tensor in body["inputs"]:
         tensor["shape"] = [2, 1]
@@ -58,7 +58,7 @@ def test_shape_n_by_1_may_be_flat_or_nested(served: Served) -> None:
     assert flat.scores == nested.scores == pytest.approx([expected(FULL)] * 2, abs=1e-6)
 
 
-def test_metadata_tells_what_a_request_needs(served: Served) -> None:
+def test_metadata_tells_what_a_request_needs(served: Running) -> None:
     body = served.ask("/v2/models/flight-delay/versions/7", method="GET").body
     optional = {t["name"]: t["parameters"]["optional"] for t in body["inputs"]}
     assert {name for name, may in optional.items() if not may} == set(ROW)
@@ -68,7 +68,7 @@ def test_metadata_tells_what_a_request_needs(served: Served) -> None:
     assert served.ask("/v2", method="GET").body["name"] == "tidemill"
 
 
-def test_draining_is_not_ready_and_closes_connections(served: Served) -> None:
+def test_draining_is_not_ready_and_closes_connections(served: Running) -> None:
     assert served.ask("/v2/health/ready", method="GET").status == 200
     served.app.draining = True
     assert served.ask("/v2/health/ready", method="GET").body == {"ready": False}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.server_app import FULL, INFER, ROW, Answer, Served, expected, request, start
+from tests.server_app import FULL, INFER, ROW, Answer, Running, expected, request, start
 from tests.tensors import WIDTHS, as_raw, binary, packed
 
 from tidemill.server.binary import unpack
@@ -29,12 +29,12 @@ FORMS = [
 ]
 
 
-def ask(served: Served, head: bytes, tail: bytes, size: object = None) -> Answer:
+def ask(served: Running, head: bytes, tail: bytes, size: object = None) -> Answer:
     length = str(len(head) if size is None else size)
     return served.ask(INFER, head + tail, inference_header_content_length=length)
 
 
-def ask_inputs(served: Served, inputs: list[dict[str, Any]], **more: Any) -> Answer:
+def ask_inputs(served: Running, inputs: list[dict[str, Any]], **more: Any) -> Answer:
     return ask(served, *binary(inputs, **more))
 
 
@@ -45,11 +45,11 @@ def changed(rows: int = 2, **changes: Any) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def shared(bundle: Path) -> Served:
+def shared(bundle: Path) -> Running:
     return start(bundle)
 
 
-def test_binary_mixed_and_json_requests_get_the_same_scores(shared: Served) -> None:
+def test_binary_mixed_and_json_requests_get_the_same_scores(shared: Running) -> None:
     inputs = request(COLUMNS, 3)["inputs"]
     by_json = shared.ask(INFER, json.dumps({"inputs": inputs}).encode()).scores
     by_binary = ask_inputs(shared, [as_raw(x) for x in inputs]).scores
@@ -60,14 +60,14 @@ def test_binary_mixed_and_json_requests_get_the_same_scores(shared: Served) -> N
     )
 
 
-def test_nan_is_missing_as_null_is(served: Served) -> None:
+def test_nan_is_missing_as_null_is(served: Running) -> None:
     row = FULL | {"temp": None}
     answer = ask_inputs(served, [as_raw(x) for x in request(row)["inputs"]])
     assert answer.scores == pytest.approx([expected(row)], abs=1e-6)
 
 
 @pytest.mark.parametrize(("datatype", "form"), FORMS)
-def test_numbers_come_in_every_numeric_datatype(shared: Served, datatype: str, form: str) -> None:
+def test_numbers_come_in_every_numeric_datatype(shared: Running, datatype: str, form: str) -> None:
     values = [False, True] if datatype == "BOOL" else [0, 100]
     inputs = request(FULL | {"seats": values}, 2)["inputs"]
     inputs[-1]["datatype"] = datatype
@@ -78,14 +78,14 @@ def test_numbers_come_in_every_numeric_datatype(shared: Served, datatype: str, f
 @pytest.mark.parametrize(("datatype", "value"), [("UINT64", 2**64 - 1), ("INT64", -(2**63))])
 @pytest.mark.parametrize("form", ["json", "binary"])
 def test_the_largest_whole_numbers_are_rounded_to_fp32(
-    shared: Served, datatype: str, value: int, form: str
+    shared: Running, datatype: str, value: int, form: str
 ) -> None:
     inputs = request(FULL | {"seats": value})["inputs"]
     inputs[-1]["datatype"] = datatype
     assert ask_inputs(shared, [as_raw(x) if form == "binary" else x for x in inputs]).status == 200
 
 
-def test_binary_outputs_are_announced_and_equal_those_of_json(served: Served) -> None:
+def test_binary_outputs_are_announced_and_equal_those_of_json(served: Running) -> None:
     plain = served.infer(COLUMNS, 3).scores
     selected = [{"name": "probability", "parameters": {"binary_data": True}}]
     for more in (BINARY, {"outputs": selected}):
@@ -109,11 +109,11 @@ def test_binary_outputs_are_announced_and_equal_those_of_json(served: Served) ->
     assert HEADER not in answer.headers
 
 
-def test_the_extension_is_announced(served: Served) -> None:
+def test_the_extension_is_announced(served: Running) -> None:
     assert "binary_tensor_data" in served.ask("/v2", method="GET").body["extensions"]
 
 
-def test_binary_requests_are_looked_up_counted_and_logged_as_json_ones(served: Served) -> None:
+def test_binary_requests_are_looked_up_counted_and_logged_as_json_ones(served: Running) -> None:
     keys = ROW | {"tailnum": "N1", "flight_id": "f1"}
     inputs = request(keys, 2)["inputs"]
     by_json = served.ask(INFER, json.dumps({"inputs": inputs, "id": "j"}).encode())
@@ -121,7 +121,6 @@ def test_binary_requests_are_looked_up_counted_and_logged_as_json_ones(served: S
     assert by_json.scores == by_binary.scores
     assert by_json.body["parameters"] == by_binary.body["parameters"]
     assert served.metric("tidemill_rows_total") == 4
-    served.log.start()
     assert served.log.close(10) == 0
     (content,) = served.objects.kept.values()
     rows = pq.read_table(io.BytesIO(content)).to_pylist()
@@ -131,7 +130,7 @@ def test_binary_requests_are_looked_up_counted_and_logged_as_json_ones(served: S
     assert kept[:2] == kept[2:]
 
 
-def test_keys_may_be_binary_whole_numbers_and_stay_whole(served: Served) -> None:
+def test_keys_may_be_binary_whole_numbers_and_stay_whole(served: Running) -> None:
     inputs = request(ROW)["inputs"]
     key = {"name": "tailnum", "shape": [1], "datatype": "INT64"}
     answer = ask_inputs(served, [*inputs, key | {"raw": packed("INT64", [17])}])
@@ -189,7 +188,7 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], str, list[str]]] = {
 
 @pytest.mark.parametrize(("inputs", "code", "says"), REFUSED.values(), ids=REFUSED.keys())
 def test_bad_tensors_are_refused_with_a_reason(
-    shared: Served, inputs: list[dict[str, Any]], code: str, says: list[str]
+    shared: Running, inputs: list[dict[str, Any]], code: str, says: list[str]
 ) -> None:
     answer = ask_inputs(shared, inputs)
     assert (answer.status, answer.body["code"]) == (400, code)
@@ -198,14 +197,14 @@ def test_bad_tensors_are_refused_with_a_reason(
 
 
 @pytest.mark.parametrize("size", ["-1", "", "x", "1.0", "0x10", " 9", "٣", "9" * 30, "100000"])
-def test_a_bad_header_length_is_refused(shared: Served, size: str) -> None:
+def test_a_bad_header_length_is_refused(shared: Running, size: str) -> None:
     head, tail = binary(changed())
     answer = ask(shared, head, tail, size)
     assert (answer.status, answer.body["code"]) == (400, "malformed_binary")
     assert "Inference-Header-Content-Length" in answer.body["error"]
 
 
-def test_what_the_sizes_do_not_account_for_is_refused(shared: Served) -> None:
+def test_what_the_sizes_do_not_account_for_is_refused(shared: Running) -> None:
     head, tail = binary(changed())
     for end in (tail[:-1], tail + b"\0"):
         answer = ask(shared, head, end)
@@ -259,7 +258,7 @@ def mutated(draw: st.DrawFn) -> tuple[bytes, str]:
 
 @settings(max_examples=500, deadline=None)
 @given(case=mutated())
-def test_no_binary_body_at_all_gives_a_5xx(shared: Served, case: tuple[bytes, str]) -> None:
+def test_no_binary_body_at_all_gives_a_5xx(shared: Running, case: tuple[bytes, str]) -> None:
     body, size = case
     answer = shared.ask(INFER, body, inference_header_content_length=size)
     if answer.status == 200:

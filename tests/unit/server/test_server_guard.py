@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from pydantic import ValidationError
 from tests.server_app import FULL, INFER, request, start
 
-from tidemill.server.inference import Answer
+from tidemill.server.inference import Asked
+from tidemill.server.rest import Answer
 from tidemill.settings.serving import TlsSettings
 
 BODY = json.dumps(request(FULL)).encode()
@@ -31,27 +33,27 @@ def test_a_full_queue_refuses_and_says_when_to_return(bundle: Path) -> None:
 
 def test_no_more_are_answered_at_once_than_may_be_and_none_is_lost(bundle: Path) -> None:
     served = start(bundle, limits={"max_in_flight": 3})
-    app: Any = served.app
     now: list[int] = []
     most: list[int] = []
 
     class Slow:
-        async def answer(self, body: bytes, trace: str | None, *, json_size: int | None) -> Answer:
+        async def answer(self, read: Callable[[], Asked], *_: Any) -> Answer:
             now.append(1)
             most.append(len(now))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             now.pop()
-            return Answer(body, json_size)
+            return Answer(str(read().request.id).encode(), None)
 
-    app._inference = Slow()
+    object.__setattr__(served.served, "inference", Slow())
 
     async def burst() -> list[Any]:
-        return await asyncio.gather(*(served._ask(INFER, b"%d" % n, "POST", 0, {}) for n in many))
+        return await asyncio.gather(*(served._ask(INFER, body, "POST", 0, {}) for body in bodies))
 
-    many = range(40)
+    ids = [f"r{n}" for n in range(40)]
+    bodies = [json.dumps(request(FULL) | {"id": one}).encode() for one in ids]
     answers = asyncio.run(burst())
-    assert [int(answer.content) for answer in answers] == list(many)
+    assert [answer.content.decode() for answer in answers] == ids
     assert max(most) == 3
 
 

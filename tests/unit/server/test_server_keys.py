@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.server_app import INFER, Answer, Served, start
+from tests.server_app import INFER, Answer, Running, start
 
 from tidemill.errors import ConfigError, Refused, UsageError
 from tidemill.server import Keyring, refuse_exposure
@@ -40,7 +40,7 @@ class Shop:
         self.infer = self.add("infer", permissions=["infer"])
         self.admin = self.add("admin", permissions=["admin"])
         self.ring = Keyring(self.path, clock=self.time.monotonic, now=self.time.now)
-        self.served: Served = start(bundle, self.ring, **options)
+        self.served: Running = start(bundle, self.ring, **options)
 
     def add(self, name: str, **options: Any) -> str:
         token, entry = make_entry(name, **{"permissions": ["infer"]} | options)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server_app import AS_OF, FULL, NOW, ROW, Served, expected, start
+from tests.server_app import AS_OF, FULL, NOW, ROW, Running, expected, start
 
 from tidemill.errors import Unavailable
 from tidemill.testing.models import MANIFEST
@@ -18,7 +18,7 @@ BROKEN = {
 }
 
 
-def test_missing_features_are_looked_up(served: Served) -> None:
+def test_missing_features_are_looked_up(served: Running) -> None:
     answer = served.infer(ROW | {"tailnum": "N1"})
     assert answer.scores == pytest.approx([expected(FULL)], abs=1e-6)
     assert answer.body["parameters"]["features_as_of"] == AS_OF.isoformat()
@@ -26,12 +26,12 @@ def test_missing_features_are_looked_up(served: Served) -> None:
     assert served.metric("tidemill_defaults_total", view="plane") == 0
 
 
-def test_given_features_win_over_the_store(served: Served) -> None:
+def test_given_features_win_over_the_store(served: Running) -> None:
     row = ROW | {"tailnum": "N1", "temp": 90.0}
     assert served.infer(row).scores == pytest.approx([expected(FULL | {"temp": 90.0})], abs=1e-6)
 
 
-def test_unknown_and_null_keys_fall_back_marked_and_counted(served: Served) -> None:
+def test_unknown_and_null_keys_fall_back_marked_and_counted(served: Running) -> None:
     answer = served.infer(ROW | {"tailnum": ["N1", "N2", None, "N1"]}, 4)
     known, unknown = expected(FULL), expected(FULL | {"seats": 150.0})
     assert answer.scores == pytest.approx([known, unknown, unknown, known], abs=1e-6)
@@ -41,7 +41,7 @@ def test_unknown_and_null_keys_fall_back_marked_and_counted(served: Served) -> N
 
 
 @pytest.mark.parametrize("failure", BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_store_costs_defaults_and_no_answer(served: Served, failure: Exception) -> None:
+def test_a_broken_store_costs_defaults_and_no_answer(served: Running, failure: Exception) -> None:
     served.online.failure = failure
     answer = served.infer(ROW | {"tailnum": "N1"})
     nothing = {"carrier_late_rate_7d": None, "temp": None, "seats": 150.0}
@@ -54,14 +54,14 @@ def test_a_broken_store_costs_defaults_and_no_answer(served: Served, failure: Ex
     assert served.metric("tidemill_requests_total", outcome="error") == 0
 
 
-def test_values_of_a_wrong_type_fall_back(served: Served) -> None:
+def test_values_of_a_wrong_type_fall_back(served: Running) -> None:
     served.online.values["plane"][("N1",)]["seats"] = "two hundred"
     served.online.values["origin_weather"][("JFK",)]["temp"] = 1e300
     answer = served.infer(ROW | {"tailnum": "N1"})
     assert answer.body["parameters"]["defaulted"] == "temp=1,seats=1"
 
 
-def test_another_definition_in_the_store_is_not_used(served: Served) -> None:
+def test_another_definition_in_the_store_is_not_used(served: Running) -> None:
     before = served.infer(ROW | {"tailnum": "N1"})
     served.online.digest = "sha256:" + "6" * 64  # somebody materialised a changed service
     served.online.as_of = NOW
@@ -79,7 +79,7 @@ def test_a_late_store_falls_back_within_the_deadline(bundle: Path) -> None:
 
             time.sleep(0.3)
 
-    served.app._inference._lookup._reader = Slow(MANIFEST.features.digest)
+    served.served.inference._lookup._reader = Slow(MANIFEST.features.digest)
     answer = served.infer(ROW | {"tailnum": "N1"})
     assert answer.status == 200
     assert answer.body["parameters"]["defaulted"].count("=1") == 3

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server_app import FULL, INFER, Served, start
+from tests.server_app import FULL, INFER, Running, start
 
 from tidemill.domain.scores import BOUNDS
 from tidemill.testing.models import write_bundle
 
 
-def test_metrics_carry_the_contract(served: Served) -> None:
+def test_metrics_carry_the_contract(served: Running) -> None:
     served.infer(FULL, 3)
     served.ask(INFER, b"{}")
     labels = {"model": "flight-delay", "version": "7"}
@@ -43,7 +43,7 @@ def test_a_score_that_is_no_probability_is_counted(tmp_path: Path) -> None:
     assert served.metric("tidemill_score_count") == 0
 
 
-def test_a_request_is_counted_once_under_its_mean_score(served: Served) -> None:
+def test_a_request_is_counted_once_under_its_mean_score(served: Running) -> None:
     scores = [served.infer(FULL, 3).scores, served.infer(FULL).scores]
     means = [sum(one) / len(one) for one in scores]
     assert served.metric("tidemill_score_count") == 2
@@ -52,12 +52,12 @@ def test_a_request_is_counted_once_under_its_mean_score(served: Served) -> None:
     assert served.metric("tidemill_score_bucket", le=str(bound)) == 2
 
 
-def test_a_failing_model_is_a_500_without_its_reason(served: Served) -> None:
+def test_a_failing_model_is_a_500_without_its_reason(served: Running) -> None:
     class Broken:
         def run(self, *_: Any) -> Any:
             raise RuntimeError("/secret/path")
 
-    object.__setattr__(served.app._inference.model, "session", Broken())
+    object.__setattr__(served.served.inference.model, "session", Broken())
     answer = served.infer(FULL)
     assert (answer.status, answer.body["code"]) == (500, "internal")
     assert "secret" not in answer.content.decode()

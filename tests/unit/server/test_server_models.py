@@ -53,7 +53,6 @@ def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_a_model_may_have_inputs_of_one_type_alone(tmp_path: Path, datatype: str) -> None:
     inputs = tuple(replace(c, origin="request") for c in MANIFEST.inputs if c.datatype == datatype)
     served = start(write_bundle(tmp_path / "b", manifest=replace(MANIFEST, inputs=inputs)))
-    served.log.start()
     answer = served.infer({c.name: FULL[c.name] for c in inputs}, 2)
     assert len(answer.scores) == 2
     assert served.log.close(10) == 0

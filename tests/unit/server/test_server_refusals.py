@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.server_app import FULL, INFER, ROW, Served, request, start
+from tests.server_app import FULL, INFER, ROW, Running, request, start
 
 
 def bad(**changes: Any) -> dict[str, Any]:
@@ -115,7 +115,7 @@ REFUSED: dict[str, tuple[Any, str, list[str]]] = {
 
 @pytest.mark.parametrize(("body", "code", "says"), REFUSED.values(), ids=REFUSED.keys())
 def test_bad_requests_are_refused_with_a_reason(
-    served: Served, body: Any, code: str, says: list[str]
+    served: Running, body: Any, code: str, says: list[str]
 ) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = served.ask(INFER, content)
@@ -154,14 +154,14 @@ def test_a_large_body_is_refused(bundle: Path) -> None:
     ],
 )
 def test_wrong_paths_and_methods_say_what_is_there(
-    served: Served, method: str, path: str, status: int, code: str, says: str
+    served: Running, method: str, path: str, status: int, code: str, says: str
 ) -> None:
     answer = served.ask(path, method=method)
     assert (answer.status, answer.body["code"]) == (status, code)
     assert says in answer.body["error"]
 
 
-def test_extensions_that_are_not_spoken_are_refused(served: Served) -> None:
+def test_extensions_that_are_not_spoken_are_refused(served: Running) -> None:
     content = json.dumps(request(FULL)).encode()
     packed = served.ask(INFER, content, content_encoding="gzip")
     assert (packed.status, packed.body["code"]) == (415, "unsupported_encoding")
@@ -204,14 +204,14 @@ documents = (
 
 
 @pytest.fixture(scope="module")
-def shared(bundle: Path) -> Served:
+def shared(bundle: Path) -> Running:
     """One server for all examples."""
     return start(bundle)
 
 
 @settings(max_examples=400, deadline=None)
 @given(body=documents.map(lambda d: json.dumps(d).encode()) | st.binary(max_size=64))
-def test_no_body_at_all_gives_a_5xx(shared: Served, body: bytes) -> None:
+def test_no_body_at_all_gives_a_5xx(shared: Running, body: bytes) -> None:
     answer = shared.ask(INFER, body)
     if answer.status == 200:
         assert answer.scores

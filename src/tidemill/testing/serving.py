@@ -1,0 +1,61 @@
+"""The server's application in this process, on a bundle and fakes of its ports."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from tidemill.ports.features import OnlineReader
+from tidemill.ports.objects import ObjectStore
+from tidemill.server import App, Keyring, Repository, Served, build_app, build_served, load_model
+from tidemill.settings.serving import ServingSettings
+
+__all__ = ["FixedClock", "make_app", "make_repository"]
+
+
+class FixedClock:
+    """Implements `ports.clock.Clock` with one moment."""
+
+    def __init__(self, moment: datetime) -> None:
+        self._moment = moment
+
+    def now(self) -> datetime:
+        """Return the moment."""
+        return self._moment
+
+
+def make_repository(
+    settings: ServingSettings,
+    *,
+    reader: OnlineReader,
+    objects: ObjectStore,
+    moment: datetime,
+    folder: Path | None = None,
+) -> Repository:
+    """Return a repository that loads bundles unverified; none is loaded yet."""
+
+    def load(bundle: Path, version: str, name: str) -> Served:
+        model = load_model(bundle, version=version, name=name, threads=1)
+        clock = FixedClock(moment)
+        return build_served(model, settings, reader=reader, objects=objects, clock=clock)
+
+    return Repository(load, folder, max_models=settings.max_models)
+
+
+def make_app(
+    bundle: Path,
+    settings: ServingSettings,
+    *,
+    reader: OnlineReader,
+    objects: ObjectStore,
+    moment: datetime,
+    keys: Keyring | None = None,
+    version: str = "1",
+) -> tuple[App, Served]:
+    """Return an application that is ready to serve one bundle, and what serves it."""
+    repository = make_repository(settings, reader=reader, objects=objects, moment=moment)
+    repository.add(bundle, version)
+    app = build_app(repository, settings, keys)
+    app.ready = True
+    (served,) = repository
+    return app, served
