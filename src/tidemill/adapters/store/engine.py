@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from pathlib import Path
 
 from sqlalchemy import Engine, create_engine, event, make_url
@@ -17,6 +19,8 @@ EXCLUSIVE = {
     "postgresql": "SELECT pg_advisory_xact_lock(7453461)",
 }
 """What a transaction says first so that it is alone, and everything in it happens or nothing."""
+BUSY_SECONDS = 30
+"""How long SQLite's writers wait for each other."""
 
 
 def open_store(url: str, password: str = "") -> Engine:
@@ -59,9 +63,23 @@ def _bring_up_to_date(engine: Engine) -> None:
         bring_up_to_date(connection)
 
 
-def _pragmas(connection: object, _record: object) -> None:
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    cursor.execute("PRAGMA busy_timeout=30000")
-    cursor.execute("PRAGMA journal_mode=WAL")
+def _pragmas(connection: sqlite3.Connection, _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+    _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Switch a new file to WAL; when many do so at once SQLite refuses instead of waiting."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
