@@ -46,6 +46,14 @@ def test_the_page_lists_every_switch() -> None:
     ]
 
 
+def test_the_images_switch_off_what_tidemill_does() -> None:
+    dockerfile = (REPOSITORY / "infra" / "Dockerfile").read_text().replace("\\\n", " ")
+    settings = {
+        word for line in dockerfile.splitlines() if line[:4] == "ENV " for word in line.split()
+    }
+    assert {f"{s.variable}={s.value}" for s in SWITCHES} <= settings
+
+
 def test_importing_tidemill_overrides_what_the_environment_says() -> None:
     code = "import os, tidemill, tidemill.telemetry as t\n"
     code += "print([s.variable for s in t.SWITCHES if os.environ[s.variable] != s.value])"

@@ -35,7 +35,18 @@ def _up(
                 shown.add((name, process.state))
                 emit_line(process, f"{name:<20} {process.state} {process.detail}")
 
+    already = project.platform.supervisor()
     project.platform.up(project.platform_specs(), timeout=timeout, watch=watch)
+    settings = project.settings
+    urls = {
+        "models": f"http://127.0.0.1:{settings.gateway.port}/v2",
+        "registry": settings.registry.uri,
+    }
+    how = f"attached to the platform that runs (pid {already})" if already else "started"
+    emit(
+        {"attached": bool(already), "urls": urls},
+        f"{how}; " + ", ".join(f"{what}: {url}" for what, url in urls.items()),
+    )
 
 
 @down.command()

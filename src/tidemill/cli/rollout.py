@@ -136,14 +136,21 @@ def plan(
     headers = ("step", "weight", "metric", "gate", "pass, equal", "harm ×1.5", "harm ×3")
     note = "\nbad events of both arms together until the decision, roughly the mean\n"
     stays = [
-        (step.name, _duration(seconds[step.name]), _duration(step.max_seconds))
+        (
+            step.name,
+            _duration(seconds[step.name]),
+            _duration(step.max_seconds),
+            "would time out: raise the limit or the weight, or mend what is assumed below"
+            if seconds[step.name] > step.max_seconds
+            else "",
+        )
         for step in made.steps
     ]
     how = (
         f"\nof the project's clock, for a canary as good as stable, at {rate:g} requests/s"
         f" (rollout.expected_rate), {bad:.2%} of them bad (--bad), with the step's evidence alone"
     )
-    view = Group(table(headers, rows), note, table(("step", "expected", "at most"), stays), how)
+    view = Group(table(headers, rows), note, table(("step", "expected", "at most", ""), stays), how)
     emit({"plan": made, "expected_seconds": seconds}, view)
 
 

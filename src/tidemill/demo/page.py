@@ -20,8 +20,19 @@ td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 svg{max-width:100%;height:auto;margin:.6rem 0}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:.6rem}
 .figures div{background:#f3f6f8;border-radius:6px;padding:.6rem .8rem}
-.figures b{display:block;font-size:1.15rem} .why{color:#5b6b78}
+.figures b{display:block;font-size:1.15rem}
+.why{color:#5b6b78;white-space:pre-line;overflow-wrap:anywhere} .wide{overflow-x:auto}
 """
+
+DRIFT = (
+    "How far the features, and what the scores promise, have moved from the model's reference. "
+    "Above the dashed bound an incident opens; dotted lines are what was done."
+)
+CANARY = (
+    "Evidence about each canary, metric by metric. Above the dashed red line it is rolled back, "
+    "above the green one the metric passes; a step is passed when all of its metrics do."
+)
+AUC = "What retraining bought: the model that served against the first one, on the same flights."
 
 
 def write_page(story: Story, path: Path) -> None:
@@ -43,12 +54,21 @@ def write_page(story: Story, path: Path) -> None:
         _events(story),
     ]
     if points:
-        parts += ["<h2>Why</h2>", drift_plot(points, marks, story.performance_bound)]
-    parts += [canary_plot(canary) for canary in story.canaries if _moved(canary)]
+        parts += [
+            "<h2>Why</h2>",
+            _caption(DRIFT),
+            drift_plot(points, marks, story.performance_bound),
+        ]
+    if moved := [canary for canary in story.canaries if _moved(canary)]:
+        parts += [_caption(CANARY), *map(canary_plot, moved)]
     if any(p.auc_first is not None for p in points):
-        parts.append(auc_plot(points, marks))
+        parts += [_caption(AUC), auc_plot(points, marks)]
     parts += ["<h2>What it cost</h2>", _stages(story), "</html>"]
     path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _caption(text: str) -> str:
+    return f"<p class='why'>{escape(text)}</p>"
 
 
 def _is_mark(title: str) -> bool:
@@ -74,7 +94,7 @@ def _events(story: Story) -> str:
         for e in story.events
     )
     head = "<tr><th>clock of the replay</th><th></th><th>after</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+    return f"<div class='wide'><table>{head}{''.join(rows)}</table></div>"
 
 
 def _stages(story: Story) -> str:
@@ -84,4 +104,4 @@ def _stages(story: Story) -> str:
         for s in story.stages
     )
     head = "<tr><th>stage</th><th>wall</th><th>of it work</th><th>CPU</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+    return f"<div class='wide'><table>{head}{''.join(rows)}</table></div>"

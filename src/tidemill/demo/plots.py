@@ -29,6 +29,7 @@ def drift_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]], bound:
     below.plot(days, _gaps([p.performance for p in points]), color=GOLD, marker="o", ms=3)
     below.axhline(bound, color=RED, ls="--", lw=1, label="bound")
     below.set_ylabel("performance |z|", fontsize=8)
+    below.legend(loc="upper right", fontsize=7, frameon=False)
     for axes in (above, below):
         _mark(axes, marks)
     return _svg(figure)

@@ -150,7 +150,9 @@ class Witness:
     def _ended(self, request: Request) -> None:
         run = self._project.runs.status(request.run_id)
         at = datetime.fromisoformat(request.finished_at)
-        self._story.note(at, f"retraining run {request.state}", request.outcome)
+        told = request.state == "rejected"  # with the decision to escalate
+        reason = "" if told or request.outcome == request.state else request.outcome
+        self._story.note(at, f"retraining run {request.state}", reason)
         self._story.add_run(f"retraining ({request.trigger})", run)
 
     def _windows(self) -> None:
