@@ -1,50 +1,39 @@
-"""HTTP: routes, bodies, errors. A raw ASGI application: one route is a look-up in a table."""
+"""The application: routes, permissions, errors; one route is a look-up in a table."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
 from tidemill import __version__
 from tidemill.errors import TidemillError
-from tidemill.server import body as bodies
 from tidemill.server.binary import HEADER, header_length
-from tidemill.server.body import Gone, Receive
 from tidemill.server.guard import Guard
-from tidemill.server.inference import Answer, Inference
+from tidemill.server.inference import Inference
+from tidemill.server.messages import Request, Response
 from tidemill.server.metrics import Metrics
-from tidemill.server.protocol import NONE, Rejected, encode
+from tidemill.server.protocol import Rejected, encode
 
 __all__ = ["App"]
 
 log = structlog.get_logger(__name__)
 
-Scope = Mapping[str, Any]
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-
-JSON = (b"content-type", b"application/json")
-TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-OCTETS = (b"content-type", b"application/octet-stream")
-CLOSE = (b"connection", b"close")
+TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+OCTETS = b"application/octet-stream"
 TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C `traceparent`: https://www.w3.org/TR/trace-context/."""
-CLOSING = frozenset({413, 431})
-"""The rest of such a request is not read."""
 
 
 class App:
     """The server's HTTP interface; `ready` and `draining` are set by the process around it."""
 
-    def __init__(
-        self, inference: Inference, metrics: Metrics, guard: Guard, *, max_body_bytes: int
-    ) -> None:
+    def __init__(self, inference: Inference, metrics: Metrics, guard: Guard) -> None:
         self.guard = guard
         self._inference = inference
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
         self.ready = False
         self.draining = False
         model = inference.model
@@ -60,76 +49,58 @@ class App:
             **dict.fromkeys((f"{path}/ready" for path in paths), self._model_readiness),
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; ASGI's entry point."""
-        path = scope["path"]
-        extra = NONE
-        close = False
-        kind = JSON
+    def admit(self, request: Request, pending: int) -> None:
+        """Judge a request by its head; raises Rejected."""
+        self.guard.admit(request, pending, infers=self._infers(request))
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request that was admitted and is whole."""
         try:
-            status, body, json_size = await self._respond(scope, path, receive)
-            if json_size is not None:
-                kind, extra = OCTETS, {HEADER: b"%d" % json_size}
-            elif path == "/metrics":
-                kind = TEXT
+            if self._infers(request):
+                return await self._infer_one(request)
+            return self._document(request.path, request.method)
         except Rejected as refusal:
-            self.count(refusal)
-            status, body, extra = refusal.status, refusal.body(), refusal.headers
-            close = status in CLOSING
-        except Gone:
-            return
+            return self.refuse(refusal)
         except TidemillError as error:
             log.error("request failed", reason=str(error))
-            status, body = 503, Rejected("unavailable", "the server cannot answer now").body()
+            return _tell(Rejected("unavailable", "the server cannot answer now", 503))
         except Exception:
             log.exception("request failed")
-            status, body = 500, Rejected("internal", "the server failed; its log says why").body()
-        headers = [kind, (b"content-length", b"%d" % len(body)), *extra.items()]
-        if self.draining or close:
-            headers.append(CLOSE)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            return _tell(Rejected("internal", "the server failed; its log says why", 500))
 
-    def count(self, refusal: Rejected) -> None:
-        """Count a refusal whose reason is not in the request's content."""
+    def refuse(self, refusal: Rejected) -> Response:
+        """Return how a refusal is told; it is counted if its reason is not in a request's body."""
         if refusal.code in self._metrics.refused:
             self._metrics.refused[refusal.code] += 1
+        return _tell(refusal)
 
-    async def _respond(
-        self, scope: Scope, path: str, receive: Receive
-    ) -> tuple[int, bytes, int | None]:
-        """Return status, body and, of a binary answer, the size of its JSON part."""
-        headers = dict(scope["headers"])
-        infers = path in self._infer and scope["method"] == "POST"
-        try:
-            self.guard.admit(scope, headers, infers=infers)
-        except Rejected as refusal:
-            if not await bodies.linger(receive, self._max_body_bytes):
-                refusal.headers = {**refusal.headers, b"connection": b"close"}
-            raise
-        if infers:
-            answer = await self._answer(headers, receive)
-            return 200, answer.body, answer.json_size
-        return (*self._document(path, scope["method"]), None)
+    def _infers(self, request: Request) -> bool:
+        return request.path in self._infer and request.method == "POST"
 
-    async def _answer(self, headers: Mapping[bytes, bytes], receive: Receive) -> Answer:
+    async def _infer_one(self, request: Request) -> Response:
+        headers = request.headers
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Rejected("unsupported_encoding", "compressed bodies are not supported", 415)
-        body = await bodies.read(receive, self._max_body_bytes)
         found = TRACE.fullmatch(headers.get(b"traceparent", b""))
+        body = bytes(request.body)
         json_size = header_length(headers[HEADER], len(body)) if HEADER in headers else None
         async with self.guard.slots:
-            return await self._inference.answer(
+            answer = await self._inference.answer(
                 body, found[1].decode() if found else None, json_size=json_size
             )
+        if answer.json_size is None:
+            return Response(200, answer.body)
+        return Response(200, answer.body, OCTETS, {HEADER: b"%d" % answer.json_size})
 
-    def _document(self, path: str, method: str) -> tuple[int, bytes]:
+    def _document(self, path: str, method: str) -> Response:
         answer = self._documents.get(path)
-        if answer is not None and method == "GET":
-            return answer()
+        if answer is not None and method in ("GET", "HEAD"):
+            status, body = answer()
+            return Response(status, body, TEXT) if path == "/metrics" else Response(status, body)
         if answer is not None or path in self._infer:
-            allowed = "GET" if answer is not None else "POST"
-            raise Rejected("method_not_allowed", f"{path} answers {allowed}, not {method}", 405)
+            allowed = "GET, HEAD" if answer is not None else "POST"
+            message = f"{path} answers {allowed}, not {method}"
+            raise Rejected("method_not_allowed", message, 405, {b"allow": allowed.encode()})
         raise self._unknown(path)
 
     def _unknown(self, path: str) -> Rejected:
@@ -158,6 +129,10 @@ class App:
         ready = self.ready and not self.draining
         body = {"name": self._inference.model.name, "ready": ready}
         return (200 if ready else 503), encode(body)
+
+
+def _tell(refusal: Rejected) -> Response:
+    return Response(refusal.status, refusal.body(), headers=refusal.headers)
 
 
 def _server() -> bytes:

@@ -56,7 +56,7 @@ def build(
     lookup = Lookup(manifest, reader, settings.lookup_deadline_ms)
     inference = Inference(model, validator, lookup, predictions, metrics, clock)
     guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
-    app = App(inference, metrics, guard, max_body_bytes=settings.max_body_bytes)
+    app = App(inference, metrics, guard)
     return app, predictions
 
 
