@@ -97,6 +97,8 @@ class Connection(asyncio.Protocol):
         """Close the connection whatever is under way."""
         if self._task is not None:
             self._task.cancel()
+            self._task = None
+        self._drop(keep=0)
         self._transport.abort()
 
     # What arrives
