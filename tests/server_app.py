@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.server import App, Keyring, Served
+from tidemill.server.messages import Request
 from tidemill.server.predictions import PredictionLog
+from tidemill.server.protocol import Rejected
 from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST, MEANS, SLOPES, VALUES
 from tidemill.testing.objects import MemoryObjects
@@ -72,23 +74,17 @@ class Running:
     async def _ask(
         self, path: str, content: bytes, method: str, pending: int, headers: dict[str, str]
     ) -> Answer:
-        sent: list[dict[str, Any]] = []
-        chunks = [content[:7], content[7:]]  # bodies arrive in pieces
-
-        async def receive() -> dict[str, Any]:
-            body = chunks.pop(0)
-            return {"type": "http.request", "body": body, "more_body": bool(chunks)}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
-        scope = {"type": "http", "path": path, "method": method, "headers": raw}
-        scope["state"] = {"pending": pending}
-        await self.app(scope, receive, send)
-        start, body = sent
-        assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
-        return Answer(start["status"], dict(start["headers"]), body["body"])
+        request = Request()
+        request.method, request.path, request.body = method, path, content
+        request.headers = {k.replace("_", "-").encode(): v.encode() for k, v in headers.items()}
+        try:
+            self.app.admit(request, pending)
+        except Rejected as refusal:
+            response = self.app.refuse(refusal)
+        else:
+            response = await self.app.answer(request)
+        sent = {b"content-type": response.kind, **response.headers}
+        return Answer(response.status, sent, response.body)
 
     def infer(self, row: dict[str, Any], rows: int = 1, **more: Any) -> Answer:
         return self.ask(INFER, json.dumps(request(row, rows) | more).encode())

@@ -140,7 +140,7 @@ def test_the_process_loads_none_of_the_training_side(project: Project) -> None:
     }
     # A refused import is listed too; one that worked brings its submodules.
     loaded = {name.partition(".")[0] for name in names if "." in name}
-    assert {"onnxruntime", "uvicorn", "pyarrow", "msgspec", "sqlite3"} <= loaded
+    assert {"onnxruntime", "httptools", "pyarrow", "msgspec", "sqlite3"} <= loaded
     assert not loaded & (FORBIDDEN | {"polars", "dvc", "sqlalchemy", "sklearn", "onnx"})
     assert "pandas" in names  # pyarrow asked for it, and was refused
     assert not re.search(r"/(torch|pandas|polars|sklearn)/", maps)

@@ -106,7 +106,7 @@ def test_a_burst_loses_no_request(project: Project) -> None:
 
     async def client(number: int, stop: asyncio.Barrier, go: asyncio.Barrier) -> tuple[int, str]:
         reader, writer = await asyncio.open_connection(*_address(server))
-        writer.write(b"GET /v2/health/live HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n")
         await _answer(reader)
         await stop.wait()
         await stop.wait()
@@ -262,7 +262,8 @@ def _address(server: Server) -> tuple[str, int]:
 
 
 def _post(content: bytes) -> bytes:
-    return f"POST {INFER} HTTP/1.1\r\ncontent-length: {len(content)}\r\n\r\n".encode() + content
+    head = f"POST {INFER} HTTP/1.1\r\nhost: a\r\ncontent-length: {len(content)}\r\n\r\n"
+    return head.encode() + content
 
 
 def _exchange(server: Server, sent: bytes) -> tuple[int, str]:

@@ -1,100 +1,75 @@
-"""HTTP: who may come in, which route answers, what an error looks like. Raw ASGI."""
+"""The application: which route answers, what it needs, what an error looks like."""
 
 from __future__ import annotations
-
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 import structlog
 
 from tidemill.errors import TidemillError
-from tidemill.server import body as bodies
-from tidemill.server.body import Gone, Receive
 from tidemill.server.guard import Guard
+from tidemill.server.messages import Request, Response
 from tidemill.server.metrics import Metrics
 from tidemill.server.protocol import Rejected
 from tidemill.server.repository import Repository
-from tidemill.server.routes import JSON, Call, Reply, Routes
+from tidemill.server.routes import Call, Routes
 
 __all__ = ["App"]
 
 log = structlog.get_logger(__name__)
 
-Scope = Mapping[str, Any]
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
-
-CLOSE = (b"connection", b"close")
-CLOSING = frozenset({413, 431})
-"""The rest of such a request is not read."""
-
 
 class App:
     """The server's HTTP interface; `ready` and `draining` are set by the process around it."""
 
-    def __init__(
-        self, repository: Repository, metrics: Metrics, guard: Guard, *, max_body_bytes: int
-    ) -> None:
+    def __init__(self, repository: Repository, metrics: Metrics, guard: Guard) -> None:
         self.repository = repository
         self.guard = guard
         self.ready = False
         self.draining = False
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
         self._routes = Routes(repository, metrics, lambda: self.ready and not self.draining)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; ASGI's entry point."""
-        close = False
+    def admit(self, request: Request, pending: int) -> None:
+        """Judge a request by its head; raises Rejected."""
+        found = self._routes.find(request.path)
+        self.guard.admit(request, pending, found[0].need if found else "infer")
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request that was admitted and is whole."""
         try:
-            reply = await self._respond(scope, receive)
+            return await self._answer(request)
         except Rejected as refusal:
-            self.count(refusal)
-            reply = _refusal(refusal)
-            close = refusal.status in CLOSING
-        except Gone:
-            return
+            return self.refuse(refusal)
         except TidemillError as error:
             log.error("request failed", reason=str(error))
-            reply = _refusal(Rejected("unavailable", "the server cannot answer now", 503))
+            return _tell(Rejected("unavailable", "the server cannot answer now", 503))
         except Exception:
             log.exception("request failed")
-            reply = _refusal(Rejected("internal", "the server failed; its log says why", 500))
-        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
-        if self.draining or close:
-            headers.append(CLOSE)
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+            return _tell(Rejected("internal", "the server failed; its log says why", 500))
 
-    def count(self, refusal: Rejected) -> None:
-        """Count a refusal whose reason is not in the request's content."""
+    def refuse(self, refusal: Rejected) -> Response:
+        """Return how a refusal is told; it is counted if its reason is not in a request's body."""
         if refusal.code in self._metrics.refused:
             self._metrics.refused[refusal.code] += 1
+        return _tell(refusal)
 
-    async def _respond(self, scope: Scope, receive: Receive) -> Reply:
-        headers = dict(scope["headers"])
-        path, method = scope["path"], scope["method"]
+    async def _answer(self, request: Request) -> Response:
+        path, method, headers = request.path, request.method, request.headers
         found = self._routes.find(path)
-        try:
-            self.guard.admit(scope, headers, found[0].need if found else "infer")
-        except Rejected as refusal:
-            if not await bodies.linger(receive, self._max_body_bytes):
-                refusal.headers = {**refusal.headers, b"connection": b"close"}
-            raise
         if found is None:
             raise Rejected("not_found", f"there is nothing at {path:.200}", 404)
         route, names = found
-        if method != route.method:
-            raise Rejected(
-                "method_not_allowed", f"{path:.200} answers {route.method}, not {method}", 405
-            )
-        if method == "GET":
+        allowed = ("GET", "HEAD") if route.method == "GET" else (route.method,)
+        if method not in allowed:
+            answers = ", ".join(allowed)
+            message = f"{path:.200} answers {answers}, not {method}"
+            raise Rejected("method_not_allowed", message, 405, {b"allow": answers.encode()})
+        if route.method == "GET":
             return await route.answer(Call(headers, b"", **names))
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Rejected("unsupported_encoding", "compressed bodies are not supported", 415)
-        body = await bodies.read(receive, self._max_body_bytes)
         async with self.guard.slots:
-            return await route.answer(Call(headers, body, **names))
+            return await route.answer(Call(headers, bytes(request.body), **names))
 
 
-def _refusal(refusal: Rejected) -> Reply:
-    return Reply(refusal.body(), (JSON, *refusal.headers.items()), refusal.status)
+def _tell(refusal: Rejected) -> Response:
+    return Response(refusal.status, refusal.body(), headers=refusal.headers)

@@ -32,7 +32,7 @@ def build_app(
     """Return the application that serves a repository. Without `keys` everyone may ask it."""
     metrics = Metrics(lambda: [served.counters for served in repository])
     guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
-    return App(repository, metrics, guard, max_body_bytes=settings.max_body_bytes)
+    return App(repository, metrics, guard)
 
 
 def build_served(

@@ -14,20 +14,20 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from types import ModuleType
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 import structlog
-import uvicorn
 import uvloop
 
 from tidemill.server.app import App
 from tidemill.server.connection import Connection
 from tidemill.server.listener import BACKLOG, turn_away
 from tidemill.server.tls import Certificates
+from tidemill.server.traffic import Traffic
 from tidemill.settings.serving import ServingSettings
 
 __all__ = ["forbid_imports", "log_as_json", "serve"]
@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = 0.25
 """From turning new connections away to closing the socket: longer than a handshake takes."""
+POLL_SECONDS = 0.05
+"""Between two looks at what is still in flight while it drains."""
 FORBIDDEN = frozenset({"torch", "mlflow", "feast", "kfp", "evidently", "pandas"})
 
 
@@ -85,56 +87,81 @@ def forbid_imports() -> None:
     sys.meta_path.insert(0, _Forbid())
 
 
-class _Server(uvicorn.Server):
-    """uvicorn with the drain of this module."""
+class _Server:
+    """Accepts connections until a signal, and drains them."""
 
     def __init__(
         self,
-        config: uvicorn.Config,
         app: App,
         bound: socket.socket,
-        notice_seconds: float,
-        reloads: Sequence[Callable[[], None]],
+        settings: ServingSettings,
+        certificates: Certificates | None,
     ) -> None:
-        super().__init__(config)
         self._app = app
         self._bound = bound
-        self._notice_seconds = notice_seconds
-        self._reloads = reloads
+        self._settings = settings
+        self._context = certificates.context if certificates else None
+        self._reloads = [part.reload for part in (app.guard.keys, certificates) if part is not None]
+        self._traffic = Traffic(app, settings)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and be ready."""
-        await super().startup(sockets)
-        self._app.ready = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Once a second, look for files that changed; uvicorn calls this ten times a second."""
-        if counter % 10 == 0:
-            for reload in self._reloads:
-                reload()
-        return await super().on_tick(counter)
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Drain on the first signal, end on the second."""
+    async def run(self) -> None:
+        """Serve; returns when a signal ended it and nothing more is under way."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_report)
+        self._ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
-        yield
+        listening = await loop.create_server(
+            lambda: Connection(self._traffic),
+            sock=self._bound,
+            backlog=BACKLOG,
+            ssl=self._context,
+            ssl_handshake_timeout=self._settings.limits.head_seconds if self._context else None,
+        )
+        self._app.ready = True
+        ticking = asyncio.create_task(self._tick())
+        await self._ended.wait()
+        ticking.cancel()
+        listening.close()
+        await self._drain()
+
+    async def _tick(self) -> None:
+        """Once a second, tell the time and look for files that changed."""
+        while True:
+            self._traffic.tick()
+            for reload in self._reloads:
+                reload()
+            await asyncio.sleep(1)
 
     def _stop(self, number: int) -> None:
+        """Drain on the first signal, end on the second."""
         if self._app.draining:
             os._exit(128 + number)
-        log.info("draining", notice_seconds=self._notice_seconds)
+        notice = self._settings.notice_seconds
+        log.info("draining", notice_seconds=notice)
         self._app.draining = True
-        asyncio.get_running_loop().call_later(self._notice_seconds, self._settle)
+        asyncio.get_running_loop().call_later(notice, self._settle)
 
     def _settle(self) -> None:
         turn_away(self._bound)
-        asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._end)
+        asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._ended.set)
 
-    def _end(self) -> None:
-        self.should_exit = True
+    async def _drain(self) -> None:
+        """Let what is in flight be answered, for a while."""
+        for connection in tuple(self._traffic.connections):
+            connection.shutdown()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_seconds):
+                while not self._traffic.idle:
+                    await asyncio.sleep(POLL_SECONDS)
+        if late := len(self._traffic.connections):
+            log.error("connections were cut at the end", connections=late)
+        for connection in tuple(self._traffic.connections):
+            connection.abort()
+
+
+def _report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    log.error("event loop: " + str(context.get("message")), exc_info=context.get("exception"))
 
 
 def serve(
@@ -144,27 +171,10 @@ def serve(
     certificates: Certificates | None = None,
 ) -> None:
     """Serve until a signal ends it; returns when everything accepted was answered and logged."""
-    reloads = [part.reload for part in (app.guard.keys, certificates) if part is not None]
-    config = uvicorn.Config(
-        app,
-        http=Connection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive_seconds,
-        timeout_graceful_shutdown=settings.drain_seconds,
-    )
-    if certificates is not None:
-        config.load()
-        config.ssl = certificates.context
     # A full collection over all that is loaded would stall answers for tens of milliseconds.
     gc.collect()
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Server(config, app, bound, settings.notice_seconds, reloads).serve([bound]))
+        runner.run(_Server(app, bound, settings, certificates).run())
     app.repository.close()
     log.info("stopped")

@@ -62,7 +62,10 @@ class Served:
         if lost := self.predictions.close(timeout):
             name, version = self.key
             log.error(
-                "rows of the prediction log were lost", model=name, version=version, rows=lost
+                "rows of the prediction log were lost at the end",
+                model=name,
+                version=version,
+                rows=lost,
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -13,15 +14,15 @@ from tidemill.server import rest
 from tidemill.server.binary import HEADER, header_length
 from tidemill.server.documents import describe_model, describe_server
 from tidemill.server.guard import Need
+from tidemill.server.messages import Response
 from tidemill.server.metrics import Metrics
 from tidemill.server.protocol import Rejected, encode
 from tidemill.server.repository import Repository
 
-__all__ = ["JSON", "Call", "Reply", "Route", "Routes"]
+__all__ = ["Call", "Route", "Routes"]
 
-JSON = (b"content-type", b"application/json")
-TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-OCTETS = (b"content-type", b"application/octet-stream")
+TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+OCTETS = b"application/octet-stream"
 TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C `traceparent`: https://www.w3.org/TR/trace-context/."""
 T = TypeVar("T", bound=Struct)
@@ -39,21 +40,13 @@ class Call(NamedTuple):
     """… and its version, empty for the newest."""
 
 
-class Reply(NamedTuple):
-    """An answer."""
-
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = (JSON,)
-    status: int = 200
-
-
 class Route(NamedTuple):
     """One path and method."""
 
     path: re.Pattern[str]
     method: Literal["GET", "POST"]
     need: Need
-    answer: Callable[[Call], Awaitable[Reply]]
+    answer: Callable[[Call], Awaitable[Response]]
 
 
 class _Ready(Struct):
@@ -93,14 +86,17 @@ class Routes:
             _route(rf"{repo}/models/(?P<name>[^/]+)/unload", "POST", "admin", self._unload),
         ]
 
-    def find(self, path: str) -> tuple[Route, dict[str, str]] | None:
+        # The same few paths come again and again, each looked up at its head and when it is whole.
+        self.find = lru_cache(maxsize=1024)(self._find)
+
+    def _find(self, path: str) -> tuple[Route, dict[str, str]] | None:
         """Return the route of a path and what the path names; None when there is none."""
         for route in self._routes:
             if found := route.path.fullmatch(path):
                 return route, found.groupdict("")
         return None
 
-    async def _infer(self, call: Call) -> Reply:
+    async def _infer(self, call: Call) -> Response:
         headers, body = call.headers, call.body
         found = TRACE.fullmatch(headers.get(b"traceparent", b""))
         json_size = header_length(headers[HEADER], len(body)) if HEADER in headers else None
@@ -109,58 +105,58 @@ class Routes:
             lambda: rest.read(body, json_size), rest.write, found[1].decode() if found else None
         )
         if answer.json_size is None:
-            return Reply(answer.body)
-        return Reply(answer.body, (OCTETS, (HEADER, b"%d" % answer.json_size)))
+            return Response(200, answer.body)
+        return Response(200, answer.body, OCTETS, {HEADER: b"%d" % answer.json_size})
 
-    async def _describe(self, call: Call) -> Reply:
+    async def _describe(self, call: Call) -> Response:
         served = await self._repository.get(call.name, call.version)
         model = served.inference.model
-        return Reply(describe_model(model, self._repository.versions(model.name)))
+        return Response(200, describe_model(model, self._repository.versions(model.name)))
 
-    async def _model_ready(self, call: Call) -> Reply:
+    async def _model_ready(self, call: Call) -> Response:
         """Tell whether a model can be asked without waiting for it to be loaded."""
         served = self._repository.find(call.name, call.version)
         if served is None:
             self._repository.require(call.name, call.version)
         return _state({"name": call.name}, served is not None and self._ready())
 
-    async def _server(self, _: Call) -> Reply:
-        return Reply(describe_server())
+    async def _server(self, _: Call) -> Response:
+        return Response(200, describe_server())
 
-    async def _live(self, _: Call) -> Reply:
-        return Reply(encode({"live": True}))
+    async def _live(self, _: Call) -> Response:
+        return Response(200, encode({"live": True}))
 
-    async def _server_ready(self, _: Call) -> Reply:
+    async def _server_ready(self, _: Call) -> Response:
         return _state({}, self._ready())
 
-    async def _show_metrics(self, _: Call) -> Reply:
-        return Reply(self._metrics.render(), (TEXT,))
+    async def _show_metrics(self, _: Call) -> Response:
+        return Response(200, self._metrics.render(), TEXT)
 
-    async def _index(self, call: Call) -> Reply:
+    async def _index(self, call: Call) -> Response:
         wanted = _options(call.body, _Ready).ready
         entries = self._repository.index()
-        return Reply(encode([e for e in entries if not wanted or e.state == "READY"]))
+        return Response(200, encode([e for e in entries if not wanted or e.state == "READY"]))
 
-    async def _load(self, call: Call) -> Reply:
+    async def _load(self, call: Call) -> Response:
         await self._repository.load(call.name, _options(call.body, _Change).parameters.version)
-        return Reply(b"{}")
+        return Response(200, b"{}")
 
-    async def _unload(self, call: Call) -> Reply:
+    async def _unload(self, call: Call) -> Response:
         await self._repository.unload(call.name, _options(call.body, _Change).parameters.version)
-        return Reply(b"{}")
+        return Response(200, b"{}")
 
 
 def _route(
     path: str,
     method: Literal["GET", "POST"],
     need: Need,
-    answer: Callable[[Call], Awaitable[Reply]],
+    answer: Callable[[Call], Awaitable[Response]],
 ) -> Route:
     return Route(re.compile(path), method, need, answer)
 
 
-def _state(body: dict[str, Any], ready: bool) -> Reply:
-    return Reply(encode(body | {"ready": ready}), status=200 if ready else 503)
+def _state(body: dict[str, Any], ready: bool) -> Response:
+    return Response(200 if ready else 503, encode(body | {"ready": ready}))
 
 
 def _options(body: bytes, kind: type[T]) -> T:

@@ -134,14 +134,6 @@ def test_null_is_refused_where_the_policy_says_so(bundle: Path) -> None:
     assert strict.infer(ROW | {"tailnum": None}).status == 200  # a key may be unknown
 
 
-def test_a_large_body_is_refused(bundle: Path) -> None:
-    small = start(bundle, max_body_bytes=1024)
-    answer = small.infer(FULL, 100)
-    assert (answer.status, answer.body["code"]) == (413, "body_too_large")
-    assert "1024 bytes" in answer.body["error"]
-    assert answer.headers[b"connection"] == b"close"
-
-
 @pytest.mark.parametrize(
     ("method", "path", "status", "code", "says"),
     [

@@ -1,0 +1,62 @@
+"""What the connections of one server share: the application, the bounds, what is under way."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Protocol
+
+from tidemill.server.messages import Request, Response
+from tidemill.server.protocol import Rejected
+from tidemill.settings.serving import ServingSettings
+
+if TYPE_CHECKING:
+    from tidemill.server.connection import Connection
+
+__all__ = ["Application", "Traffic"]
+
+
+class Application(Protocol):
+    """What answers requests; it knows nothing of sockets."""
+
+    draining: bool
+    """Connections are closed after their answer."""
+
+    def admit(self, request: Request, pending: int) -> None:
+        """Judge a request by its head; raises Rejected.
+
+        `pending` requests had arrived and were not answered when this one came.
+        """
+        ...
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request that was admitted and is whole; raises nothing."""
+        ...
+
+    def refuse(self, refusal: Rejected) -> Response:
+        """Count a refusal, and return how it is told."""
+        ...
+
+
+class Traffic:
+    """The connections, and how many requests they hold."""
+
+    def __init__(self, app: Application, settings: ServingSettings) -> None:
+        self.app = app
+        self.limits = settings.limits
+        self.max_body_bytes = settings.max_body_bytes
+        self.keep_alive_seconds = settings.keep_alive_seconds
+        self.connections: set[Connection] = set()
+        self.pending = 0
+        """Requests whose head arrived, and that are not answered."""
+        self.date = b""
+        """The header `date` of what is answered now; `tick` keeps it true."""
+        self.tick()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is connected and nothing is being answered."""
+        return not self.connections and not self.pending
+
+    def tick(self) -> None:
+        """Note the time; called once a second."""
+        self.date = formatdate(usegmt=True).encode()
