@@ -1,7 +1,7 @@
-"""The server's guard: CPU per request without it, without keys, and with a key that has a rate.
+"""The server's guard: CPU per request without it, without keys, with a key or a known token.
 
 One small model of six inputs, one row, the application alone (no sockets), on uvloop. Rounds of the
-three kinds alternate, as the machine's speed drifts.
+kinds alternate, as the machine's speed drifts. Then what the first sight of a token costs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +17,15 @@ from statistics import median
 from time import process_time
 from typing import Any
 
+import jwt
 import uvloop
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from tidemill.server import App, Keyring, build, load_model
+from tidemill.server import App, Authentication, Keyring, KeySet, Tokens, build, load_model
+from tidemill.server.guard import Doorkeeper
 from tidemill.server.keys import make_entry
-from tidemill.settings.serving import ServingSettings
+from tidemill.settings.serving import JwtSettings, ServingSettings
 from tidemill.testing.models import MANIFEST, write_bundle
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
@@ -29,6 +33,7 @@ from tidemill.testing.online import MemoryOnline
 ROUNDS = 31
 REQUESTS = 1000
 KEYS = 1000
+TOKENS = 500
 VALUES = {"FP32": 1.0, "BYTES": "UA"}
 PATH = "/v2/models/flight-delay/infer"
 HEADERS = {
@@ -38,6 +43,12 @@ HEADERS = {
     "content-type": "application/json",
     "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     "x-request-id": "4bf92f35-77b3-4da6-a3ce-929d0e0e4736",
+}
+
+SIGNERS = {
+    "RS256": rsa.generate_private_key(65537, 2048),
+    "ES256": ec.generate_private_key(ec.SECP256R1()),
+    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
 }
 
 Headers = list[tuple[bytes, bytes]]
@@ -52,8 +63,7 @@ class _Clock:
 def main() -> None:
     """Print requests per CPU second, and what the guard adds."""
     with tempfile.TemporaryDirectory() as folder:
-        kinds = make(Path(folder))
-        seconds = measure(kinds)
+        seconds = measure(make(Path(folder)))
     floor = seconds["no guard"]
     print(f"{ROUNDS} rounds of {REQUESTS:,} requests each, {KEYS:,} keys; medians of CPU time")
     for name, spent in seconds.items():
@@ -61,6 +71,8 @@ def main() -> None:
             f"  {name:24s} {1 / spent:8,.0f} requests/s  {spent * 1e6:6.1f} µs"
             f"  {(spent - floor) * 1e6:+5.1f} µs  {floor / spent:5.1%}"
         )
+    for algorithm, spent in first_sights().items():
+        print(f"  a token's first request, {algorithm:5s} {spent * 1e6:6.1f} µs more")
 
 
 def make(folder: Path) -> dict[str, Ask]:
@@ -70,20 +82,24 @@ def make(folder: Path) -> dict[str, Ask]:
     path = folder / "keys.yaml"
     path.write_text(yaml.safe_dump([*others, entry]))
     bundle = write_bundle(folder / "bundle")
-    plain, keyed = application(bundle, None), application(bundle, Keyring(path))
+    plain = application(bundle, None)
+    keyed = application(bundle, Authentication(Keyring(path)))
+    guarded = application(bundle, Authentication(Keyring(path), tokens("RS256")))
     body = request()
     inference = plain._inference
     bare = encoded(HEADERS | {"content-length": str(len(body))})
     signed = [*bare, *encoded({"authorization": f"Bearer {token}"})]
+    tokened = [*bare, *encoded({"authorization": f"Bearer {issue('RS256')}"})]
     return {
         "no guard": lambda: inference.answer(body),
         "HTTP, no keys": lambda: ask(plain, bare, body),
         "HTTP, key with a rate": lambda: ask(keyed, signed, body),
+        "HTTP, token known": lambda: ask(guarded, tokened, body),
         "HTTP, no keys, again": lambda: ask(plain, bare, body),
     }
 
 
-def application(bundle: Path, keys: Keyring | None) -> App:
+def application(bundle: Path, keys: Doorkeeper | None) -> App:
     """Return the application with a log that is never written."""
     app, _ = build(
         load_model(bundle, version="1", threads=1),
@@ -94,6 +110,37 @@ def application(bundle: Path, keys: Keyring | None) -> App:
         keys=keys,
     )
     return app
+
+
+def tokens(algorithm: str) -> Tokens:
+    """Return what checks tokens of `issue`."""
+    encoding = jwt.get_algorithm_by_name(algorithm)
+    public = encoding.to_jwk(SIGNERS[algorithm].public_key(), as_dict=True)
+    document = json.dumps({"keys": [public | {"kid": "k"}]}).encode()
+    settings = JwtSettings(jwks="keys.json", audience="models")
+    return Tokens(KeySet(lambda: document, refresh_seconds=600), settings)
+
+
+def issue(algorithm: str, **claims: Any) -> str:
+    """Return a token with the usual claims."""
+    usual = {"aud": "models", "iss": "https://issuer.example", "sub": "shop", "scope": "infer"}
+    expires = {"exp": time.time() + 3600, "iat": time.time()}
+    return jwt.encode(usual | expires | claims, SIGNERS[algorithm], algorithm, {"kid": "k"})
+
+
+def first_sights() -> dict[str, float]:
+    """Return the median of CPU seconds of a token's verification, by algorithm."""
+    found = {}
+    for algorithm in SIGNERS:
+        checks = tokens(algorithm)
+        spent = []
+        for number in range(TOKENS):
+            token = issue(algorithm, jti=str(number)).encode()
+            start = process_time()
+            checks.admit(token, "infer")
+            spent.append(process_time() - start)
+        found[algorithm] = median(spent)
+    return found
 
 
 def request() -> bytes:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tidemill.server import App, Keyring, PredictionLog, build, load_model
+from tidemill.server import App, PredictionLog, build, load_model
+from tidemill.server.guard import Doorkeeper
 from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST, MEANS, SLOPES, VALUES
 from tidemill.testing.objects import MemoryObjects
@@ -126,7 +127,7 @@ def expected(row: dict[str, Any], bias: float = -1.0) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def start(bundle: Path, keys: Keyring | None = None, **options: Any) -> Served:
+def start(bundle: Path, keys: Doorkeeper | None = None, **options: Any) -> Served:
     online = MemoryOnline(
         MANIFEST.features.digest,
         AS_OF,

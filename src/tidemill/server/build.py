@@ -9,9 +9,8 @@ from tidemill.ports.clock import Clock
 from tidemill.ports.features import OnlineReader
 from tidemill.ports.objects import ObjectStore
 from tidemill.server.app import App
-from tidemill.server.auth import Keyring
 from tidemill.server.encoding import Encoder
-from tidemill.server.guard import Guard
+from tidemill.server.guard import Doorkeeper, Guard
 from tidemill.server.inference import Inference
 from tidemill.server.lookup import Lookup
 from tidemill.server.metrics import Metrics
@@ -32,7 +31,7 @@ def build(
     reader: OnlineReader,
     objects: ObjectStore,
     clock: Clock,
-    keys: Keyring | None = None,
+    keys: Doorkeeper | None = None,
 ) -> tuple[App, PredictionLog]:
     """Return the application that serves `model`, and the log that it writes.
 

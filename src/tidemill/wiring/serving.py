@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from tidemill.controller.orders import Orders
     from tidemill.domain.rollout.model import Plan, Revision
     from tidemill.ports.processes import ProcessSpec
-    from tidemill.server import App, Certificates, Keyring, PredictionLog
+    from tidemill.server import App, Authentication, Certificates, KeySet, PredictionLog
+    from tidemill.settings.serving import JwtSettings
 
 __all__ = ["ServingParts"]
+
+FILE_SECONDS = 1.0
+"""Between two looks at a file of public keys, as at the other files of the server."""
 
 
 class ServingParts(ModelParts):
@@ -44,14 +48,27 @@ class ServingParts(ModelParts):
             reader=self.online,
             objects=self.objects,
             clock=self.clock,
-            keys=self._keyring(),
+            keys=self.authentication,
         )
 
-    def _keyring(self) -> Keyring | None:
-        from tidemill.server import Keyring
+    @cached_property
+    def authentication(self) -> Authentication | None:
+        """Who may call the server; None when nobody is asked."""
+        from tidemill.server import Authentication, Keyring, Tokens
 
-        path = self.settings.serving.auth.key_file
-        return Keyring(self.paths.resolve(path)) if path else None
+        auth = self.settings.serving.auth
+        keys = Keyring(self.paths.resolve(auth.key_file)) if auth.key_file else None
+        tokens = Tokens(self._key_set(auth.jwt), auth.jwt) if auth.jwt.jwks else None
+        return Authentication(keys, tokens) if keys or tokens else None
+
+    def _key_set(self, jwt: JwtSettings) -> KeySet:
+        from tidemill.adapters.https import fetch
+        from tidemill.server import KeySet, read_file
+
+        if jwt.jwks.startswith("https://"):
+            return KeySet(partial(fetch, jwt.jwks), refresh_seconds=jwt.refresh_seconds)
+        path = self.paths.resolve(jwt.jwks)
+        return KeySet(partial(read_file, path), refresh_seconds=FILE_SECONDS)
 
     @cached_property
     def certificates(self) -> Certificates | None:

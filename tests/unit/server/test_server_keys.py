@@ -11,7 +11,7 @@ import yaml
 from tests.server_app import INFER, Answer, Served, start
 
 from tidemill.errors import ConfigError, Refused, UsageError
-from tidemill.server import Keyring, refuse_exposure
+from tidemill.server import Authentication, Keyring, refuse_exposure
 from tidemill.server.keys import digest, make_entry, read_keys
 from tidemill.settings.serving import ServingSettings
 
@@ -40,7 +40,7 @@ class Shop:
         self.infer = self.add("infer", permissions=["infer"])
         self.admin = self.add("admin", permissions=["admin"])
         self.ring = Keyring(self.path, clock=self.time.monotonic, now=self.time.now)
-        self.served: Served = start(bundle, self.ring, **options)
+        self.served: Served = start(bundle, Authentication(self.ring), **options)
 
     def add(self, name: str, **options: Any) -> str:
         token, entry = make_entry(name, **{"permissions": ["infer"]} | options)
