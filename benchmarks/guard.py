@@ -78,22 +78,26 @@ def main() -> None:
 def make(folder: Path) -> dict[str, Ask]:
     """Return how to ask once, by kind."""
     token, entry = make_entry("asks", permissions=["infer"], rate=1e6)
-    others = [make_entry(f"k{n}", permissions=["infer"])[1] for n in range(KEYS - 1)]
+    counted, quota = make_entry("counted", permissions=["infer"], rate=1e6, quota=10**9)
+    others = [make_entry(f"k{n}", permissions=["infer"])[1] for n in range(KEYS - 2)]
     path = folder / "keys.yaml"
-    path.write_text(yaml.safe_dump([*others, entry]))
+    path.write_text(yaml.safe_dump([*others, entry, quota]))
     bundle = write_bundle(folder / "bundle")
     plain = application(bundle, None)
-    keyed = application(bundle, Authentication(Keyring(path)))
-    guarded = application(bundle, Authentication(Keyring(path), tokens("RS256")))
+    ring = Keyring(path, folder / "quota.db")
+    keyed = application(bundle, Authentication(ring))
+    guarded = application(bundle, Authentication(ring, tokens("RS256")))
     body = request()
     inference = plain._inference
     bare = encoded(HEADERS | {"content-length": str(len(body))})
     signed = [*bare, *encoded({"authorization": f"Bearer {token}"})]
+    limited = [*bare, *encoded({"authorization": f"Bearer {counted}"})]
     tokened = [*bare, *encoded({"authorization": f"Bearer {issue('RS256')}"})]
     return {
         "no guard": lambda: inference.answer(body),
         "HTTP, no keys": lambda: ask(plain, bare, body),
         "HTTP, key with a rate": lambda: ask(keyed, signed, body),
+        "HTTP, rate and quota": lambda: ask(keyed, limited, body),
         "HTTP, token known": lambda: ask(guarded, tokened, body),
         "HTTP, no keys, again": lambda: ask(plain, bare, body),
     }

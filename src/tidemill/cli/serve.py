@@ -64,6 +64,7 @@ def new(
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second; default: any.")] = None,
     burst: Annotated[float | None, typer.Option(help="At once; default: the rate.")] = None,
+    quota: Annotated[int | None, typer.Option(help="Requests a day; default: any.")] = None,
     days: Annotated[float | None, typer.Option(help="Days until it expires.")] = None,
 ) -> None:
     """Print a new token, once, and the entry to add to serving.auth.key_file.
@@ -74,7 +75,12 @@ def new(
 
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
     token, entry = make_entry(
-        name, permissions=permission or ["infer"], rate=rate, burst=burst, expires=expires
+        name,
+        permissions=permission or ["infer"],
+        rate=rate,
+        burst=burst,
+        quota=quota,
+        expires=expires,
     )
     import yaml
 

@@ -14,7 +14,7 @@ __all__ = ["CODES", "PENDING", "Doorkeeper", "Guard", "too_large", "too_slow"]
 
 CODES = (
     *("missing_key", "unknown_key", "expired_key", "invalid_token", "expired_token"),
-    *("forbidden", "rate_limited"),
+    *("forbidden", "rate_limited", "quota_exceeded"),
     *("overloaded", "request_timeout", "head_too_large", "malformed_http"),
 )
 """Refusals for reasons that are not in a request's content; each is counted."""

@@ -1,4 +1,4 @@
-"""API keys in force: which one a token is, its permission, its rate."""
+"""API keys in force: which one a token is, its permission, rate and quota."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tidemill.server.bucket import TokenBucket
 from tidemill.server.files import Watch
 from tidemill.server.keys import ApiKey, Permission, digest, read_keys
 from tidemill.server.protocol import Rejected
+from tidemill.server.quota import Quota
 
 __all__ = ["Keyring"]
 
@@ -33,24 +34,29 @@ class Keyring:
     def __init__(
         self,
         path: Path,
+        counts: Path,
         *,
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = _utc,
     ) -> None:
-        """`clock` counts seconds for the rates; `now` tells what has expired.
+        """Read both files; `clock` counts seconds for the rates.
 
-        `now` is the machine's own time: a replay of the past must not revive a key.
+        `counts` keeps what is used of quotas, if a key has one. `now` is the machine's own time: a replay of the past must not revive a key.
         """
         self._path = path
+        self._counts = counts
         self._clock = clock
         self._now = now
         self._watch = Watch([path])
         self._buckets: dict[str, TokenBucket] = {}
         self._keys: dict[str, ApiKey] = {}
+        self._quota: Quota | None = None
         self._adopt(read_keys(path))
 
     def reload(self) -> None:
         """Read the file again if it changed; a file that is not in order changes nothing."""
+        if self._quota is not None:
+            self._quota.save()
         if not self._watch.changed():
             return
         try:
@@ -77,6 +83,13 @@ class Keyring:
                 429,
                 {b"retry-after": b"%d" % math.ceil(wait)},
             )
+        if key.quota and self._quota and (seconds := self._quota.take(key.id, key.quota)):
+            raise Rejected(
+                "quota_exceeded",
+                f"the API key '{key.id}' may ask {key.quota} times a day; days begin at 00:00 UTC",
+                429,
+                {b"retry-after": b"%d" % seconds},
+            )
 
     def _find(self, token: bytes) -> ApiKey:
         found = digest(token)
@@ -88,6 +101,8 @@ class Keyring:
 
     def _adopt(self, keys: list[ApiKey]) -> None:
         self._keys = {key.sha256: key for key in keys}
+        if self._quota is None and any(key.quota for key in keys):
+            self._quota = Quota(self._counts, self._now)
         self._buckets = {key.id: self._bucket(key, key.rate) for key in keys if key.rate}
 
     def _bucket(self, key: ApiKey, rate: float) -> TokenBucket:

@@ -57,7 +57,8 @@ class ServingParts(ModelParts):
         from tidemill.server import Authentication, Keyring, Tokens
 
         auth = self.settings.serving.auth
-        keys = Keyring(self.paths.resolve(auth.key_file)) if auth.key_file else None
+        counts = self.paths.state / "quota.db"
+        keys = Keyring(self.paths.resolve(auth.key_file), counts) if auth.key_file else None
         tokens = Tokens(self._key_set(auth.jwt), auth.jwt) if auth.jwt.jwks else None
         return Authentication(keys, tokens) if keys or tokens else None
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
 from time import time
@@ -102,11 +103,11 @@ def test_what_the_issuer_signed_opens_and_what_was_changed_does_not(
         ({"iss": None}, "invalid_token"),
         ({"exp": None}, "invalid_token"),
         ({"exp": "soon"}, "invalid_token"),
-        ({"exp": time() - 20}, ""),  # within the clocks' difference of 30 s
-        ({"exp": time() - 40}, "expired_token"),
-        ({"nbf": time() + 20}, ""),
-        ({"nbf": time() + 600}, "invalid_token"),
-        ({"iat": time() + 600}, "invalid_token"),
+        ({"exp": timedelta(seconds=-20)}, ""),  # within the clocks' difference of 30 s
+        ({"exp": timedelta(seconds=-40)}, "expired_token"),
+        ({"nbf": timedelta(seconds=20)}, ""),
+        ({"nbf": timedelta(seconds=600)}, "invalid_token"),
+        ({"iat": timedelta(seconds=600)}, "invalid_token"),
         ({"scope": None}, "forbidden"),
         ({"scope": "admin"}, "forbidden"),
         ({"scope": "inference"}, "forbidden"),
@@ -116,7 +117,9 @@ def test_what_the_issuer_signed_opens_and_what_was_changed_does_not(
     ],
 )
 def test_claims(door: Door, claims: dict[str, Any], code: str) -> None:
-    token = door.issuer.token(**claims)
+    now = time()
+    given = {k: now + v.total_seconds() if type(v) is timedelta else v for k, v in claims.items()}
+    token = door.issuer.token(**given)
     assert [door.code(token), door.code(token)] == [code, code]
 
 
@@ -283,7 +286,8 @@ def test_keys_and_tokens_open_the_same_door(bundle: Path, tmp_path: Path) -> Non
     door = Door()
     key, entry = make_entry("shop", permissions=["infer"])
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump([entry]))
-    served = start(bundle, Authentication(Keyring(tmp_path / "keys.yaml"), door.tokens))
+    ring = Keyring(tmp_path / "keys.yaml", tmp_path / "quota.db")
+    served = start(bundle, Authentication(ring, door.tokens))
     alone = start(bundle, Authentication(None, door.tokens), auth={"open_metrics": False})
 
     def ask(credential: str, path: str = "/v2", at: Any = served) -> Answer:
