@@ -16,7 +16,10 @@ from tidemill.server.lookup import Lookup
 from tidemill.server.metrics import Metrics
 from tidemill.server.model import Model
 from tidemill.server.predictions import PredictionLog
+from tidemill.server.redaction import Redaction
+from tidemill.server.sampling import Sampler
 from tidemill.server.validation import Validator
+from tidemill.settings.secrets import reveal
 from tidemill.settings.serving import ServingSettings
 
 __all__ = ["build", "verify_features"]
@@ -41,7 +44,8 @@ def build(
     labels = (model.name, model.version, model.revision)
     predictions = PredictionLog(
         objects,
-        Encoder(manifest, labels),
+        Encoder(manifest, labels, Redaction(manifest, reveal(settings.log.hash_key))),
+        Sampler(settings.log, settings.slow_ms / 1000),
         prefix=f"predictions/{model.name}",
         settings=settings.log,
     )

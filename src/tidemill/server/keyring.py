@@ -41,7 +41,8 @@ class Keyring:
     ) -> None:
         """Read both files; `clock` counts seconds for the rates.
 
-        `counts` keeps what is used of quotas, if a key has one. `now` is the machine's own time: a replay of the past must not revive a key.
+        `counts` keeps what is used of quotas, if a key has one. `now` is the machine's own time: a
+        replay of the past must not revive a key.
         """
         self._path = path
         self._counts = counts
@@ -100,9 +101,9 @@ class Keyring:
         return key
 
     def _adopt(self, keys: list[ApiKey]) -> None:
-        self._keys = {key.sha256: key for key in keys}
         if self._quota is None and any(key.quota for key in keys):
             self._quota = Quota(self._counts, self._now)
+        self._keys = {key.sha256: key for key in keys}
         self._buckets = {key.id: self._bucket(key, key.rate) for key in keys if key.rate}
 
     def _bucket(self, key: ApiKey, rate: float) -> TokenBucket:

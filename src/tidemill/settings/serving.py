@@ -12,6 +12,7 @@ __all__ = [
     "AuthSettings",
     "GatewaySettings",
     "JwtSettings",
+    "KeepRule",
     "LimitSettings",
     "PredictionLogSettings",
     "ServingSettings",
@@ -19,11 +20,21 @@ __all__ = [
 ]
 
 
+KeepRule = Literal["slow", "invalid", "defaulted"]
+
+
 class PredictionLogSettings(Group):
     """What the server keeps of every prediction."""
 
     sample: float = Field(default=1.0, ge=0, le=1)
-    """Share of requests that are logged."""
+    """Share of requests that are logged, chosen by a hash of their id."""
+    keep: list[KeepRule] = Field(default_factory=list)
+    """Requests that are logged beside that share: `slow` above `slow_ms`, `invalid` with a score
+    that is no probability, `defaulted` with a feature that fell back. Monitoring and rollout leave
+    them out (`sampled` is false)."""
+    hash_key: Secret = ""
+    """Reference to the key of the hashes that stand for columns tagged `pii` with `log: hash`, 16
+    bytes or more: without it who knows all possible values could find out which one it was."""
     buffer_rows: int = Field(default=20000, ge=1)
     """Rows held in memory; above it rows are dropped and counted, inference never waits."""
     flush_rows: int = Field(default=5000, ge=1)
