@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +10,9 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.app import open_project
-from tidemill.cli.output import emit
+from tidemill.cli.output import emit, table
 from tidemill.errors import UsageError
+from tidemill.wiring.deployment import Check, Deployment, inspect
 
 app = typer.Typer()
 key = typer.Typer(no_args_is_help=True, help="Make API keys.")
@@ -28,8 +30,14 @@ def serve(
     verify: Annotated[
         bool | None, typer.Option(help="Verify the signature first; default: serving.verify.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say whether it would start, and why not; then end.")
+    ] = False,
 ) -> None:
-    """Serve a model bundle over the Open Inference Protocol until a signal ends it."""
+    """Serve a model bundle over the Open Inference Protocol until a signal ends it.
+
+    With --check nothing is served: exit 0 if it would start, 1 if not.
+    """
     if context.invoked_subcommand is not None:
         return
     if bundle is None or port is None:
@@ -41,14 +49,27 @@ def serve(
     project = open_project()
     settings = project.settings.serving
     host = host or settings.host
+    verified = settings.verify if verify is None else verify
+    if check:
+        _report(inspect(project, Deployment(bundle, host, port, version, name, verified)))
+        return
     server.refuse_exposure(host, settings)
     certificates = project.certificates
-    verified = settings.verify if verify is None else verify
     served, predictions = project.server(bundle, version=version, name=name, verify=verified)
     listening = server.listen(host, port)
     scheme = "https" if certificates else "http"
     typer.echo("{}://{}:{}".format(scheme, *listening.getsockname()[:2]))
     server.serve(served, predictions, listening, settings, certificates)
+
+
+def _report(checks: list[Check]) -> None:
+    """Print one line per check; raises Exit with 1 when one failed."""
+    ready = all(check.state not in ("fail", "skipped") for check in checks)
+    rows = [(c.name, c.state, c.found, c.next) for c in checks]
+    body = {"ready": ready, "checks": [asdict(c) for c in checks]}
+    emit(body, table(("check", "state", "found", "do next"), rows))
+    if not ready:
+        raise typer.Exit(1)
 
 
 @key.callback()

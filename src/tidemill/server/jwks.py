@@ -43,6 +43,11 @@ class KeySet:
         self._read_at = clock()
         self._unknown = self._busy = self._failing = False
 
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the keys in force, sorted."""
+        return sorted(self._keys)
+
     def find(self, kid: str) -> jwt.PyJWK | None:
         """Return a key; an id that is not there has the set read again before long."""
         key = self._keys.get(kid)
@@ -69,7 +74,7 @@ class KeySet:
             if document != self._document:
                 self._keys = parse(document)
                 self._document = document
-                log.info("the key set was reloaded", ids=sorted(self._keys))
+                log.info("the key set was reloaded", ids=self.ids)
             self._failing = False
         except TidemillError as error:
             if not self._failing:

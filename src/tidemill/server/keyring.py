@@ -54,6 +54,11 @@ class Keyring:
         self._quota: Quota | None = None
         self._adopt(read_keys(path))
 
+    @property
+    def keys(self) -> list[ApiKey]:
+        """The keys in force, expired ones too."""
+        return list(self._keys.values())
+
     def reload(self) -> None:
         """Read the file again if it changed; a file that is not in order changes nothing."""
         if self._quota is not None:

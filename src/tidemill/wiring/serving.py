@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from tidemill.controller.orders import Orders
     from tidemill.domain.rollout.model import Plan, Revision
     from tidemill.ports.processes import ProcessSpec
-    from tidemill.server import App, Authentication, Certificates, KeySet, PredictionLog
-    from tidemill.settings.serving import JwtSettings
+    from tidemill.server import (
+        App,
+        Authentication,
+        Certificates,
+        Keyring,
+        KeySet,
+        Model,
+        PredictionLog,
+    )
 
 __all__ = ["ServingParts"]
 
@@ -34,14 +41,26 @@ class ServingParts(ModelParts):
         """Verify and load a bundle; return the application, and the log that it writes."""
         from tidemill import server
 
-        model = server.load_model(
+        model = self.load_model(bundle, version=version, name=name, verify=verify)
+        server.verify_features(model, self.online)
+        return self.application(model)
+
+    def load_model(self, bundle: Path, *, version: str, name: str, verify: bool) -> Model:
+        """Verify a bundle, load it and score a row with it."""
+        from tidemill import server
+
+        return server.load_model(
             bundle,
             version=version,
             name=name,
             threads=self.settings.serving.intra_op_threads,
             public_key=self.paths.resolve(self.settings.registry.verify_key) if verify else None,
         )
-        server.verify_features(model, self.online)
+
+    def application(self, model: Model) -> tuple[App, PredictionLog]:
+        """Return the application that serves a model, and the log that it writes."""
+        from tidemill import server
+
         return server.build(
             model,
             self.settings.serving,
@@ -54,18 +73,29 @@ class ServingParts(ModelParts):
     @cached_property
     def authentication(self) -> Authentication | None:
         """Who may call the server; None when nobody is asked."""
-        from tidemill.server import Authentication, Keyring, Tokens
+        from tidemill.server import Authentication, Tokens
 
-        auth = self.settings.serving.auth
-        counts = self.paths.state / "quota.db"
-        keys = Keyring(self.paths.resolve(auth.key_file), counts) if auth.key_file else None
-        tokens = Tokens(self._key_set(auth.jwt), auth.jwt) if auth.jwt.jwks else None
-        return Authentication(keys, tokens) if keys or tokens else None
+        jwt = self.settings.serving.auth.jwt
+        tokens = Tokens(self.key_set, jwt) if self.key_set else None
+        return Authentication(self.keyring, tokens) if self.keyring or tokens else None
 
-    def _key_set(self, jwt: JwtSettings) -> KeySet:
+    @cached_property
+    def keyring(self) -> Keyring | None:
+        """The API keys; None without a file of them."""
+        from tidemill.server import Keyring
+
+        path = self.settings.serving.auth.key_file
+        return Keyring(self.paths.resolve(path), self.paths.state / "quota.db") if path else None
+
+    @cached_property
+    def key_set(self) -> KeySet | None:
+        """The public keys of tokens; None without a place of them."""
         from tidemill.adapters.https import fetch
         from tidemill.server import KeySet, read_file
 
+        jwt = self.settings.serving.auth.jwt
+        if not jwt.jwks:
+            return None
         if jwt.jwks.startswith("https://"):
             return KeySet(partial(fetch, jwt.jwks), refresh_seconds=jwt.refresh_seconds)
         path = self.paths.resolve(jwt.jwks)
