@@ -22,9 +22,11 @@ import uvloop
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from tidemill.server import App, Authentication, Keyring, KeySet, Tokens, build, load_model
+from tidemill.server import App, Authentication, Keyring, build, load_model
 from tidemill.server.guard import Doorkeeper
+from tidemill.server.jwks import KeySet
 from tidemill.server.keys import make_entry
+from tidemill.server.tokens import Tokens
 from tidemill.settings.serving import JwtSettings, ServingSettings
 from tidemill.testing.models import MANIFEST, write_bundle
 from tidemill.testing.objects import MemoryObjects

@@ -6,6 +6,7 @@ Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a reque
 (`inference`), HTTP (`app`), the parts put together (`build`), who and how much may come in
 (`guard`, `auth`, `bearer`, `keyring`, `keys`, `tokens`, `jwks`, `bucket`, `quota`, `body`,
 `connection`, `tls`, `files`), the socket (`listener`), start and drain (`process`).
+`tokens` and `jwks` are not imported here: a server without tokens does not pay for their library.
 May not live here: an adapter, a training SDK. This process never imports torch, mlflow, feast, kfp,
 evidently or pandas; the store of features, the object store and the clock arrive as ports.
 """
@@ -14,24 +15,20 @@ from tidemill.server.app import App
 from tidemill.server.auth import Authentication, refuse_exposure
 from tidemill.server.build import build, verify_features
 from tidemill.server.files import read_file
-from tidemill.server.jwks import KeySet
 from tidemill.server.keyring import Keyring
 from tidemill.server.listener import listen
 from tidemill.server.model import Model, load_model
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.process import forbid_imports, log_as_json, serve
 from tidemill.server.tls import Certificates
-from tidemill.server.tokens import Tokens
 
 __all__ = [
     "App",
     "Authentication",
     "Certificates",
-    "KeySet",
     "Keyring",
     "Model",
     "PredictionLog",
-    "Tokens",
     "build",
     "forbid_imports",
     "listen",

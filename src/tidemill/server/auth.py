@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -11,8 +12,10 @@ from tidemill.errors import Refused, Unavailable
 from tidemill.server.bearer import credential
 from tidemill.server.keyring import Keyring
 from tidemill.server.keys import Permission
-from tidemill.server.tokens import Tokens
 from tidemill.settings.serving import ServingSettings
+
+if TYPE_CHECKING:
+    from tidemill.server.tokens import Tokens
 
 __all__ = ["Authentication", "refuse_exposure"]
 
@@ -23,24 +26,24 @@ class Authentication:
     """Asks for an API key, a token, or either: the credential's form decides."""
 
     def __init__(self, keys: Keyring | None, tokens: Tokens | None = None) -> None:
-        """At least one of the two must be given."""
-        self._keys = keys
-        self._tokens = tokens
+        """Raise ValueError when both are None: such a door would be open."""
+        plain, dotted = keys or tokens, tokens or keys
+        if plain is None or dotted is None:
+            raise ValueError("neither API keys nor tokens to ask for")
+        self._plain = plain
+        self._dotted = dotted
 
     def admit(self, authorization: bytes, needed: Permission) -> None:
         """Let a request with this header pass; raises Rejected with 401, 403 or 429."""
         token = credential(authorization)
-        if self._tokens is not None and (self._keys is None or token.count(b".") == 2):
-            self._tokens.admit(token, needed)
-        elif self._keys is not None:
-            self._keys.admit(token, needed)
+        door = self._dotted if token.count(b".") == 2 else self._plain
+        door.admit(token, needed)
 
     def reload(self) -> None:
         """Once a second: look for keys that changed; returns at once."""
-        if self._keys is not None:
-            self._keys.reload()
-        if self._tokens is not None:
-            self._tokens.reload()
+        self._plain.reload()
+        if self._dotted is not self._plain:
+            self._dotted.reload()
 
 
 def refuse_exposure(host: str, settings: ServingSettings) -> None:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
-from cryptography import x509
 
 from tidemill.errors import ConfigError
 from tidemill.server.files import Watch
@@ -52,6 +51,8 @@ class Certificates:
             log.info("certificate reloaded")
 
     def _load(self) -> tuple[ssl.SSLContext, datetime]:
+        from cryptography import x509
+
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:

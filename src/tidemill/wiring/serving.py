@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         Authentication,
         Certificates,
         Keyring,
-        KeySet,
         Model,
         PredictionLog,
     )
+    from tidemill.server.jwks import KeySet
 
 __all__ = ["ServingParts"]
 
@@ -73,10 +73,13 @@ class ServingParts(ModelParts):
     @cached_property
     def authentication(self) -> Authentication | None:
         """Who may call the server; None when nobody is asked."""
-        from tidemill.server import Authentication, Tokens
+        from tidemill.server import Authentication
 
-        jwt = self.settings.serving.auth.jwt
-        tokens = Tokens(self.key_set, jwt) if self.key_set else None
+        tokens = None
+        if self.key_set is not None:
+            from tidemill.server.tokens import Tokens
+
+            tokens = Tokens(self.key_set, self.settings.serving.auth.jwt)
         return Authentication(self.keyring, tokens) if self.keyring or tokens else None
 
     @cached_property
@@ -90,12 +93,13 @@ class ServingParts(ModelParts):
     @cached_property
     def key_set(self) -> KeySet | None:
         """The public keys of tokens; None without a place of them."""
-        from tidemill.adapters.https import fetch
-        from tidemill.server import KeySet, read_file
-
         jwt = self.settings.serving.auth.jwt
         if not jwt.jwks:
             return None
+        from tidemill.adapters.https import fetch
+        from tidemill.server import read_file
+        from tidemill.server.jwks import KeySet
+
         if jwt.jwks.startswith("https://"):
             return KeySet(partial(fetch, jwt.jwks), refresh_seconds=jwt.refresh_seconds)
         path = self.paths.resolve(jwt.jwks)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.errors import Unavailable
@@ -66,6 +66,7 @@ def test_yesterday_is_forgotten(tmp_path: Path, clock: Clock) -> None:
     assert rows == [("2026-11-02", "shop", 1)]
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.sampled_from(["a", "b", "save a", "save b"]), max_size=40))
 def test_processes_share_a_quota(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str]

@@ -16,17 +16,19 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.issuers import ISSUER, Issuer
 from tests.server_app import INFER, Answer, start
 
 from tidemill.errors import ConfigError, TidemillError, Unavailable
-from tidemill.server import Authentication, Keyring, KeySet, Tokens, refuse_exposure
+from tidemill.server import Authentication, Keyring, refuse_exposure
 from tidemill.server import tokens as tokens_module
+from tidemill.server.jwks import KeySet
 from tidemill.server.keys import Permission, make_entry
 from tidemill.server.protocol import Rejected
+from tidemill.server.tokens import Tokens
 from tidemill.settings.serving import JwtSettings, ServingSettings
 
 
@@ -175,6 +177,7 @@ def test_a_key_that_is_too_short_opens_nothing() -> None:
     assert door.code(token) == "invalid_token"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.lists(st.binary(max_size=60).map(segment)).map(b".".join))
 def test_whatever_comes_is_refused_with_a_reason(token: bytes) -> None:
     assert DOOR.code(token) == "invalid_token"
@@ -305,6 +308,11 @@ def test_keys_and_tokens_open_the_same_door(bundle: Path, tmp_path: Path) -> Non
     assert challenge == b'Bearer realm="tidemill", error="insufficient_scope", scope="admin"'
     assert ask(door.issuer.token(scope="admin"), "/metrics", alone).status == 200
     assert served.metric("tidemill_refused_total", code="invalid_token") == 1
+
+
+def test_a_door_without_a_lock_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="neither"):
+        Authentication(None, None)
 
 
 @pytest.mark.parametrize(
