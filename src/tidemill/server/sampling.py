@@ -40,8 +40,8 @@ class Sampler:
 
 def _place(request_id: str) -> float:
     """Return a number in [0, 1) that is the request's in every process and at every share."""
-    found = hashlib.blake2b(request_id.encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(found) / WHOLE
+    found = hashlib.sha256(request_id.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(found[:8]) / WHOLE
 
 
 def _invalid(prediction: Prediction) -> bool:
