@@ -23,7 +23,7 @@ from tidemill.settings.serving import JwtSettings
 __all__ = ["Tokens"]
 
 REMEMBERED = 10_000
-"""Verified tokens in memory, some 3 MB; above it the oldest is forgotten."""
+"""Verified tokens in memory, some 5 MB; above it the oldest is forgotten."""
 
 
 class Grant(NamedTuple):
