@@ -36,4 +36,5 @@ def package(
         features=pinned_service(Path(training_set.path)),
         lineage={name: value for name, value in lineage.items() if value},
         monitoring=project.settings.monitoring,
+        pii=project.contract.pii,
     )

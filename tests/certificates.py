@@ -29,13 +29,16 @@ class Authority:
         )
         self.path = _write(folder / f"{name}.pem", own.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path, int]:
-        """Write a certificate and its key; returns both paths and the serial number."""
+    def issue(self, name: str, days: float = 1) -> tuple[Path, Path, int]:
+        """Write a certificate and its key; returns both paths and the serial number.
+
+        `days` from now it expires; a little below zero it has.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         made = (
-            _builder(_name(name), self._name, key)
+            _builder(_name(name), self._name, key, days)
             .add_extension(x509.SubjectAlternativeName([address]), critical=False)
             .add_extension(issuer, critical=False)
             .sign(self._key, hashes.SHA256())
@@ -54,7 +57,7 @@ def _name(name: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: float = 1
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -64,7 +67,7 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + timedelta(days=days))
     )
 
 

@@ -132,9 +132,7 @@ class Flights:
             scores[folds == k] = part.score(self, known.filter(pl.Series(folds == k)))
         self.oof = known.with_columns(pl.Series("score", scores))
         self.model = Logistic.fit(self, known)
-        self.profile = build_profile(
-            self.oof, self.settings.training.inputs, self.settings.monitoring
-        )
+        self.profile = build_profile(self.oof, self.columns, self.settings.monitoring)
         self.bundle = self.write_bundle(self.folder / "bundle", self.model)
         scored = self.model.score(self, self.rows)
         self.rows = self.rows.with_columns(pl.Series("score", scores_of(scored)))
@@ -321,7 +319,7 @@ class World:
         names = [c.name for c in self.flights.columns]
         keys = [k for k in ("tailnum", "local_date") if k in served.columns]
         numbers = {c.name for c in self.flights.columns if c.datatype == "FP32"}
-        extra = [c for c in ("defaulted", "revision") if c in served.columns]
+        extra = [c for c in ("defaulted", "revision", "sampled") if c in served.columns]
         frame = served.select(
             pl.col("flight_id").alias("request_id"),
             pl.col("flight_id").alias("row_id"),

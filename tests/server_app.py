@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tidemill.server import App, Keyring, Served
+from tidemill.server import App, Served
+from tidemill.server.guard import Doorkeeper
 from tidemill.server.messages import Request
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.protocol import Rejected
@@ -123,7 +124,7 @@ def expected(row: dict[str, Any], bias: float = -1.0) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def start(bundle: Path, keys: Keyring | None = None, **options: Any) -> Running:
+def start(bundle: Path, keys: Doorkeeper | None = None, **options: Any) -> Running:
     online = MemoryOnline(
         MANIFEST.features.digest,
         AS_OF,

@@ -320,5 +320,5 @@ def test_a_bucket_keeps_what_a_folder_keeps(s3_url: str, tmp_path: Path) -> None
     assert store.stamps("a/b") == {"a/b": hashlib.md5(b"1").hexdigest()}
     with pytest.raises(NotFound, match="s3://objects/deep/prefix/a/x"):
         store.get("a/x")
-    with pytest.raises(NotFound, match="NoSuchBucket"):
+    with pytest.raises(Unavailable, match="NoSuchBucket"):
         S3Store("s3://no-such-bucket", s3_url).put("a", b"")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import socket
+import sqlite3
 import ssl
 import subprocess
 from collections import Counter
@@ -84,6 +85,24 @@ def test_keys_are_asked_for_and_rotate_without_a_restart(project: Project) -> No
     assert ask(server, operator).json()["code"] == "unknown_key"
     assert server.stop() == 0
     assert first not in project.stderr
+
+
+def test_a_quota_is_shared_by_two_servers_and_outlives_them(project: Project) -> None:
+    token, entry = new_key("trial", "--quota", "3")
+    write_keys(project, entry)
+    keyed = set_(auth__key_file="keys.yaml")
+    first = project.serve(*keyed)
+    assert [ask(first, token).status_code for _ in range(2)] == [200, 200]
+    counts = sqlite3.connect(project.root / ".tidemill" / "quota.db")
+    wait_until(lambda: counts.execute("SELECT requests FROM quota").fetchall() == [(2,)])
+    counts.close()
+    second = project.serve(*keyed)
+    assert [ask(second, token).status_code for _ in range(2)] == [200, 429]
+    wait_until(lambda: ask(first, token).status_code == 429)
+    assert first.stop() == second.stop() == 0
+    refused = ask(project.serve(*keyed), token)
+    assert (refused.status_code, refused.json()["code"]) == (429, "quota_exceeded")
+    assert 0 < int(refused.headers["retry-after"]) <= 86_400
 
 
 def test_without_keys_it_refuses_to_listen_beyond_loopback(project: Project) -> None:

@@ -53,6 +53,9 @@ def test_the_digest_ignores_layout_and_comments(tmp_path: Path) -> None:
         ("key: [id]", "key: [nr]", "'nr' is part of the key"),
         ("at: {dtype: Datetime}", "at: {dtype: String}", "must have the dtype Datetime"),
         ("{dtype: String}", "{dtype: String", "not valid YAML"),
+        ("{dtype: String}", "{dtype: String, log: hash}", "'log' belongs to columns with"),
+        ("[0, null]", "[0, null], tags: [pii], log: hash", "keeps Float64 as a number"),
+        ("{dtype: String}", "{dtype: String, tags: [pii], log: blur}", "'mask', 'hash' or 'drop'"),
         ("      id: {dtype: String}\n", "      id: {dtype: String}\n" * 2, "sets .* twice"),
     ],
 )
@@ -69,3 +72,21 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_reference_contract_loads() -> None:
     contract = load_contract(Path(__file__).parents[2] / "configs" / "contract.yaml")
     assert set(contract.tables) == {"flights", "weather", "planes", "airports", "airlines"}
+
+
+OTHER = """\
+  people:
+    key: [id]
+    columns:
+      id: {dtype: String, tags: [pii], log: hash}
+      name: {dtype: String, tags: [pii, shown]}
+"""
+
+
+def test_the_tag_holds_for_the_column_in_every_table(tmp_path: Path) -> None:
+    assert load_contract(write(tmp_path, GOOD)).pii == {}
+    pii = load_contract(write(tmp_path, GOOD + OTHER)).pii
+    assert pii == {"id": "hash", "name": "mask"}
+    both = GOOD.replace("id: {dtype: String}", "id: {dtype: String, tags: [pii]}") + OTHER
+    with pytest.raises(ConfigError, match="two tables have a column 'id' tagged pii"):
+        load_contract(write(tmp_path, both))

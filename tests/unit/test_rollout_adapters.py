@@ -175,6 +175,15 @@ def test_late_labels_and_doubled_requests_do_not_count(objects):
     assert cohort.labelled == (6, 6)
 
 
+def test_requests_that_a_rule_alone_keeps_in_the_log_are_no_evidence(objects):
+    fill(objects)
+    at = START + timedelta(minutes=5)
+    rare = [prediction(1000 + n, "v1", at, 0.9) | {"sampled": n == 0} for n in range(4)]
+    write(objects, f"predictions/{NAME}/dt=2013-04-01", rare, "b")
+    (cohort,), _ = Outcomes(objects).matured(watched(), START + 2 * HOUR)
+    assert cohort.requests == (7, 6), "the sampled one of four, beside files without the mark"
+
+
 def test_wrong_costs_a_blind_model_the_same_whichever_way_it_leans(objects, tmp_path):
     missed, alarm = costs(0.25)
     assert (missed, round(alarm, 4)) == (1.0, 0.3333)

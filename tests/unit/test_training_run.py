@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,10 @@ import pytest
 import yaml
 from tests import flights, training_child
 
-from tidemill.bundle import FeatureService, digest, read_manifest
+from tidemill.bundle import FeatureService, digest, read_manifest, read_profile
 from tidemill.cli import main
 from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
-from tidemill.errors import DataError, IntegrityError, Refused
+from tidemill.errors import ConfigError, DataError, IntegrityError, Refused
 from tidemill.settings.model import GateSettings
 from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps import training_set
@@ -72,7 +73,7 @@ class Run:
             tracker=self.tracker,
         )
 
-    def package(self, gated: Path, out: Path) -> None:
+    def package(self, gated: Path, out: Path, pii: Mapping[str, str] | None = None) -> None:
         package(
             self.trained,
             self.exported,
@@ -84,6 +85,7 @@ class Run:
             features=SERVICE,
             lineage=training_child.LINEAGE | {"run_id": "r1"},
             monitoring=MonitoringSettings(warmup_days=2),
+            pii=pii or {},
         )
 
 
@@ -298,6 +300,30 @@ def test_the_bundle_is_complete_and_agrees_with_its_graph(run: Run) -> None:
     card = (run.bundle / "MODEL_CARD.md").read_text()
     evaluation = json.loads((run.bundle / "evaluation.json").read_text())
     assert f"{evaluation['models']['model']['auc']:.4f}" in card
+
+
+def test_private_columns_are_in_the_manifest_and_in_no_sample(run: Run, tmp_path: Path) -> None:
+    tagged = {"origin": "hash", "dest": "mask", "distance": "drop", "name": "hash"}
+    run.package(run.gated, tmp_path / "bundle", tagged)
+    manifest = read_manifest(tmp_path / "bundle")
+    assert manifest.pii == {k: v for k, v in tagged.items() if k != "name"}  # it is in no log
+    assert json.loads((tmp_path / "bundle/manifest.json").read_text())["format"] == 2
+    profile = read_profile(tmp_path / "bundle")
+    expected = [c.name for c in manifest.inputs if c.name not in tagged]
+    assert [feature.name for feature in profile.features] == expected
+    assert not tagged.keys() & set(pl.read_parquet_schema(tmp_path / "bundle/reference.parquet"))
+    assert digest(run.bundle) != digest(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("tagged", "problem"), [({"flight_id": "hash"}, "row_id"), ({"distance": "hash"}, "number")]
+)
+def test_what_cannot_be_kept_private_is_not_packaged(
+    run: Run, tmp_path: Path, tagged: dict[str, str], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        run.package(run.gated, tmp_path / "bundle", tagged)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_evidence_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:

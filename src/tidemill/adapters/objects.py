@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -110,21 +111,32 @@ def _sha256(path: Path) -> str:
 class S3Store:
     """Objects of a bucket; S3 makes every put appear whole or not at all.
 
-    Credentials and region come from the environment, as for every AWS client.
+    Credentials and region come from the environment, as for every AWS client. Raises MissingExtra
+    when boto3 is not installed: at the start, not with the first object.
     """
 
     def __init__(self, url: str, endpoint_url: str = "") -> None:
+        if find_spec("boto3") is None:
+            raise MissingExtra("boto3", "s3")
         self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self._prefix = prefix.rstrip("/") + "/" if prefix.rstrip("/") else ""
         self._endpoint = endpoint_url
 
     def put(self, key: str, content: bytes | Path) -> str:
-        """Upload the object."""
-        with self._explained(key) as client:
-            if isinstance(content, Path):
-                client.upload_file(str(content), self._bucket, self._prefix + key)
-            else:
-                client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content)
+        """Upload the object; raises Unavailable for a bucket that is missing, too.
+
+        Somebody may make it yet: what keeps rows until they are stored must not give them up.
+        """
+        try:
+            with self._explained(key) as client:
+                if isinstance(content, Path):
+                    client.upload_file(str(content), self._bucket, self._prefix + key)
+                else:
+                    client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=content)
+        except NotFound as error:
+            raise Unavailable(
+                error.message, hint="make the bucket, or correct the setting that names it"
+            ) from error
         return f"s3://{self._bucket}/{self._prefix}{key}"
 
     def get(self, key: str) -> bytes:
@@ -149,11 +161,9 @@ class S3Store:
 
     @cached_property
     def _client(self) -> Any:
-        try:
-            import boto3
-            from botocore.config import Config
-        except ModuleNotFoundError as error:
-            raise MissingExtra("boto3", "data") from error
+        import boto3
+        from botocore.config import Config
+
         config = Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 3})
         return boto3.client("s3", endpoint_url=self._endpoint or None, config=config)
 

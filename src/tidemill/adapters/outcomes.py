@@ -35,6 +35,8 @@ PREDICTION = pl.Schema(
         "score": pl.Float32(),
     }
 )
+SAMPLED = "sampled"
+"""Rows that a rule alone keeps in the log are no evidence; labels and older logs lack the mark."""
 LABEL = pl.Schema({"row_id": pl.String(), "label": pl.Int8(), "label_at": INSTANT})
 DAY = timedelta(days=1)
 
@@ -84,10 +86,12 @@ class Outcomes:
 
     def _read(self, key: str, schema: pl.Schema) -> pl.DataFrame:
         try:
-            frame = pl.read_parquet(io.BytesIO(self._objects.get(key)), columns=schema.names())
+            content = self._objects.get(key)
+            sampled = {SAMPLED} & pl.read_parquet_schema(io.BytesIO(content)).keys()
+            frame = pl.read_parquet(io.BytesIO(content), columns=[*schema.names(), *sampled])
         except (NotFound, pl.exceptions.PolarsError):
             return pl.DataFrame(schema=schema)
-        return frame.cast(schema)
+        return frame.filter(*sampled).select(schema.names()).cast(schema)
 
 
 def costs(event_share: float) -> tuple[float, float]:

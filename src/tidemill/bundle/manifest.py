@@ -21,6 +21,9 @@ __all__ = [
 ]
 
 FORMAT = 1
+PRIVATE = 2
+"""Format of a manifest with `pii`: what cannot read that must not log the values in the clear."""
+TREATMENTS = frozenset({"mask", "hash", "drop"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,14 @@ class Manifest:
     lineage: dict[str, str] = field(default_factory=dict)
     """data_version, feature_digest, git_commit, run_id, trained_as_of, window_start, window_end,
     seed."""
-    format: int = FORMAT
+    pii: dict[str, str] = field(default_factory=dict)
+    """Inputs and join keys whose values the prediction log must not hold → `mask`, `hash`, `drop`
+    (`settings.contract.ColumnContract.log`)."""
+
+    @property
+    def format(self) -> int:
+        """1, which every version reads, or 2."""
+        return PRIVATE if self.pii else FORMAT
 
     def of_type(self, datatype: str) -> tuple[str, ...]:
         """Names of the inputs of one datatype, in the manifest's order."""
@@ -110,7 +120,10 @@ class Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `manifest.json` into a bundle."""
     path = folder / "manifest.json"
-    path.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+    body = asdict(manifest) | {"format": manifest.format}
+    if not manifest.pii:
+        del body["pii"]
+    path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
     return path
 
 
@@ -127,8 +140,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _manifest(body: dict[str, Any]) -> Manifest:
-    if body["format"] != FORMAT:
-        raise ValueError(f"format {body['format']}, this version reads {FORMAT}")
+    if body["format"] not in (FORMAT, PRIVATE):
+        raise ValueError(f"format {body['format']}, this version reads {FORMAT} and {PRIVATE}")
+    pii = dict(body.get("pii", {}))
+    if unknown := set(pii.values()) - TREATMENTS:
+        raise ValueError(f"pii: {sorted(unknown)}, known: {sorted(TREATMENTS)}")
     service = body["features"]
     views = tuple(
         FeatureView(
@@ -147,4 +163,5 @@ def _manifest(body: dict[str, Any]) -> Manifest:
         features=FeatureService(service["name"], service["project"], service["digest"], views),
         prior=body["prior"],
         lineage=body["lineage"],
+        pii=pii,
     )

@@ -136,6 +136,7 @@ def package() -> None:
         features=pinned_service(rows),
         lineage=_lineage(project),
         monitoring=project.settings.monitoring,
+        pii=project.contract.pii,
     )
     identity = digest(folder / "bundle")
     emit({"digest": identity}, f"{folder / 'bundle'} is {identity}")

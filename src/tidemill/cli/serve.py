@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +10,9 @@ from typing import Annotated
 import typer
 
 from tidemill.cli.app import open_project
-from tidemill.cli.output import emit
+from tidemill.cli.output import emit, table
 from tidemill.errors import UsageError
+from tidemill.wiring.deployment import Check, Deployment, inspect
 
 app = typer.Typer()
 key = typer.Typer(no_args_is_help=True, help="Make API keys.")
@@ -31,8 +33,14 @@ def serve(
     verify: Annotated[
         bool | None, typer.Option(help="Verify the signature first; default: serving.verify.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say whether it would start, and why not; then end.")
+    ] = False,
 ) -> None:
-    """Serve model bundles over the Open Inference Protocol until a signal ends it."""
+    """Serve model bundles over the Open Inference Protocol until a signal ends it.
+
+    With --check nothing is served: exit 0 if it would start, 1 if not.
+    """
     if context.invoked_subcommand is not None:
         return
     if (bundle is None) == (repository is None) or port is None:
@@ -52,9 +60,17 @@ def serve(
     project = open_project()
     settings = project.settings.serving
     host = host or settings.host
+    verified = settings.verify if verify is None else verify
+    if check:
+        if bundle is None:
+            raise UsageError(
+                "a check looks at one bundle",
+                hint=f"give --bundle {repository}/MODEL/VERSION instead of --repository",
+            )
+        _report(inspect(project, Deployment(bundle, host, port, version or "0", name, verified)))
+        return
     server.refuse_exposure(host, settings)
     certificates = project.certificates
-    verified = settings.verify if verify is None else verify
     models = project.repository(repository, verify=verified)
     if bundle is not None:
         models.add(bundle, version or "0", name)
@@ -64,6 +80,16 @@ def serve(
     scheme = "https" if certificates else "http"
     typer.echo("{}://{}:{}".format(scheme, *listening.getsockname()[:2]))
     server.serve(project.server(models), listening, settings, certificates)
+
+
+def _report(checks: list[Check]) -> None:
+    """Print one line per check; raises Exit with 1 when one failed."""
+    ready = all(check.state not in ("fail", "skipped") for check in checks)
+    rows = [(c.name, c.state, c.found, c.next) for c in checks]
+    body = {"ready": ready, "checks": [asdict(c) for c in checks]}
+    emit(body, table(("check", "state", "found", "do next"), rows))
+    if not ready:
+        raise typer.Exit(1)
 
 
 @key.callback()
@@ -79,6 +105,7 @@ def new(
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second; default: any.")] = None,
     burst: Annotated[float | None, typer.Option(help="At once; default: the rate.")] = None,
+    quota: Annotated[int | None, typer.Option(help="Requests a day; default: any.")] = None,
     days: Annotated[float | None, typer.Option(help="Days until it expires.")] = None,
 ) -> None:
     """Print a new token, once, and the entry to add to serving.auth.key_file.
@@ -89,7 +116,12 @@ def new(
 
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
     token, entry = make_entry(
-        name, permissions=permission or ["infer"], rate=rate, burst=burst, expires=expires
+        name,
+        permissions=permission or ["infer"],
+        rate=rate,
+        burst=burst,
+        quota=quota,
+        expires=expires,
     )
     import yaml
 

@@ -2,18 +2,22 @@
 
 Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a request must satisfy
 (`validation`), the model (`model`), features looked up online (`lookup`), the prediction log
-(`predictions`, `encoding`), counters (`metrics`), the path of one request (`inference`), the models
-in this process (`repository`), REST (`rest`, `routes`, `documents`), what is admitted and answered
-(`app`), the parts put together (`build`), who and how much may come in (`guard`, `auth`, `keys`,
-`bucket`, `tls`, `files`), HTTP/1.1 (`messages`, `connection`, `traffic`), the socket (`listener`),
-start and drain (`process`).
+(`predictions`, `sampling`, `encoding`, `redaction`), counters (`metrics`), the path of one request
+(`inference`), the models in this process (`repository`), REST (`rest`, `routes`, `documents`), what
+is admitted and answered (`app`), the parts put together (`build`), who and how much may come in
+(`guard`, `auth`, `bearer`, `keyring`, `keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`, `files`),
+HTTP/1.1 (`messages`, `connection`, `traffic`), the socket (`listener`), start and drain
+(`process`).
+`tokens` and `jwks` are not imported here: a server without tokens does not pay for their library.
 May not live here: an adapter, a training SDK. This process never imports torch, mlflow, feast, kfp,
 evidently or pandas; the store of features, the object store and the clock arrive as ports.
 """
 
 from tidemill.server.app import App
-from tidemill.server.auth import Keyring, refuse_exposure
+from tidemill.server.auth import Authentication, refuse_exposure
 from tidemill.server.build import build_app, build_served, verify_features
+from tidemill.server.files import read_file
+from tidemill.server.keyring import Keyring
 from tidemill.server.listener import listen
 from tidemill.server.model import Model, load_model
 from tidemill.server.process import forbid_imports, log_as_json, serve
@@ -22,6 +26,7 @@ from tidemill.server.tls import Certificates
 
 __all__ = [
     "App",
+    "Authentication",
     "Certificates",
     "Keyring",
     "Model",
@@ -33,6 +38,7 @@ __all__ = [
     "listen",
     "load_model",
     "log_as_json",
+    "read_file",
     "refuse_exposure",
     "serve",
     "verify_features",

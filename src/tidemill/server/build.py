@@ -9,16 +9,18 @@ from tidemill.ports.clock import Clock
 from tidemill.ports.features import OnlineReader
 from tidemill.ports.objects import ObjectStore
 from tidemill.server.app import App
-from tidemill.server.auth import Keyring
 from tidemill.server.encoding import Encoder
-from tidemill.server.guard import Guard
+from tidemill.server.guard import Doorkeeper, Guard
 from tidemill.server.inference import Inference
 from tidemill.server.lookup import Lookup
 from tidemill.server.metrics import Counters, Metrics
 from tidemill.server.model import Model
 from tidemill.server.predictions import PredictionLog
+from tidemill.server.redaction import Redaction
 from tidemill.server.repository import Repository, Served
+from tidemill.server.sampling import Sampler
 from tidemill.server.validation import Validator
+from tidemill.settings.secrets import reveal
 from tidemill.settings.serving import ServingSettings
 
 __all__ = ["build_app", "build_served", "verify_features"]
@@ -27,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 def build_app(
-    repository: Repository, settings: ServingSettings, keys: Keyring | None = None
+    repository: Repository, settings: ServingSettings, keys: Doorkeeper | None = None
 ) -> App:
     """Return the application that serves a repository. Without `keys` everyone may ask it."""
     metrics = Metrics(lambda: [served.counters for served in repository])
@@ -48,7 +50,8 @@ def build_served(
     labels = (model.name, model.version, model.revision)
     predictions = PredictionLog(
         objects,
-        Encoder(manifest, labels),
+        Encoder(manifest, labels, Redaction(manifest, reveal(settings.log.hash_key))),
+        Sampler(settings.log, settings.slow_ms / 1000),
         prefix=f"predictions/{model.name}",
         settings=settings.log,
     )

@@ -1,4 +1,8 @@
-"""Rows of the prediction log as Parquet; the schema is in docs/architecture.md."""
+"""Rows of the prediction log as Parquet; the schema is in docs/architecture.md.
+
+Private values are replaced here, in the log's thread: before they leave the memory, and at no cost
+to an answer.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from numpy.typing import NDArray
 
 from tidemill.bundle import InputColumn, Manifest
 from tidemill.errors import IntegrityError
+from tidemill.server.redaction import Redaction
+from tidemill.settings.serving import KeepRule
 
 __all__ = ["Encoder", "Prediction"]
 
@@ -26,6 +32,9 @@ TAIL = {
     "score": pa.float32(),
     "seconds": pa.float64(),
     "trace_id": pa.string(),
+    "sampled": pa.bool_(),
+    "sample_share": pa.float64(),
+    "kept": pa.list_(pa.string()),
 }
 TYPES = {"BYTES": pa.string(), "FP32": pa.float32()}
 
@@ -45,6 +54,12 @@ class Prediction:
     scores: Sequence[float]
     seconds: float
     trace_id: str | None
+    sampled: bool = True
+    """In the share of all requests that is logged."""
+    share: float = 1.0
+    """That share."""
+    kept: Sequence[KeepRule] = ()
+    """Rules that had it logged in any case."""
 
     @property
     def rows(self) -> int:
@@ -60,8 +75,11 @@ class Prediction:
 class Encoder:
     """Writes predictions of one model, version and revision as Parquet."""
 
-    def __init__(self, manifest: Manifest, labels: tuple[str, str, str]) -> None:
+    def __init__(
+        self, manifest: Manifest, labels: tuple[str, str, str], redaction: Redaction
+    ) -> None:
         self._labels = labels
+        self._redaction = redaction
         inputs = {column.name: _type(column) for column in manifest.inputs}
         self._lanes = manifest.lanes
         self._texts = manifest.of_type("BYTES")
@@ -72,16 +90,10 @@ class Encoder:
                 f"inputs {taken} have names of the prediction log's own columns",
                 hint="rename them in training.inputs and the feature repository, and train again",
             )
-        self._schema = pa.schema(
-            {
-                **HEAD,
-                **MODEL,
-                "features_as_of": INSTANT,
-                **inputs,
-                **dict.fromkeys(self._keys, pa.string()),
-                **TAIL,
-            }.items()
-        )
+        given = {**inputs, **dict.fromkeys(self._keys, pa.string())}
+        kept = {name: kind for name, kind in given.items() if name not in redaction.dropped}
+        columns = {**HEAD, **MODEL, "features_as_of": INSTANT, **kept, **TAIL}
+        self._schema = pa.schema(columns.items())
 
     def encode(self, predictions: Sequence[Prediction]) -> bytes:
         """Return one Parquet file, a row per scored row, in the order of the requests."""
@@ -92,6 +104,9 @@ class Encoder:
             "features_as_of": [p.features_as_of for p in predictions],
             "seconds": [p.seconds for p in predictions],
             "trace_id": [p.trace_id for p in predictions],
+            "sampled": [p.sampled for p in predictions],
+            "sample_share": [p.share for p in predictions],
+            "kept": [p.kept for p in predictions],
         }
         columns = {name: self._array(name, v).take(request) for name, v in columns.items()}
         numbers = _beside([p.numbers for p in predictions])
@@ -103,9 +118,11 @@ class Encoder:
         columns["score"] = _join(p.scores for p in predictions)
         for name, label in zip(MODEL, self._labels, strict=True):
             columns[name] = pa.repeat(label, len(request))
-        arrays = [self._array(name, columns[name]) for name in self._schema.names]
+        written = {name: self._array(name, columns[name]) for name in self._schema.names}
+        self._redaction.apply(written)
+        table = pa.Table.from_pydict(written, schema=self._schema)
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_arrays(arrays, schema=self._schema), sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd")
         return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
     def _array(self, name: str, values: Any) -> pa.Array:

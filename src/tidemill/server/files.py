@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Watch"]
+from tidemill.errors import ConfigError
+
+__all__ = ["Watch", "read_file"]
 
 Stamp = tuple[int, int, int] | None
+
+
+def read_file(path: Path) -> bytes:
+    """Return a file's content; raises ConfigError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
 
 
 class Watch:

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Literal, Protocol
 
-from tidemill.server.auth import Keyring
 from tidemill.server.keys import Permission
 from tidemill.server.messages import Request
 from tidemill.server.protocol import Rejected
 from tidemill.settings.serving import LimitSettings
 
-__all__ = ["CODES", "Guard", "Need", "too_large", "too_slow"]
+__all__ = ["CODES", "Doorkeeper", "Guard", "Need", "too_large", "too_slow"]
 
 Need = Literal["nothing", "metrics", "infer", "admin"]
 """What a caller must be allowed: `metrics` as the settings say, `nothing` is open to probes."""
 
 CODES = (
-    *("missing_key", "unknown_key", "expired_key", "forbidden", "rate_limited"),
+    *("missing_key", "unknown_key", "expired_key", "invalid_token", "expired_token"),
+    *("forbidden", "rate_limited", "quota_exceeded"),
     *("overloaded", "request_timeout", "head_too_large", "malformed_http"),
 )
 """Refusals for reasons that are not in a request's content; each is counted."""
 RETRY = {b"retry-after": b"1"}
 
 
+class Doorkeeper(Protocol):
+    """Tells who may ask what."""
+
+    def admit(self, authorization: bytes, needed: Permission) -> None:
+        """Let a request with this header pass; raises Rejected with 401, 403 or 429."""
+        ...
+
+    def reload(self) -> None:
+        """Once a second: look for keys that changed; returns at once."""
+        ...
+
+
 class Guard:
     """Admits requests; `slots` is held while one is answered."""
 
     def __init__(
-        self, limits: LimitSettings, keys: Keyring | None, *, open_metrics: bool = True
+        self, limits: LimitSettings, keys: Doorkeeper | None, *, open_metrics: bool = True
     ) -> None:
         self.limits = limits
         self.keys = keys

@@ -43,6 +43,8 @@ class ApiKey(Group):
     """Requests a second in this process; none: no limit."""
     burst: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Requests at once; default: the rate, at least 1."""
+    quota: Annotated[int, Field(ge=1)] | None = None
+    """Requests a day (UTC), shared by the processes of this machine; none: no limit."""
     expires: AwareDatetime | None = None
     """The key is refused from then on; none: never."""
 

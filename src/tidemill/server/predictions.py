@@ -8,7 +8,6 @@ a short outage loses nothing. A crash loses what was not yet written: at most on
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import uuid
@@ -22,6 +21,7 @@ import structlog
 from tidemill.errors import RetryableError
 from tidemill.ports.objects import ObjectStore
 from tidemill.server.encoding import Encoder, Prediction
+from tidemill.server.sampling import Sampler
 from tidemill.settings.serving import PredictionLogSettings
 
 __all__ = ["PredictionLog"]
@@ -42,18 +42,20 @@ class _File:
 
 
 class PredictionLog:
-    """Keeps every prediction that it was given, or counts it as lost."""
+    """Keeps every prediction that its sampler chooses, or counts it as lost."""
 
     def __init__(
         self,
         objects: ObjectStore,
         encoder: Encoder,
+        sampler: Sampler,
         *,
         prefix: str,
         settings: PredictionLogSettings,
     ) -> None:
         self._objects = objects
         self._encoder = encoder
+        self._sampler = sampler
         self._prefix = prefix
         self._settings = settings
         self._flush_rows = min(settings.flush_rows, settings.buffer_rows)
@@ -74,7 +76,7 @@ class PredictionLog:
 
     def append(self, prediction: Prediction) -> None:
         """Take one answered request; never waits for the store."""
-        if random.random() >= self._settings.sample:  # noqa: S311 - a sample, no secret
+        if not self._sampler.choose(prediction):
             return
         with self._changed:
             if self._closing or self._held + prediction.rows > self._settings.buffer_rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -16,13 +17,16 @@ log = structlog.get_logger(__name__)
 
 
 class Certificates:
-    """A context that new connections are made with; raises ConfigError when a file is wrong."""
+    """A context that new connections are made with, and when its certificate expires.
+
+    Raises ConfigError when a file is not in order, or the certificate has expired.
+    """
 
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
         self._cert = cert
         self._key = key
         self._watch = Watch([cert, key])
-        self.context = self._load()
+        self.context, self.expires = self._load()
         if client_ca is not None:
             try:
                 self.context.load_verify_locations(client_ca)
@@ -37,15 +41,18 @@ class Certificates:
         if not self._watch.changed():
             return
         try:
-            self._load()
+            _, expires = self._load()
             self.context.load_cert_chain(self._cert, self._key)
+            self.expires = expires
         except (ConfigError, OSError, ssl.SSLError) as error:
             # Between the replacement of the two files they do not match; the next one is read too.
             log.error("the certificate was not reloaded, the former one stays", reason=str(error))
         else:
             log.info("certificate reloaded")
 
-    def _load(self) -> ssl.SSLContext:
+    def _load(self) -> tuple[ssl.SSLContext, datetime]:
+        from cryptography import x509
+
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
@@ -55,7 +62,13 @@ class Certificates:
                 f"serving.tls: {self._cert} and {self._key} cannot be used: {error}",
                 hint="both are PEM files, and the key is the certificate's, without a passphrase",
             ) from error
-        return context
+        expires = x509.load_pem_x509_certificates(self._cert.read_bytes())[0].not_valid_after_utc
+        if expires <= datetime.now(UTC):
+            raise ConfigError(
+                f"serving.tls.cert: {self._cert} expired at {expires:%Y-%m-%d %H:%M} UTC",
+                hint="renew it: no client would accept it",
+            )
+        return context, expires
 
 
 def _no_passphrase() -> str:

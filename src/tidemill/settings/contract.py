@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,10 +25,12 @@ __all__ = [
     "RowsContract",
     "Severity",
     "TableContract",
+    "Treatment",
     "load_contract",
 ]
 
 Severity = Literal["error", "warn"]
+Treatment = Literal["mask", "hash", "drop"]
 DType = Literal["Boolean", "Date", "Datetime", "Float64", "Int64", "String"]
 
 
@@ -68,7 +71,25 @@ class ColumnContract(Group):
     severity: Severity = "error"
     """Of nulls, range, allowed and pattern; a missing column or wrong type is always an error."""
     tags: list[str] = Field(default_factory=list)
-    """Free labels; values of a column tagged `pii` are never shown in a report."""
+    """Free labels; values of a column tagged `pii` are never shown in a report, nor kept in a
+    bundle's profile and the prediction log."""
+    log: Treatment | None = None
+    """What the log keeps of a column tagged `pii`: `mask` (the default) whether there was a value,
+    `hash` a keyed hash of a text (`serving.log.hash_key`), so that equal values stay equal, `drop`
+    nothing."""
+
+    @property
+    def treatment(self) -> Treatment:
+        """What the log keeps of the column, if it is tagged `pii`."""
+        return self.log or "mask"
+
+    @model_validator(mode="after")
+    def _private(self) -> ColumnContract:
+        if self.log is not None and "pii" not in self.tags:
+            raise ValueError("'log' belongs to columns with 'tags: [pii]'; others are logged whole")
+        if self.log == "hash" and self.dtype in ("Boolean", "Float64"):
+            raise ValueError(f"the log keeps {self.dtype} as a number: mask or drop it")
+        return self
 
     @property
     def polars_type(self) -> pl.DataType:
@@ -140,6 +161,29 @@ class Contract(Group):
 
     tables: dict[str, TableContract] = Field(min_length=1)
     """Contract of each table that a dataset consists of."""
+
+    @model_validator(mode="after")
+    def _agreed(self) -> Contract:
+        treatments: dict[str, Treatment] = {}
+        for name, column in self._columns():
+            if (
+                "pii" in column.tags
+                and treatments.setdefault(name, column.treatment) != column.treatment
+            ):
+                raise ValueError(
+                    f"two tables have a column '{name}' tagged pii, one with log: "
+                    f"{treatments[name]}, one with {column.treatment}: the log has one column"
+                )
+        return self
+
+    @property
+    def pii(self) -> dict[str, Treatment]:
+        """Columns tagged `pii` in any table, and what the prediction log keeps of them."""
+        return {name: column.treatment for name, column in self._columns() if "pii" in column.tags}
+
+    def _columns(self) -> Iterator[tuple[str, ColumnContract]]:
+        for table in self.tables.values():
+            yield from table.columns.items()
 
     @property
     def digest(self) -> str:

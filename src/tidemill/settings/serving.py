@@ -11,6 +11,8 @@ from tidemill.settings.base import Group, Secret
 __all__ = [
     "AuthSettings",
     "GatewaySettings",
+    "JwtSettings",
+    "KeepRule",
     "LimitSettings",
     "PredictionLogSettings",
     "ServingSettings",
@@ -18,11 +20,21 @@ __all__ = [
 ]
 
 
+KeepRule = Literal["slow", "invalid", "defaulted"]
+
+
 class PredictionLogSettings(Group):
     """What the server keeps of every prediction."""
 
     sample: float = Field(default=1.0, ge=0, le=1)
-    """Share of requests that are logged."""
+    """Share of requests that are logged, chosen by a hash of their id."""
+    keep: list[KeepRule] = Field(default_factory=list)
+    """Requests that are logged beside that share: `slow` above `slow_ms`, `invalid` with a score
+    that is no probability, `defaulted` with a feature that fell back. Monitoring and rollout leave
+    them out (`sampled` is false)."""
+    hash_key: Secret = ""
+    """Reference to the key of the hashes that stand for columns tagged `pii` with `log: hash`, 16
+    bytes or more: without it who knows all possible values could find out which one it was."""
     buffer_rows: int = Field(default=20000, ge=1)
     """Rows held in memory; above it rows are dropped and counted, inference never waits."""
     flush_rows: int = Field(default=5000, ge=1)
@@ -31,14 +43,56 @@ class PredictionLogSettings(Group):
     """… or this many seconds, whichever is first. A crash loses at most one interval."""
 
 
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"]
+"""Asymmetric ones alone: `none` and HMAC cannot be chosen."""
+
+
+class JwtSettings(Group):
+    """JSON Web Tokens of an identity provider."""
+
+    jwks: str = ""
+    """Its public keys, a JSON Web Key Set: an https address (`jwks_uri` in the issuer's metadata)
+    or a file, relative to the project. Empty: no tokens."""
+    audience: str = ""
+    """What a token's `aud` must hold: this server's name at the issuer. Without it a token that was
+    made for another service would open this one."""
+    issuer: str = ""
+    """What a token's `iss` must be; empty: whoever signs with one of the keys."""
+    algorithms: list[Algorithm] = Field(default=["RS256", "ES256", "EdDSA"], min_length=1)
+    """What tokens may be signed with."""
+    claim: str = Field(default="scope", min_length=1)
+    """Claim that holds the permissions: words in a string (RFC 8693) or a list of strings."""
+    infer_scope: str = Field(default="infer", pattern=r"^[!#-\[\]-~]+$")
+    """Word in it that permits inference and metadata."""
+    admin_scope: str = Field(default="admin", pattern=r"^[!#-\[\]-~]+$")
+    """Word in it that permits what needs `admin`; neither includes the other."""
+    leeway_seconds: float = Field(default=30.0, ge=0, le=300)
+    """How far the issuer's clock and this machine's may differ."""
+    refresh_seconds: float = Field(default=600.0, ge=1)
+    """An address is read again after this long, and within seconds when a token names a key that is
+    not known; a file once a second. A key that the issuer withdrew opens until then."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if "://" in self.jwks and not self.jwks.startswith("https://"):
+            raise ValueError("jwks must be an https address or a file: others can be forged")
+        if bool(self.jwks) != bool(self.audience):
+            raise ValueError("jwks and audience belong together: give both or neither")
+        if self.infer_scope == self.admin_scope:
+            raise ValueError("infer_scope and admin_scope must differ")
+        return self
+
+
 class AuthSettings(Group):
     """Who may call the server."""
 
     key_file: str = ""
     """YAML file of API keys (`tidemill serve key new` prints its entries), relative to the project;
-    read again when it changes. Empty: no authentication."""
+    read again when it changes. Empty: no keys."""
+    jwt: JwtSettings = JwtSettings()
+    """Tokens, beside keys or in their place."""
     allow_anonymous: bool = False
-    """Without keys and without client certificates the server refuses to listen beyond loopback,
+    """Without keys, tokens and client certificates the server refuses to listen beyond loopback,
     unless this says that everyone who reaches the port may call it."""
     controller_key: Secret = ""
     """Reference to a key with `infer` (and `admin` unless `open_metrics`): the rollout's controller

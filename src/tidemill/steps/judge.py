@@ -201,6 +201,10 @@ class Judge:
         return log.frame.filter(pl.col("at") >= begin).height
 
     def _replay(self, rows: pl.DataFrame, reference: Reference) -> TierResult:
+        manifest = reference.manifest
+        if private := sorted(c.name for c in manifest.inputs if c.name in manifest.pii):
+            reason = f"the log does not hold {', '.join(private)}: tagged pii in the contract"
+            return TierResult("T2", unevaluated=reason)
         try:
             compared = {"score": mismatches(reference.model, self._sample(rows))}
         except (DataError, pl.exceptions.PolarsError) as error:

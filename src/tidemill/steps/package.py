@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +15,7 @@ from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps.card import model_card
 from tidemill.steps.gate import check_evidence
 from tidemill.steps.inputs import OUTPUT, raw_columns
+from tidemill.steps.private import private_columns
 from tidemill.steps.profile import build_profile
 from tidemill.steps.record import TrainingRecord, read_record
 
@@ -32,10 +34,12 @@ def package(
     features: FeatureService,
     lineage: Mapping[str, str],
     monitoring: MonitoringSettings,
+    pii: Mapping[str, str],
 ) -> Manifest:
     """Write the unsigned bundle of a gated model into the folder `out`, replacing what is there.
 
-    `lineage` brings what training cannot know: data_version, git_commit, run_id. Raises
+    `lineage` brings what training cannot know: data_version, git_commit, run_id. `pii` are the
+    contract's private columns (`Contract.pii`): profile and sample are written without them. Raises
     IntegrityError when the evidence was changed, or belongs to another model or evaluation, and
     Refused when a gate did not pass and nobody overrode it.
     """
@@ -51,9 +55,11 @@ def package(
         prior=record.prior,
         lineage={**lineage, **_lineage(record), "feature_digest": features.digest},
     )
-    oof = pl.read_parquet(trained / "oof.parquet")
+    manifest = replace(manifest, pii=private_columns(pii, manifest))
+    oof = pl.read_parquet(trained / "oof.parquet").drop(manifest.pii, strict=False)
     label = record.settings.label
-    profile = build_profile(oof, record.settings.inputs, monitoring, label=label)
+    shown = [column for column in manifest.inputs if column.name not in manifest.pii]
+    profile = build_profile(oof, shown, monitoring, label=label)
     fresh = out.with_name(f".{out.name}.writing")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)

@@ -14,6 +14,9 @@ from tidemill.ports.objects import ObjectStore
 
 __all__ = ["Read", "days", "read_labels", "read_predictions"]
 
+SAMPLED = "sampled"
+"""Whether a row is in the share of all requests that is logged; labels and older logs lack it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -33,8 +36,9 @@ def read_predictions(
 ) -> Read:
     """Return the predictions with `start <= at < end`, ordered by `at`.
 
-    `columns` limits what is read; a column that a file lacks is null there. Files may differ in
-    type: the wider type wins, so a number that was once written as text arrives as text.
+    Rows that are in the log by a rule alone (`sampled` is false) are left out: they are no picture
+    of the traffic. `columns` limits what is read; a column that a file lacks is null there. Files
+    may differ in type: the wider type wins, so a number once written as text arrives as text.
     """
     return _read(objects, f"predictions/{model}", "at", start, end, columns)
 
@@ -73,10 +77,12 @@ def _read(
 
 
 def _file(content: bytes, columns: tuple[str, ...]) -> pl.DataFrame:
-    if not columns:
-        return pl.read_parquet(io.BytesIO(content))
     present = pl.read_parquet_schema(io.BytesIO(content))
-    return pl.read_parquet(io.BytesIO(content), columns=[c for c in columns if c in present])
+    chosen = [c for c in columns or present if c in present]
+    if SAMPLED not in present:
+        return pl.read_parquet(io.BytesIO(content), columns=chosen)
+    frame = pl.read_parquet(io.BytesIO(content), columns=list({*chosen, SAMPLED}))
+    return frame.filter(SAMPLED).select(chosen)
 
 
 def days(start: datetime, end: datetime) -> Iterator[date]:

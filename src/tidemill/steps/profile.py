@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tidemill.bundle import InputColumn
 from tidemill.domain.drift import Bins, category_bins, numeric_bins, psi
 from tidemill.domain.performance import auc, expected_logloss, gaps
 from tidemill.domain.profile import FeatureProfile, PerformanceProfile, Profile
 from tidemill.errors import DataError
-from tidemill.settings.model import ModelInput
 from tidemill.settings.monitoring import MonitoringSettings
-from tidemill.steps.inputs import raw_columns
 
 __all__ = ["build_profile", "column_values"]
 
@@ -30,7 +29,7 @@ Counts = npt.NDArray[np.int64]
 
 def build_profile(
     oof: pl.DataFrame,
-    inputs: Sequence[ModelInput],
+    inputs: Sequence[InputColumn],
     settings: MonitoringSettings,
     *,
     label: str = "late",
@@ -38,13 +37,12 @@ def build_profile(
     """Return the JSON form of the reference profile (`domain.profile.Profile`).
 
     `oof` has one row per training row: `event_timestamp` (Datetime), `score` (out of fold),
-    `label` (0 or 1) and the raw inputs. The first `warmup_days` and blocks of `window_hours` with
-    fewer than `min_rows` rows are left out. Raises DataError when a column is missing, a label or
-    score is null, or fewer than two blocks remain.
+    `label` (0 or 1) and the columns `inputs`. The first `warmup_days` and blocks of `window_hours`
+    with fewer than `min_rows` rows are left out. Raises DataError when a column is missing, a label
+    or score is null, or fewer than two blocks remain.
     """
     columns = {
-        column.name: "category" if column.datatype == "BYTES" else "numeric"
-        for column in raw_columns(inputs)
+        column.name: "category" if column.datatype == "BYTES" else "numeric" for column in inputs
     }
     _check(oof, [*columns, "event_timestamp", "score", label], label)
     frame = _settled(oof, settings)

@@ -21,22 +21,25 @@ def skewed(log: pl.DataFrame, manifest: Manifest, tables: Tables) -> dict[str, t
     """Return for each looked-up feature the rows compared, and how many differ.
 
     `log` holds logged predictions, null where an input fell back to a default; `tables` computes
-    the truth. Rows without a lookup are not compared. Two nulls are equal. Raises what `tables`
-    raises, and polars' errors when a table does not fit its view.
+    the truth. Neither rows without a lookup nor what the log may not hold (`Manifest.pii`) is
+    compared. Two nulls are equal. Raises what `tables` raises, and polars' errors when a table does
+    not fit its view.
     """
     if AS_OF not in log.columns:
         return {}
     served = log.filter(pl.col(AS_OF).is_not_null()).with_row_index(ROW)
     if served.is_empty():
         return {}
-    inputs = {column.name for column in manifest.inputs if column.origin == "feature"}
+    inputs = {
+        c.name for c in manifest.inputs if c.origin == "feature" and c.name not in manifest.pii
+    }
     oldest = timedelta(seconds=max((v.ttl_seconds for v in manifest.features.views), default=0))
     span = served.select(pl.col(AS_OF).min().alias("first"), pl.col(AS_OF).max().alias("last"))
     history = tables(span["first"][0] - oldest, span["last"][0])
     found: dict[str, tuple[int, int]] = {}
     for view in manifest.features.views:
         names = [f.name for f in view.fields if f.name in inputs and f.name in served.columns]
-        if names and set(view.join_keys) <= set(served.columns):
+        if names and set(view.join_keys) <= set(served.columns) - manifest.pii.keys():
             truth = _known(served, view, names, history[view.name])
             found |= {name: (served.height, _differ(served[name], truth[name])) for name in names}
     return found

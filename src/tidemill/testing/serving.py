@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tidemill.ports.features import OnlineReader
 from tidemill.ports.objects import ObjectStore
-from tidemill.server import App, Keyring, Repository, Served, build_app, build_served, load_model
+from tidemill.server import App, Repository, Served, build_app, build_served, load_model
+from tidemill.server.guard import Doorkeeper
 from tidemill.settings.serving import ServingSettings
 
 __all__ = ["FixedClock", "make_app", "make_repository"]
@@ -49,7 +50,7 @@ def make_app(
     reader: OnlineReader,
     objects: ObjectStore,
     moment: datetime,
-    keys: Keyring | None = None,
+    keys: Doorkeeper | None = None,
     version: str = "1",
 ) -> tuple[App, Served]:
     """Return an application that is ready to serve one bundle, and what serves it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,21 @@ if TYPE_CHECKING:
     from tidemill.controller.orders import Orders
     from tidemill.domain.rollout.model import Plan, Revision
     from tidemill.ports.processes import ProcessSpec
-    from tidemill.server import App, Certificates, Keyring, Repository, Served
+    from tidemill.server import (
+        App,
+        Authentication,
+        Certificates,
+        Keyring,
+        Model,
+        Repository,
+        Served,
+    )
+    from tidemill.server.jwks import KeySet
 
 __all__ = ["ServingParts"]
+
+FILE_SECONDS = 1.0
+"""Between two looks at a file of public keys, as at the other files of the server."""
 
 
 class ServingParts(ModelParts):
@@ -28,7 +40,7 @@ class ServingParts(ModelParts):
         """Return the application that serves a repository."""
         from tidemill import server
 
-        return server.build_app(repository, self.settings.serving, self._keyring())
+        return server.build_app(repository, self.settings.serving, self.authentication)
 
     def repository(self, folder: Path | None = None, *, verify: bool = True) -> Repository:
         """Return the server's models, none loaded yet; `folder` holds those that can be."""
@@ -45,14 +57,26 @@ class ServingParts(ModelParts):
     def _load(self, bundle: Path, version: str, name: str, *, verify: bool) -> Served:
         from tidemill import server
 
-        model = server.load_model(
+        model = self.load_model(bundle, version=version, name=name, verify=verify)
+        server.verify_features(model, self.online)
+        return self.served(model)
+
+    def load_model(self, bundle: Path, *, version: str, name: str, verify: bool) -> Model:
+        """Verify a bundle, load it and score a row with it."""
+        from tidemill import server
+
+        return server.load_model(
             bundle,
             version=version,
             name=name,
             threads=self.settings.serving.intra_op_threads,
             public_key=self.paths.resolve(self.settings.registry.verify_key) if verify else None,
         )
-        server.verify_features(model, self.online)
+
+    def served(self, model: Model) -> Served:
+        """Return a model with what belongs to it."""
+        from tidemill import server
+
         return server.build_served(
             model,
             self.settings.serving,
@@ -61,11 +85,40 @@ class ServingParts(ModelParts):
             clock=self.clock,
         )
 
-    def _keyring(self) -> Keyring | None:
+    @cached_property
+    def authentication(self) -> Authentication | None:
+        """Who may call the server; None when nobody is asked."""
+        from tidemill.server import Authentication
+
+        tokens = None
+        if self.key_set is not None:
+            from tidemill.server.tokens import Tokens
+
+            tokens = Tokens(self.key_set, self.settings.serving.auth.jwt)
+        return Authentication(self.keyring, tokens) if self.keyring or tokens else None
+
+    @cached_property
+    def keyring(self) -> Keyring | None:
+        """The API keys; None without a file of them."""
         from tidemill.server import Keyring
 
         path = self.settings.serving.auth.key_file
-        return Keyring(self.paths.resolve(path)) if path else None
+        return Keyring(self.paths.resolve(path), self.paths.state / "quota.db") if path else None
+
+    @cached_property
+    def key_set(self) -> KeySet | None:
+        """The public keys of tokens; None without a place of them."""
+        jwt = self.settings.serving.auth.jwt
+        if not jwt.jwks:
+            return None
+        from tidemill.adapters.https import fetch
+        from tidemill.server import read_file
+        from tidemill.server.jwks import KeySet
+
+        if jwt.jwks.startswith("https://"):
+            return KeySet(partial(fetch, jwt.jwks), refresh_seconds=jwt.refresh_seconds)
+        path = self.paths.resolve(jwt.jwks)
+        return KeySet(partial(read_file, path), refresh_seconds=FILE_SECONDS)
 
     @cached_property
     def certificates(self) -> Certificates | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
 from tests.monitoring_world import DAY, MODEL, RELEASE, World
 
+from tidemill.bundle import write_manifest
 from tidemill.domain.verdicts import TIERS, WindowVerdict
 from tidemill.errors import DataError, NotFound, Unavailable
 from tidemill.settings.monitoring import MonitoringSettings
@@ -130,6 +133,42 @@ def test_a_profile_that_is_missing_or_broken(
     assert verdict.cause == "none"
 
 
+def test_private_columns_are_left_out_and_raise_no_alarm(world: World) -> None:
+    bundle = world.folder / "private"
+    shutil.copytree(world.flights.bundle, bundle)
+    tags = {"carrier": "hash", "temp": "mask", "dest": "drop"}
+    write_manifest(bundle, replace(world.flights.manifest(), pii=tags))
+    shown = [c for c in world.flights.columns if c.name not in tags]
+    profile = build_profile(world.flights.oof, shown, world.settings)
+    (bundle / "profile.json").write_text(json.dumps(profile))
+    world.bundles.folders[world.revision] = bundle
+
+    def keep(rows: pl.DataFrame) -> pl.DataFrame:
+        hashed = pl.col("carrier").hash(7).cast(pl.String)
+        return rows.with_columns(hashed, temp=pl.lit(None, pl.Float64)).drop("dest")
+
+    (judged,) = world.play(1, fault=keep)
+    assert (judged.verdict.status, judged.verdict.cause) == ("judged", "none")
+    assert "log does not hold carrier, dest, temp" in judged.verdict.unevaluated["T2"]
+    assert "T3" not in judged.verdict.unevaluated
+    assert not [f for f in judged.verdict.findings if f.column in tags]
+
+
+def test_rows_that_a_rule_keeps_skew_nothing(world: World, tmp_path: Path) -> None:
+    """Slow requests of one carrier in bad weather, nine of ten rows: none of it is judged."""
+
+    def rare(rows: pl.DataFrame) -> pl.DataFrame:
+        worst = rows.with_columns(
+            temp=pl.lit(-5.0), carrier=pl.lit("HA"), sampled=pl.lit(value=False)
+        )
+        return pl.concat([rows.with_columns(sampled=pl.lit(value=True)), *[worst] * 9])
+
+    plain = world.copy(tmp_path / "plain")
+    (with_rare,), (without,) = world.play(1, fault=rare), plain.play(1)
+    assert with_rare.verdict == without.verdict
+    assert with_rare.verdict.cause == "none"
+
+
 def test_a_revision_that_nobody_registered(world: World) -> None:
     world.bundles.folders.clear()
     assert "no registered revision" in one(world).unevaluated["T2"]
@@ -193,4 +232,4 @@ def test_a_profile_needs_its_columns_and_enough_days(
 ) -> None:
     flights = world.flights
     with pytest.raises(DataError, match=message):
-        build_profile(change(flights.oof), flights.settings.training.inputs, MonitoringSettings())
+        build_profile(change(flights.oof), flights.columns, MonitoringSettings())

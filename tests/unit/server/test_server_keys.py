@@ -11,7 +11,7 @@ import yaml
 from tests.server_app import INFER, Answer, Running, start
 
 from tidemill.errors import ConfigError, Refused, UsageError
-from tidemill.server import Keyring, refuse_exposure
+from tidemill.server import Authentication, Keyring, refuse_exposure
 from tidemill.server.keys import digest, make_entry, read_keys
 from tidemill.settings.serving import ServingSettings
 
@@ -39,8 +39,13 @@ class Shop:
         self.entries: list[dict[str, Any]] = []
         self.infer = self.add("infer", permissions=["infer"])
         self.admin = self.add("admin", permissions=["admin"])
-        self.ring = Keyring(self.path, clock=self.time.monotonic, now=self.time.now)
-        self.served: Running = start(bundle, self.ring, **options)
+        self.ring = self.keyring()
+        self.served: Running = start(bundle, Authentication(self.ring), **options)
+
+    def keyring(self) -> Keyring:
+        """What a process of the server holds."""
+        counts = self.path.parent / "state" / "quota.db"
+        return Keyring(self.path, counts, clock=self.time.monotonic, now=self.time.now)
 
     def add(self, name: str, **options: Any) -> str:
         token, entry = make_entry(name, **{"permissions": ["infer"]} | options)
@@ -130,7 +135,7 @@ def test_a_file_that_is_not_in_order_changes_nothing(shop: Shop, text: str) -> N
     shop.ring.reload()
     assert shop.ask(shop.infer).status == 200
     with pytest.raises(ConfigError, match=r"keys\.yaml"):
-        Keyring(shop.path)
+        shop.keyring()
 
 
 def test_a_key_expires(shop: Shop) -> None:
@@ -198,3 +203,26 @@ def test_beyond_loopback_somebody_must_be_asked(host: str) -> None:
         refuse_exposure(host, ServingSettings(tls={"cert": "c", "key": "k"}))
     for local in ("127.0.0.1", "localhost", "::1"):
         refuse_exposure(local, ServingSettings())
+
+
+def test_a_key_has_a_quota_that_outlives_the_process(shop: Shop, bundle: Path) -> None:
+    token = shop.add("trial", quota=2, rate=100, burst=3)
+    shop.ring.reload()
+    assert [shop.ask(token).status for _ in range(3)] == [200, 200, 429]
+    answer = shop.ask(token)
+    assert refusal(answer) == (429, "rate_limited")  # the rate is asked first
+    shop.time.seconds = 60
+    answer = shop.ask(token)
+    assert refusal(answer) == (429, "quota_exceeded")
+    assert answer.headers[b"retry-after"] == b"%d" % (12 * 3600 - 60)
+    assert shop.ask(shop.infer).status == 200
+    assert shop.served.metric("tidemill_refused_total", code="quota_exceeded") == 2
+    assert shop.ring._quota
+    thread = shop.ring._quota.save()
+    assert thread
+    thread.join()
+    again = start(bundle, Authentication(shop.keyring()))
+    asked = again.ask("/v2", b"", "GET", authorization=f"Bearer {token}")
+    assert refusal(asked) == (429, "quota_exceeded")
+    shop.time.seconds = 12 * 3600
+    assert shop.ask(token).status == 200

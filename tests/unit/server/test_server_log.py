@@ -16,6 +16,8 @@ import pytest
 from tidemill.errors import DataError, IntegrityError, Unavailable
 from tidemill.server.encoding import Encoder, Prediction
 from tidemill.server.predictions import PredictionLog
+from tidemill.server.redaction import Redaction
+from tidemill.server.sampling import Sampler
 from tidemill.settings.serving import PredictionLogSettings
 from tidemill.testing.models import MANIFEST
 from tidemill.testing.objects import MemoryObjects
@@ -45,9 +47,10 @@ def prediction(number: int, rows: int = 1, at: datetime = NOON, **changes: Any) 
 
 def make(objects: Any, **options: Any) -> PredictionLog:
     settings = PredictionLogSettings(**{"flush_seconds": 0.02, **options})
-    return PredictionLog(
-        objects, Encoder(MANIFEST, LABELS), prefix="predictions/flight-delay", settings=settings
-    )
+    encoder = Encoder(MANIFEST, LABELS, Redaction(MANIFEST, ""))
+    sampler = Sampler(settings, slow_seconds=0.25)
+    prefix = "predictions/flight-delay"
+    return PredictionLog(objects, encoder, sampler, prefix=prefix, settings=settings)
 
 
 def rows_in(objects: MemoryObjects) -> list[str]:
@@ -102,6 +105,9 @@ def test_a_row_holds_what_the_contract_names() -> None:
         "score": pl.Float32,
         "seconds": pl.Float64,
         "trace_id": pl.String,
+        "sampled": pl.Boolean,
+        "sample_share": pl.Float64,
+        "kept": pl.List(pl.String),
     }
     assert frame["request_id"].to_list() == ["r1", "r1", "r1", "r2"]
     assert frame["row_id"].to_list() == ["f1-0", "f1-1", "f1-2", None]
@@ -241,10 +247,57 @@ def test_the_sample_is_a_share_of_requests() -> None:
     assert none.counts() == (0, 0)
     stored, lost = some.counts()
     assert lost == 0
-    assert 850 < stored < 1150  # 6.7 standard deviations: fails by chance once in 10^10 runs
+    assert 850 < stored < 1150  # 6.7 standard deviations
+
+
+def test_the_same_request_is_sampled_everywhere_and_at_every_larger_share() -> None:
+    def chosen(share: float) -> set[str]:
+        objects = MemoryObjects()
+        log = make(objects, sample=share)
+        for number in range(300):
+            log.append(prediction(number))
+        log.start()
+        log.close(20)
+        return set(rows_in(objects))
+
+    tenth, half = chosen(0.1), chosen(0.5)
+    assert tenth == chosen(0.1)
+    assert tenth < half < chosen(1)
+
+
+def test_rules_keep_what_is_worth_a_look_and_say_so() -> None:
+    objects = MemoryObjects()
+    log = make(objects, sample=0, keep=["slow", "invalid", "defaulted"])
+    fell_back = {"seats": np.array([False, True])}
+    log.append(prediction(1))
+    log.append(prediction(2, seconds=0.3))
+    log.append(prediction(3, rows=2, scores=[0.5, float("nan")], defaulted=fell_back))
+    log.append(prediction(4, seconds=0.2))
+    log.start()
+    log.close(20)
+    frame = pl.concat(frames(objects)).select("request_id", "sampled", "sample_share", "kept")
+    assert frame.rows() == [
+        ("r2", False, 0.0, ["slow"]),
+        ("r3", False, 0.0, ["invalid", "defaulted"]),
+        ("r3", False, 0.0, ["invalid", "defaulted"]),
+    ]
+
+
+def test_a_sampled_row_names_its_rules_too() -> None:
+    """So that a row's chance to be in the log is known: 1 with a rule, else the share."""
+    objects = MemoryObjects()
+    log = make(objects, keep=["slow"])
+    log.append(prediction(1, seconds=0.3))
+    log.append(prediction(2))
+    log.start()
+    log.close(20)
+    frame = pl.concat(frames(objects))
+    assert frame["sampled"].to_list() == [True, True]
+    assert frame["kept"].to_list() == [["slow"], []]
 
 
 def test_inputs_may_not_shadow_the_logs_own_columns() -> None:
     first = replace(MANIFEST.inputs[0], name="score")
+    shadowing = replace(MANIFEST, inputs=(first, *MANIFEST.inputs[1:]))
     with pytest.raises(IntegrityError, match="score"):
-        Encoder(replace(MANIFEST, inputs=(first, *MANIFEST.inputs[1:])), LABELS)
+        Encoder(shadowing, LABELS, Redaction(shadowing, ""))
