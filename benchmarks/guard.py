@@ -21,6 +21,7 @@ import yaml
 
 from tidemill.server import App, Keyring, build, load_model
 from tidemill.server.keys import make_entry
+from tidemill.server.messages import Request, render
 from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST, write_bundle
 from tidemill.testing.objects import MemoryObjects
@@ -40,7 +41,7 @@ HEADERS = {
     "x-request-id": "4bf92f35-77b3-4da6-a3ce-929d0e0e4736",
 }
 
-Headers = list[tuple[bytes, bytes]]
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 Ask = Callable[[], Awaitable[Any]]
 
 
@@ -74,7 +75,7 @@ def make(folder: Path) -> dict[str, Ask]:
     body = request()
     inference = plain._inference
     bare = encoded(HEADERS | {"content-length": str(len(body))})
-    signed = [*bare, *encoded({"authorization": f"Bearer {token}"})]
+    signed = bare | encoded({"authorization": f"Bearer {token}"})
     return {
         "no guard": lambda: inference.answer(body),
         "HTTP, no keys": lambda: ask(plain, bare, body),
@@ -105,23 +106,20 @@ def request() -> bytes:
     return json.dumps({"inputs": tensors}).encode()
 
 
-def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def encoded(headers: Mapping[str, str]) -> dict[bytes, bytes]:
     """Return headers as they arrive in the application."""
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
+    return {name.encode(): value.encode() for name, value in headers.items()}
 
 
-async def ask(app: App, headers: Headers, body: bytes) -> None:
-    """Send one request as uvicorn does; raises RuntimeError when it is refused."""
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Mapping[str, Any]) -> None:
-        if message.get("status", 200) != 200:
-            raise RuntimeError(f"refused with {message['status']}")
-
-    scope = {"type": "http", "path": PATH, "method": "POST", "headers": headers, "state": {}}
-    await app(scope, receive, send)
+async def ask(app: App, headers: Mapping[bytes, bytes], body: bytes) -> None:
+    """Send one request as a connection does; raises RuntimeError when it is refused."""
+    sent = Request()
+    sent.method, sent.path, sent.headers, sent.body = "POST", PATH, dict(headers), body
+    app.admit(sent, 0)
+    response = await app.answer(sent)
+    if response.status != 200:
+        raise RuntimeError(f"refused with {response.status}")
+    render(response, DATE, closes=False, bodyless=False)
 
 
 def measure(kinds: Mapping[str, Ask]) -> dict[str, float]:

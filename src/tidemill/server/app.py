@@ -49,9 +49,11 @@ class App:
             **dict.fromkeys((f"{path}/ready" for path in paths), self._model_readiness),
         }
 
-    def admit(self, request: Request, pending: int) -> None:
-        """Judge a request by its head; raises Rejected."""
-        self.guard.admit(request, pending, infers=self._infers(request))
+    def admit(self, request: Request, pending: int) -> bool:
+        """Judge a request by its head, return whether its body is wanted; raises Rejected."""
+        infers = self._infers(request)
+        self.guard.admit(request, pending, infers=infers)
+        return infers
 
     async def answer(self, request: Request) -> Response:
         """Answer a request that was admitted and is whole."""
