@@ -26,6 +26,7 @@ from tidemill.server import App, Authentication, Keyring, Served, rest
 from tidemill.server.guard import Doorkeeper
 from tidemill.server.jwks import KeySet
 from tidemill.server.keys import make_entry
+from tidemill.server.messages import Request, render
 from tidemill.server.tokens import Tokens
 from tidemill.settings.serving import JwtSettings, ServingSettings
 from tidemill.testing.models import MANIFEST, write_bundle
@@ -53,8 +54,7 @@ SIGNERS = {
     "ES256": ec.generate_private_key(ec.SECP256R1()),
     "EdDSA": ed25519.Ed25519PrivateKey.generate(),
 }
-
-Headers = list[tuple[bytes, bytes]]
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 Ask = Callable[[], Awaitable[Any]]
 
 
@@ -87,9 +87,9 @@ def make(folder: Path) -> dict[str, Ask]:
     guarded, _ = application(bundle, Authentication(ring, tokens("RS256")))
     body = request()
     bare = encoded(HEADERS | {"content-length": str(len(body))})
-    signed = [*bare, *encoded({"authorization": f"Bearer {token}"})]
-    limited = [*bare, *encoded({"authorization": f"Bearer {counted}"})]
-    tokened = [*bare, *encoded({"authorization": f"Bearer {issue('RS256')}"})]
+    signed = bare | encoded({"authorization": f"Bearer {token}"})
+    limited = bare | encoded({"authorization": f"Bearer {counted}"})
+    tokened = bare | encoded({"authorization": f"Bearer {issue('RS256')}"})
     return {
         "no guard": lambda: served.inference.answer(lambda: rest.read(body, None), rest.write),
         "HTTP, no keys": lambda: ask(plain, bare, body),
@@ -152,23 +152,20 @@ def request() -> bytes:
     return json.dumps({"inputs": tensors}).encode()
 
 
-def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+def encoded(headers: Mapping[str, str]) -> dict[bytes, bytes]:
     """Return headers as they arrive in the application."""
-    return [(name.encode(), value.encode()) for name, value in headers.items()]
+    return {name.encode(): value.encode() for name, value in headers.items()}
 
 
-async def ask(app: App, headers: Headers, body: bytes) -> None:
-    """Send one request as uvicorn does; raises RuntimeError when it is refused."""
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Mapping[str, Any]) -> None:
-        if message.get("status", 200) != 200:
-            raise RuntimeError(f"refused with {message['status']}")
-
-    scope = {"type": "http", "path": PATH, "method": "POST", "headers": headers, "state": {}}
-    await app(scope, receive, send)
+async def ask(app: App, headers: Mapping[bytes, bytes], body: bytes) -> None:
+    """Send one request as a connection does; raises RuntimeError when it is refused."""
+    sent = Request()
+    sent.method, sent.path, sent.headers, sent.body = "POST", PATH, dict(headers), body
+    app.admit(sent, 0)
+    response = await app.answer(sent)
+    if response.status != 200:
+        raise RuntimeError(f"refused with {response.status}")
+    render(response, DATE, closes=False, bodyless=False)
 
 
 def measure(kinds: Mapping[str, Ask]) -> dict[str, float]:

@@ -46,7 +46,7 @@ class Answer:
         assert output["name"] == "probability"
         assert output["datatype"] == "FP32"
         assert output["shape"] == [len(output["data"])]
-        return output["data"]
+        return list(output["data"])
 
 
 @dataclass

@@ -28,10 +28,11 @@ class App:
         self._metrics = metrics
         self._routes = Routes(repository, metrics, lambda: self.ready and not self.draining)
 
-    def admit(self, request: Request, pending: int) -> None:
-        """Judge a request by its head; raises Rejected."""
+    def admit(self, request: Request, pending: int) -> bool:
+        """Judge a request by its head, return whether its body is wanted; raises Rejected."""
         found = self._routes.find(request.path)
         self.guard.admit(request, pending, found[0].need if found else "infer")
+        return found is not None and request.method == found[0].method == "POST"
 
     async def answer(self, request: Request) -> Response:
         """Answer a request that was admitted and is whole."""

@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         request.method = self._parser.get_method().decode()
         try:
             self._check(request)
-            self._app.admit(request, pending)
+            request.wanted = self._app.admit(request, pending)
         except Rejected as refusal:
             request.refusal = refusal
             request.keep_alive &= refusal.code not in ("malformed_http", "head_too_large")
@@ -172,6 +172,8 @@ class Connection(asyncio.Protocol):
             request.body = b""
             if request.size > DISCARDED * self._traffic.max_body_bytes:
                 self._refuse(request.refusal)
+        elif not request.wanted:
+            return
         elif not request.body:
             request.body = body
         else:

@@ -25,7 +25,7 @@ class Request:
 
     __slots__ = (
         *("body", "expects", "headers", "keep_alive", "method", "path", "refusal", "size"),
-        *("target", "whole"),
+        *("target", "wanted", "whole"),
     )
 
     def __init__(self) -> None:
@@ -37,6 +37,8 @@ class Request:
         self.headers: dict[bytes, bytes] = {}
         """By name in lower case; the values of a name that is repeated are joined by commas."""
         self.body: bytes | bytearray = b""
+        self.wanted = False
+        """Whether the body is kept."""
         self.size = 0
         """Bytes of the body that arrived, kept or not."""
         self.keep_alive = True

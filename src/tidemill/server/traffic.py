@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from tidemill.server.messages import Request, Response
 from tidemill.server.protocol import Rejected
 from tidemill.settings.serving import ServingSettings
 
-if TYPE_CHECKING:
-    from tidemill.server.connection import Connection
+__all__ = ["Application", "Client", "Traffic"]
 
-__all__ = ["Application", "Traffic"]
+
+class Client(Protocol):
+    """A connection, as the process ends it."""
+
+    def shutdown(self) -> None:
+        """Close it if it is idle; otherwise its last answer closes it."""
+        ...
+
+    def abort(self) -> None:
+        """Close it whatever is under way."""
+        ...
 
 
 class Application(Protocol):
@@ -21,8 +30,8 @@ class Application(Protocol):
     draining: bool
     """Connections are closed after their answer."""
 
-    def admit(self, request: Request, pending: int) -> None:
-        """Judge a request by its head; raises Rejected.
+    def admit(self, request: Request, pending: int) -> bool:
+        """Judge a request by its head, return whether its body is wanted; raises Rejected.
 
         `pending` requests had arrived and were not answered when this one came.
         """
@@ -45,7 +54,7 @@ class Traffic:
         self.limits = settings.limits
         self.max_body_bytes = settings.max_body_bytes
         self.keep_alive_seconds = settings.keep_alive_seconds
-        self.connections: set[Connection] = set()
+        self.connections: set[Client] = set()
         self.pending = 0
         """Requests whose head arrived, and that are not answered."""
         self.date = b""

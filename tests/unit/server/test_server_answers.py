@@ -68,6 +68,15 @@ def test_metadata_tells_what_a_request_needs(served: Running) -> None:
     assert served.ask("/v2", method="GET").body["name"] == "tidemill"
 
 
+def test_documents_answer_head_as_get(served: Running) -> None:
+    for path in ("/v2", "/v2/health/ready", "/v2/models/flight-delay"):
+        head, get = served.ask(path, method="HEAD"), served.ask(path, method="GET")
+        assert (head.status, head.content) == (get.status, get.content)  # the connection omits it
+    refused = served.ask(INFER, method="HEAD")
+    assert (refused.status, refused.headers[b"allow"]) == (405, b"POST")
+    assert served.ask("/v2", method="PUT").headers[b"allow"] == b"GET, HEAD"
+
+
 def test_draining_is_not_ready_but_answers(served: Running) -> None:
     assert served.ask("/v2/health/ready", method="GET").status == 200
     served.app.draining = True

@@ -37,10 +37,11 @@ class Echo:
     pending: list[int] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
-    def admit(self, request: Request, pending: int) -> None:
+    def admit(self, request: Request, pending: int) -> bool:
         self.pending.append(pending)
         if request.path.startswith("/no"):
             raise Rejected("forbidden", "no", 403, {b"x-why": b"no"})
+        return request.path != "/bodyless"
 
     async def answer(self, request: Request) -> Response:
         self.asked.append(request.path)
@@ -146,6 +147,12 @@ async def world(**options: Any) -> AsyncIterator[World]:
         server.close()
 
 
+def stuck(world: World) -> list[Any]:
+    """Connections whose client does not take its answers."""
+    connections: set[Any] = set(world.traffic.connections)
+    return [one for one in connections if one._stuck]
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
@@ -237,6 +244,17 @@ def test_a_head_may_arrive_byte_by_byte_and_a_body_in_chunks() -> None:
         assert second.status == 200
 
     run(test)
+
+
+def test_a_body_that_is_not_wanted_is_not_kept() -> None:
+    async def test(world: World) -> None:
+        client = await world.connect()
+        await client.send(post(b"/bodyless", b"x" * 1000) + post(b"/bodyless", b"x" * 1025) + GET)
+        assert (await client.answer()).body["body"] == ""
+        assert (await client.answer()).status == 413
+        assert (await client.answer()).status == 200
+
+    run(test, max_body_bytes=1024)
 
 
 def test_head_answers_with_the_length_alone() -> None:
@@ -475,12 +493,12 @@ def test_a_client_that_does_not_read_stops_being_read_and_is_cut() -> None:
             await loop.sock_connect(deaf, ("127.0.0.1", world.port))
             many = GET.replace(b"echo", b"large") * 100
             await loop.sock_sendall(deaf, many)
-            await until(lambda: any(c._stuck for c in world.traffic.connections))
+            await until(lambda: bool(stuck(world)))
             answered = len(world.app.asked)
             await asyncio.sleep(0.1)
             assert len(world.app.asked) == answered < 100
-            (stuck,) = world.traffic.connections
-            assert stuck._transport.get_write_buffer_size() < 300_000
+            (one,) = stuck(world)
+            assert one._transport.get_write_buffer_size() < 300_000
             await until(lambda: world.traffic.idle)
 
     run(test, keep_alive_seconds=1)
@@ -490,7 +508,7 @@ def test_a_client_that_reads_late_gets_all() -> None:
     async def test(world: World) -> None:
         client = await world.connect()
         await client.send(GET.replace(b"echo", b"large") * 100)
-        await until(lambda: any(c._stuck for c in world.traffic.connections))
+        await until(lambda: bool(stuck(world)))
         assert sum([len((await client.answer()).content) for _ in range(100)]) == 10_000_000
         await client.send(GET)
         assert (await client.answer()).status == 200
