@@ -17,10 +17,10 @@ from benchmarks.serving.environment import make_environment
 from benchmarks.serving.mlp import Layout
 from benchmarks.serving.process import Launch
 
-__all__ = ["BARE", "CONTESTANTS", "FULL", "MLSERVER", "Contestant", "Entry"]
+__all__ = ["BARE", "CONTESTANTS", "FULL", "LEAN", "MLSERVER", "Contestant", "Entry"]
 
 FOLDER = Path(__file__).with_name("contestants")
-FULL, BARE, MLSERVER = "tidemill", "bare uvicorn", "MLServer"
+FULL, BARE, MLSERVER, LEAN = "tidemill", "bare uvicorn", "MLServer", "MLServer, lean"
 """Whose figures the targets compare."""
 
 
@@ -68,7 +68,6 @@ def _foreign(
         given = {
             "MODEL": str(mlp.write(folder / "model.onnx", mlp.WIDE)),
             "PYTHONPATH": f"{FOLDER / 'shared'}:{home}",
-            "PYTHONPYCACHEPREFIX": str(folder / "pycache"),
             "OMP_NUM_THREADS": "1",
             "HOME": str(folder),
         }
@@ -133,7 +132,7 @@ CONTESTANTS = (
         quick=True,
     ),
     Contestant(
-        "MLServer, lean",
+        LEAN,
         "the same with parallel_workers 0 (no hop to a worker), metrics and gzip off",
         _mlserver(
             MLSERVER_PARALLEL_WORKERS="0",

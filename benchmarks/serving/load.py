@@ -46,16 +46,21 @@ class Load:
         return self.requests / self.seconds
 
     @property
-    def cpu_per_thousand(self) -> float:
-        """CPU seconds of the server per 1,000 requests."""
-        return 1000 * self.cpu_seconds / self.requests
+    def cpu_rate(self) -> float:
+        """Requests per CPU second of the server: what other work on the core changes least."""
+        return self.requests / self.cpu_seconds
+
+    @property
+    def core_share(self) -> float:
+        """Share of its core that the server got, or needed."""
+        return self.cpu_seconds / self.seconds
 
 
 class Drive(Protocol):
     """A load generator."""
 
     def __call__(
-        self, server: Server, request: Request, *, core: int, seconds: float, pause_ms: float = 0.0
+        self, server: Server, request: Request, *, core: int, seconds: int, pause_ms: float = 0.0
     ) -> Load:
         """Send `request` on `CONNECTIONS` connections; raises Unavailable when one fails.
 
@@ -74,14 +79,14 @@ def require_wrk() -> None:
 
 
 def wrk(
-    server: Server, request: Request, *, core: int, seconds: float, pause_ms: float = 0.0
+    server: Server, request: Request, *, core: int, seconds: int, pause_ms: float = 0.0
 ) -> Load:
     """Drive with wrk (a `Drive`)."""
     with tempfile.NamedTemporaryFile() as body:
         body.write(request.body)
         body.flush()
         command = ["taskset", "--cpu-list", str(core), "wrk", "--threads", "1"]
-        command += ["--connections", str(CONNECTIONS), "--duration", f"{seconds:g}s", "--latency"]
+        command += ["--connections", str(CONNECTIONS), "--duration", f"{seconds}s", "--latency"]
         command += ["--script", str(SCRIPT)]
         for name, value in request.headers.items():
             command += ["--header", f"{name}: {value}"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,11 +47,11 @@ def _model(layout: Layout) -> onnx.ModelProto:
             nodes.append(helper.make_node("Unsqueeze", [name, "last_axis"], [column]))
         columns.append(column)
     nodes.append(helper.make_node("Concat", columns, ["layer_0"], axis=1))
-    constants = {"last_axis": np.array([1])}
+    constants: dict[str, NDArray[Any]] = {"last_axis": np.array([1])}
     rng = np.random.default_rng(SEED)
     for i, (wide, narrow) in enumerate(pairwise(WIDTHS)):
         weights = rng.normal(scale=wide**-0.5, size=(wide, narrow))
-        constants |= {f"w_{i}": np.float32(weights), f"b_{i}": np.zeros(narrow, np.float32)}
+        constants |= {f"w_{i}": weights.astype(np.float32), f"b_{i}": np.zeros(narrow, np.float32)}
         last = i == len(WIDTHS) - 2
         nodes += [
             helper.make_node("Gemm", [f"layer_{i}", f"w_{i}", f"b_{i}"], [f"sum_{i}"]),

@@ -52,7 +52,7 @@ class Server:
     @property
     def cpu_seconds(self) -> float:
         """CPU seconds of all its processes so far, user and system."""
-        return sum(sum(process.cpu_times()[:4]) for process in _tree(self.process))
+        return sum(map(_cpu_seconds, _tree(self.process)))
 
     @property
     def rss_mb(self) -> float:
@@ -67,14 +67,13 @@ def run(launch: Launch, core: int, log: Path) -> Iterator[Server]:
     Raises Unavailable with the end of its output when it does not get ready.
     """
     ports = dict(zip(("http", "grpc"), _free_ports(2), strict=True))
-    fill = lambda text: text.replace("{http}", ports["http"]).replace("{grpc}", ports["grpc"])  # noqa: E731
-    command = ["taskset", "--cpu-list", str(core), *map(fill, launch.command)]
+    command = ["taskset", "--cpu-list", str(core), *(_fill(part, ports) for part in launch.command)]
     begun = monotonic()
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
             cwd=launch.cwd,
-            env=os.environ | {name: fill(value) for name, value in launch.env.items()},
+            env=os.environ | {name: _fill(value, ports) for name, value in launch.env.items()},
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -93,6 +92,18 @@ def run(launch: Launch, core: int, log: Path) -> Iterator[Server]:
 
 def _tree(process: psutil.Process) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    ended: float = times.children_user + times.children_system
+    return ended + times.user + times.system
+
+
+def _fill(text: str, ports: Mapping[str, str]) -> str:
+    for name, port in ports.items():
+        text = text.replace(f"{{{name}}}", port)
+    return text
 
 
 def _free_ports(count: int) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 
 from benchmarks.serving import mlp
 from benchmarks.serving.contestants import Contestant, Entry
@@ -20,12 +21,12 @@ from benchmarks.serving.load import CONNECTIONS, Load, Request
 from benchmarks.serving.process import Server, run
 from tidemill.errors import Unavailable
 
-__all__ = ["SIZES", "Course", "Result", "measure"]
+__all__ = ["SIZES", "Course", "Result", "check", "measure"]
 
 SIZES = (1, 32, 256)
 """Rows per request."""
 TOLERANCE = 1e-5
-WARM_SECONDS = 1.0
+WARM_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Course:
     """How long it is driven, and on which cores."""
 
     rounds: int
-    seconds: float
-    """Of each drive."""
+    seconds: int
+    """Of each drive; wrk knows whole seconds alone."""
     server_core: int
     client_core: int
 
@@ -71,7 +72,7 @@ def measure(contestants: Iterable[Contestant], course: Course) -> dict[str, Resu
                 try:
                     with _started(contestant, course) as (entry, server):
                         _round(contestant, entry, server, course, result)
-                except (Unavailable, httpx.HTTPError) as error:
+                except (Unavailable, httpx.HTTPError, psutil.Error) as error:
                     result.missing = str(error).partition("\n")[0]
                     _say(f"  {result.missing}")
     return results
@@ -93,7 +94,7 @@ def _round(
     result.start_seconds.append(server.start_seconds)
     result.ready_mb.append(server.rss_mb)
     requests = {
-        (encoding.name, rows): (encoding, _checked(encoding, entry, server, rows))
+        (encoding.name, rows): (encoding, check(encoding, entry, server, rows))
         for encoding in contestant.encodings
         for rows in SIZES
     }
@@ -110,8 +111,11 @@ def _round(
     result.counts = _log_counts(server)
 
 
-def _checked(encoding: Encoding, entry: Entry, server: Server, rows: int) -> Request:
-    """Return the request, once its answer was found right."""
+def check(encoding: Encoding, entry: Entry, server: Server, rows: int) -> Request:
+    """Return the request for `rows` rows, once its answer was found right.
+
+    Raises Unavailable when the scores are not those of ONNX Runtime in this process.
+    """
     values = mlp.make_rows(rows)
     request = encoding.pack(entry.layout, values, entry.headers)
     found, wanted = encoding.ask(server, request), mlp.expect(values)

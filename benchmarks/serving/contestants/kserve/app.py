@@ -19,7 +19,13 @@ class Mlp(Model):
         (scores,) = self._session.run([scorer.OUTPUT], {scorer.INPUT: rows})
         output = InferOutput(scorer.OUTPUT, list(scores.shape), "FP32")
         output.set_data_from_numpy(scores, binary_data=payload.use_binary_outputs)
-        return InferResponse(payload.id or generate_uuid(), self.name, [output])
+        return InferResponse(
+            payload.id or generate_uuid(),
+            self.name,
+            [output],
+            use_binary_outputs=payload.use_binary_outputs,
+            requested_outputs=payload.request_outputs,
+        )
 
 
 if __name__ == "__main__":
