@@ -33,7 +33,8 @@ GUARDS: dict[str, Any] = {"auth": {"key_file": "keys.yaml"}}
 NO_GUARDS: dict[str, Any] = {"verify": False, "log": {"sample": 0}}
 """What settings can switch off; validation, limits and metrics stay."""
 
-TOKEN_RATE = 1e6
+KEY_RATE = 1e6
+"""Requests per second: the key's bucket is kept, and refuses none."""
 OTHER_KEYS = 99
 
 
@@ -64,7 +65,7 @@ def launch(folder: Path, serving: dict[str, Any]) -> Launch:
 
 def write_key(project: Path) -> dict[str, str]:
     """Write a file of keys; return the header that carries the one with a rate."""
-    token, entry = make_entry("benchmark", permissions=["infer"], rate=TOKEN_RATE)
+    token, entry = make_entry("benchmark", permissions=["infer"], rate=KEY_RATE)
     others = [make_entry(f"other-{i}", permissions=["infer"])[1] for i in range(OTHER_KEYS)]
     (project / "keys.yaml").write_text(yaml.safe_dump([*others, entry]))
     return {"Authorization": f"Bearer {token}"}

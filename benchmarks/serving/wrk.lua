@@ -19,9 +19,10 @@ end
 function done(summary, latency)
   local e = summary.errors
   io.write(string.format(
-    '{"requests": %d, "seconds": %.6f, "p50_ms": %.3f, "p99_ms": %.3f, "errors": %d}\n',
+    '{"requests": %d, "seconds": %.6f, "p50_ms": %.3f, "p99_ms": %.3f, ' ..
+    '"errors": {"refused": %d, "disconnected": %d, "late": %d}}\n',
     summary.requests, summary.duration / 1e6,
     latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
-    e.connect + e.read + e.write + e.status + e.timeout
+    e.status, e.connect + e.read + e.write, e.timeout
   ))
 end
