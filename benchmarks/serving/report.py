@@ -88,7 +88,7 @@ def render(results: Results) -> str:
     ran = {name: result for name, result in results.items() if not result.missing}
     counts = ran[FULL].counts if FULL in ran else {}
     lines = [
-        "JSON, 1 row per request; half: at half of the round's maximum",
+        "JSON, 1 row per request; half: at about half of the round's maximum",
         *_aligned(_speeds(ran)),
         "",
         "The same per 1,000 requests, its ratio in requests per CPU second, and the share of the "
@@ -114,7 +114,7 @@ def render(results: Results) -> str:
 
 def _speeds(ran: Results) -> Table:
     head = ("requests/s", "x MLServer", "x bare", "p50 ms", "p99 ms")
-    table = [["", *head, "half: p50", "p99 ms", "p99/p50"]]
+    table = [["", *head, "half: of max", "p50 ms", "p99 ms", "p99/p50"]]
     for name, result in ran.items():
         loads = result.loads[SINGLE]
         table.append(
@@ -123,6 +123,7 @@ def _speeds(ran: Results) -> Table:
                 f"{_median(loads, RATE):,.0f}",
                 *(_ratio(ran, loads, base, SINGLE, RATE) for base in (MLSERVER, BARE)),
                 *(f"{_median(loads, get):.2f}" for get in (P50, P99)),
+                f"{_times(result.half, loads, RATE):.0%}",
                 *(f"{_median(result.half, get):.2f}" for get in (P50, P99)),
                 f"{median(_tails(result)):.1f}",
             ]
