@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import copytree
 
 from benchmarks.serving import mlp, ours
 from benchmarks.serving.encoding import BINARY, JSON, Encoding
@@ -63,8 +64,8 @@ def _foreign(
     """Return how to prepare the server in `contestants/NAME`, started by a program of its own."""
 
     def prepare(folder: Path) -> Entry:
-        home = FOLDER / name
-        programs = make_environment(home / "requirements.txt")
+        programs = make_environment(FOLDER / name / "requirements.txt")
+        home = copytree(FOLDER / name, folder / name)  # some write beside their application
         given = {
             "MODEL": str(mlp.write(folder / "model.onnx", mlp.WIDE)),
             "PYTHONPATH": f"{FOLDER / 'shared'}:{home}",
