@@ -1,15 +1,19 @@
-"""Run one benchmark by name, or all of them."""
+"""Run benchmarks by name, or all of them: `python -m benchmarks [NAME …]`, `… NAME --OPTION …`."""
 
 import importlib
 import pkgutil
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 known = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
 known = [name for name in known if not name.startswith("_")]
-chosen = sys.argv[1:] or known
-if unknown := set(chosen) - set(known):
+names = list(takewhile(lambda argument: not argument.startswith("-"), sys.argv[1:]))
+options = sys.argv[1 + len(names) :]
+if unknown := set(names) - set(known):
     sys.exit(f"no benchmark {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-for name in chosen:
+if options and names != ["serving"]:
+    sys.exit(f"{' '.join(options)}: options belong to one benchmark, serving alone has any")
+for name in names or known:
     print(f"== {name}")
-    importlib.import_module(f"benchmarks.{name}").main()
+    importlib.import_module(f"benchmarks.{name}").main(*options)

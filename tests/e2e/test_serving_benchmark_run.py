@@ -1,0 +1,26 @@
+"""The benchmark of inference servers drives the real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from benchmarks.serving.contestants import CONTESTANTS, FULL
+from benchmarks.serving.rounds import SIZES, Course, measure
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is absent: apt-get install wrk")
+def test_our_server_is_checked_driven_and_counted() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    ours = [contestant for contestant in CONTESTANTS if contestant.name == FULL]
+
+    result = measure(ours, Course(1, 1, cores[0], cores[-1]))[FULL]
+
+    assert not result.missing
+    assert set(result.loads) == {(name, rows) for name in ("JSON", "binary") for rows in SIZES}
+    assert all(load.requests and load.cpu_seconds for (load,) in result.loads.values())
+    (half,), (full,) = result.half, result.loads["JSON", 1]
+    assert half.rate < full.rate
+    assert result.rss_mb[0] >= result.ready_mb[0] > 0
+    assert result.counts["tidemill_log_lost_total"] == 0
