@@ -127,8 +127,13 @@ def expected(row: dict[str, Any], bias: float = -1.0) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def start(bundle: Path, keys: Keyring | None = None, **options: Any) -> Running:
-    online = MemoryOnline(
+def start(
+    bundle: Path,
+    keys: Keyring | None = None,
+    online: MemoryOnline | None = None,
+    **options: Any,
+) -> Running:
+    online = online or MemoryOnline(
         MANIFEST.features.digest,
         AS_OF,
         {

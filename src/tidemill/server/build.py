@@ -59,7 +59,7 @@ def build_served(
         logged=predictions.counts,
     )
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
-    lookup = Lookup(manifest, reader, settings.lookup_deadline_ms)
+    lookup = Lookup(manifest, reader, settings, counters)
     inference = Inference(model, validator, lookup, predictions, counters, clock)
     return Served(inference, counters, predictions)
 

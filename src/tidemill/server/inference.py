@@ -109,8 +109,10 @@ class Inference:
         parameters = {"revision": self.model.revision, **_marks(found)}
         answer = write(Scored(self.model, request, request_id, scores, values, parameters))
         self._counters.scored(values)
-        if found.by_view:
+        if found is not NOTHING:
             self._counters.defaults.update(found.by_view)
+            self._counters.stale.update(found.stale)
+            self._counters.aged += found.age_seconds is not None
         self._log.append(
             Prediction(
                 request_id,
@@ -138,4 +140,6 @@ def _marks(found: Found) -> dict[str, str]:
         marks["defaulted"] = ",".join(
             f"{name}={rows.mean():.4g}" for name, rows in found.defaulted.items()
         )
+    if found.age_seconds is not None:
+        marks["stale"] = f"{found.age_seconds:g}"
     return marks

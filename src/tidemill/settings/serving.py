@@ -99,6 +99,15 @@ class ServingSettings(Group):
     """`allow`: NaN in a numeric column means missing, the graph imputes it. `reject`: 400."""
     lookup_deadline_ms: float = Field(default=50.0, gt=0)
     """Online features that do not arrive in time become defaults, marked and counted."""
+    lookup_failures: int = Field(default=5, ge=1)
+    """After so many failed reads in a row the online store is left alone: each costs its request
+    the deadline, and a store that restarts is hit by every request at once."""
+    lookup_pause_seconds: float = Field(default=0.5, gt=0)
+    """Then one request tries it again after this long, at least the deadline; the pause doubles up
+    to 30 s while it fails."""
+    max_store_age_seconds: float = Field(default=0.0, ge=0)
+    """Answers from an online store whose newest materialisation is older are marked `stale` and
+    counted. 0: no limit, as each view's ttl already limits its values."""
     max_models: int = Field(default=8, ge=1)
     """Models of a repository that are loaded at once; another takes the place of the least recently
     used. Each keeps its graph, a prediction log and threads for lookups: some 10 MB and up."""
