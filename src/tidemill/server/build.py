@@ -60,7 +60,7 @@ def build_served(
     )
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
     lookup = Lookup(manifest, reader, settings, counters)
-    inference = Inference(model, validator, lookup, predictions, counters, clock)
+    inference = Inference(model, validator, lookup, predictions, counters, clock, settings.fallback)
     return Served(inference, counters, predictions)
 
 

@@ -69,6 +69,7 @@ class Counters:
         self.defaults = Counter(dict.fromkeys(views, 0))
         self.stale = Counter(dict.fromkeys(views, 0))
         self.aged = 0
+        self.fallbacks = Counter({"previous": 0, "prior": 0})
         self.lookups = Histogram(STORE_BUCKETS)
         self.store_open = False
 
@@ -126,6 +127,12 @@ class Metrics:
             "invalid", "Requests with a score not in [0, 1].", [(c, c.invalid) for c in found]
         )
         yield _count("rows", "Rows scored.", [(c, c.rows) for c in found])
+        yield _by(
+            "fallback",
+            "Requests that this version failed, by what answered them.",
+            "to",
+            [(c, c.fallbacks) for c in found],
+        )
         yield _by(
             "defaults",
             "Rows with a feature that fell back to its default.",

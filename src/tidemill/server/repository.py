@@ -280,6 +280,7 @@ class Repository:
 
     def _adopt(self, served: Served) -> None:
         name, version = served.key
+        served.inference.older = lambda: self._older(name, version)
         served.predictions.start()
         self._served[served.key] = served
         self._refused.pop(served.key, None)
@@ -303,6 +304,11 @@ class Repository:
     def _left(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():  # else the process ends, and `close` writes the log
             del self._leaving[task]
+
+    def _older(self, name: str, version: str) -> list[Inference]:
+        """Return what is loaded of a model's older versions, the newest first."""
+        held = [k for k in self._served if k[0] == name and _order(k[1]) < _order(version)]
+        return [self._served[key].inference for key in _newest_first(held)]
 
     def _choose_newest(self, name: str) -> None:
         held = [served for key, served in self._served.items() if key[0] == name]

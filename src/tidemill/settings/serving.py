@@ -108,6 +108,10 @@ class ServingSettings(Group):
     max_store_age_seconds: float = Field(default=0.0, ge=0)
     """Answers from an online store whose newest materialisation is older are marked `stale` and
     counted. 0: no limit, as each view's ttl already limits its values."""
+    fallback: tuple[Literal["previous", "prior"], ...] = ("previous", "prior")
+    """What answers when a model fails, tried in this order, marked and counted: the next older
+    version that is loaded; the share of the event in training. Empty: 500. The version that failed
+    counts an error either way."""
     max_models: int = Field(default=8, ge=1)
     """Models of a repository that are loaded at once; another takes the place of the least recently
     used. Each keeps its graph, a prediction log and threads for lookups: some 10 MB and up."""

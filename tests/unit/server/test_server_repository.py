@@ -3,115 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from tests.server_app import AS_OF, FULL, NOW, Answer, expected, request
+from tests.server_app import FULL, Answer, expected
+from tests.server_shelf import Shelf, code_of, version_of
 
 from tidemill.errors import IntegrityError, NotFound
-from tidemill.server import Served, build_app, repository
-from tidemill.server.repository import Repository
-from tidemill.settings.serving import ServingSettings
-from tidemill.testing.models import MANIFEST, write_bundle
-from tidemill.testing.objects import MemoryObjects
-from tidemill.testing.online import MemoryOnline
-from tidemill.testing.serving import make_repository
+from tidemill.server import repository
+from tidemill.testing.models import write_bundle
 
 BIASES = {"1": -1.0, "2": 0.0, "10": 1.0}
-
-
-@dataclass
-class Shelf:
-    """A folder with bundles, and the application that serves it."""
-
-    folder: Path
-    objects: MemoryObjects = field(default_factory=MemoryObjects)
-    loads: Counter[tuple[str, str]] = field(default_factory=Counter)
-    gate: threading.Event = field(default_factory=threading.Event)
-    """Loads wait for it."""
-
-    def put(self, name: str, version: str, bias: float = -1.0) -> None:
-        write_bundle(self.folder / name / version, bias=bias)
-
-    def spoil(self, name: str, version: str) -> None:
-        self.put(name, version)
-        (self.folder / name / version / "model.onnx").write_bytes(b"no graph")
-
-    def open(self, **options: Any) -> Repository:
-        self.gate.set()
-        online = MemoryOnline(MANIFEST.features.digest, AS_OF, {})
-        options = {"log": {"flush_seconds": 0.05}} | options
-        self.settings = ServingSettings(**options)
-        made = make_repository(
-            self.settings,
-            reader=online,
-            objects=self.objects,
-            moment=NOW,
-            folder=self.folder,
-        )
-        load = made._load
-
-        def counted(bundle: Path, version: str, name: str) -> Served:
-            self.loads[(name, version)] += 1
-            assert self.gate.wait(30)
-            return load(bundle, version, name)
-
-        made._load = counted
-        self.models = made
-        self.app = build_app(made, self.settings)
-        self.app.ready = True
-        return made
-
-    def run(self, talk: Callable[[], Awaitable[Any]]) -> Any:
-        """Hold a conversation with the server, then let it end."""
-
-        async def whole() -> Any:
-            answer = await talk()
-            if leaving := list(self.models._leaving):
-                await asyncio.wait(leaving)
-            return answer
-
-        answer = asyncio.run(whole())
-        self.models.close()
-        return answer
-
-    async def ask(self, path: str, body: Any = None, method: str = "POST") -> Answer:
-        sent: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            content = b"" if body is None else json.dumps(body).encode()
-            return {"type": "http.request", "body": content, "more_body": False}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        scope = {"type": "http", "path": path, "method": method, "headers": [], "state": {}}
-        await self.app(scope, receive, send)
-        return Answer(sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"])
-
-    async def infer(self, name: str, version: str = "", **more: Any) -> Answer:
-        chosen = f"/versions/{version}" if version else ""
-        return await self.ask(f"/v2/models/{name}{chosen}/infer", request(FULL) | more)
-
-    async def order(self, what: str, name: str, version: str = "") -> Answer:
-        body = {"parameters": {"version": version}} if version else None
-        return await self.ask(f"/v2/repository/models/{name}/{what}", body)
-
-    async def index(self, *, ready: bool = False) -> dict[str, tuple[str, str]]:
-        entries = (await self.ask("/v2/repository/index", {"ready": ready})).body
-        return {f"{e['name']}/{e['version']}": (e["state"], e["reason"]) for e in entries}
-
-    def logged(self) -> pl.DataFrame:
-        files = [pl.read_parquet(BytesIO(content)) for content in self.objects.kept.values()]
-        return pl.concat(files)
 
 
 @pytest.fixture
@@ -121,15 +25,6 @@ def shelf(tmp_path: Path) -> Shelf:
         made.put("late", version, bias)
     made.put("taxi", "7", 2.0)
     return made
-
-
-def version_of(answer: Answer) -> str:
-    assert answer.status == 200, answer.body
-    return str(answer.body["model_version"])
-
-
-def code_of(answer: Answer) -> tuple[int, str]:
-    return answer.status, answer.body["code"]
 
 
 def test_the_index_tells_what_there_is_and_what_is_loaded(shelf: Shelf) -> None:
