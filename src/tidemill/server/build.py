@@ -10,6 +10,7 @@ from tidemill.ports.features import OnlineReader
 from tidemill.ports.objects import ObjectStore
 from tidemill.server.app import App
 from tidemill.server.auth import Keyring
+from tidemill.server.batching import Batcher
 from tidemill.server.encoding import Encoder
 from tidemill.server.guard import Guard
 from tidemill.server.inference import Inference
@@ -60,7 +61,11 @@ def build_served(
     )
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
     lookup = Lookup(manifest, reader, settings, counters)
-    inference = Inference(model, validator, lookup, predictions, counters, clock, settings.fallback)
+    rows = settings.max_batch_rows
+    batcher = Batcher(model, rows, counters) if rows else None
+    inference = Inference(
+        model, validator, lookup, predictions, counters, clock, settings.fallback, batcher
+    )
     return Served(inference, counters, predictions)
 
 

@@ -23,13 +23,14 @@ import structlog
 from numpy.typing import NDArray
 
 from tidemill.ports.clock import Clock
+from tidemill.server.batching import Batcher
 from tidemill.server.encoding import Prediction
 from tidemill.server.lookup import Found, Lookup
 from tidemill.server.metrics import Counters
 from tidemill.server.model import Model
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.protocol import InferRequest, Rejected
-from tidemill.server.validation import Batch, Validator
+from tidemill.server.validation import Validator
 
 __all__ = ["Asked", "Inference", "Scored"]
 
@@ -82,8 +83,12 @@ class Inference:
         counters: Counters,
         clock: Clock,
         fallback: Iterable[Literal["previous", "prior"]] = (),
+        batcher: Batcher | None = None,
     ) -> None:
-        """`fallback` says what answers when the model fails, in this order; nothing: an error."""
+        """`fallback` says what answers when the model fails, in this order; nothing: an error.
+
+        Without a `batcher` each request is scored alone, and nothing is awaited for it.
+        """
         self.model = model
         self.older: Callable[[], Iterable[Inference]] = tuple
         """Older versions of the model that are loaded, the newest first."""
@@ -94,6 +99,7 @@ class Inference:
         self._counters = counters
         self._clock = clock
         self._fallback = tuple(fallback)
+        self._batcher = batcher
         self._boot = uuid.uuid4().hex
         self._numbers = itertools.count(1)
 
@@ -181,7 +187,13 @@ class Inference:
         batch = self._validator.check(request, asked.raw)
         now = self._clock.now()
         found = await self._lookup.fill(batch, now) if batch.views else NOTHING
-        scores = self._predict(request, batch)
+        try:
+            if self._batcher is None:
+                scores = self.model.predict(batch.numbers, batch.texts)
+            else:
+                scores = await self._batcher.predict(batch.numbers, batch.texts)
+        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+            raise ModelFailed(request, batch.rows) from error
         request_id = self._name(request)
         values = scores.tolist()
         parameters = {"revision": self.model.revision, **_marks(found), **marks}
@@ -207,12 +219,6 @@ class Inference:
             )
         )
         return answer
-
-    def _predict(self, request: InferRequest, batch: Batch) -> NDArray[np.float32]:
-        try:
-            return self.model.predict(batch.numbers, batch.texts)
-        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise ModelFailed(request, batch.rows) from error
 
 
 def _marks(found: Found) -> dict[str, str]:

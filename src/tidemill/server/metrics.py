@@ -27,6 +27,8 @@ __all__ = ["Counters", "Histogram", "Metrics"]
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LABELS = ("model", "version", "revision")
+QUEUE_BUCKETS = (0.0001, 0.00025, *BUCKETS)
+ROW_BUCKETS = tuple(float(2**power) for power in range(13))
 STORE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 
 
@@ -70,6 +72,8 @@ class Counters:
         self.stale = Counter(dict.fromkeys(views, 0))
         self.aged = 0
         self.fallbacks = Counter({"previous": 0, "prior": 0})
+        self.batch_rows = Histogram(ROW_BUCKETS)
+        self.queued = Histogram(QUEUE_BUCKETS)
         self.lookups = Histogram(STORE_BUCKETS)
         self.store_open = False
 
@@ -149,6 +153,16 @@ class Metrics:
             "store_aged",
             "Requests answered from an online store above serving.max_store_age_seconds.",
             [(c, c.aged) for c in found],
+        )
+        yield _histogram(
+            "batch_rows",
+            "Rows of a batch, where requests are batched.",
+            [(c, c.batch_rows) for c in found],
+        )
+        yield _histogram(
+            "queue_seconds",
+            "Time that a request waited for its batch, where requests are batched.",
+            [(c, c.queued) for c in found],
         )
         yield _histogram(
             "lookup_seconds",

@@ -112,6 +112,10 @@ class ServingSettings(Group):
     """What answers when a model fails, tried in this order, marked and counted: the next older
     version that is loaded; the share of the event in training. Empty: 500. The version that failed
     counts an error either way."""
+    max_batch_rows: int = Field(default=256, ge=0)
+    """Requests that arrive in one turn of the event loop are scored in one call of up to so many
+    rows: a call costs a small model more than its rows, and one alone does not wait. 0: each alone,
+    so that a score's last bits never depend on what arrived beside it."""
     max_models: int = Field(default=8, ge=1)
     """Models of a repository that are loaded at once; another takes the place of the least recently
     used. Each keeps its graph, a prediction log and threads for lookups: some 10 MB and up."""
