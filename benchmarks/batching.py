@@ -1,4 +1,4 @@
-"""Batching: requests/s and latency with and without, for a small and a large model.
+"""Batching: requests per CPU second and latency with and without, for a small and a large model.
 
 Clients that ask one row again and again, in one process on uvloop: a client's request arrives, and
 is read in the next turn of the loop together with those of all others, as with sockets. Latency is
@@ -13,9 +13,10 @@ import json
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ NOW = datetime(2013, 6, 15, 18, tzinfo=UTC)
 
 
 class Load(NamedTuple):
-    """What one round of clients saw: requests/s, and latency in seconds."""
+    """What one round of clients saw: requests per CPU second, and latency in seconds."""
 
     rate: float
     p50: float
@@ -51,7 +52,7 @@ class Load(NamedTuple):
 
 
 def main() -> None:
-    """Print requests/s, p50 and p99 of both models by number of clients."""
+    """Print requests per CPU second, p50 and p99 of both models by number of clients."""
     with tempfile.TemporaryDirectory() as folder:
         bundles = {
             "small": write_bundle(Path(folder, "small")),
@@ -66,7 +67,9 @@ def compare(name: str, bundle: Path) -> None:
     """Print a table of one model."""
     kinds = {"alone": inference(bundle, 0), "batched": inference(bundle, MAX_ROWS)}
     body = request(kinds["alone"].model.manifest)
-    print(f"{name}: clients       alone /s  p50 ms  p99 ms    batched /s  p50 ms  p99 ms   ratio")
+    print(
+        f"{name}: clients       alone/cpu s p50 ms  p99 ms    batched/cpu s p50 ms  p99 ms   ratio"
+    )
     for clients in CLIENTS:
         found = measure(kinds, body, clients, REQUESTS[name])
         alone, batched = found["alone"], found["batched"]
@@ -102,9 +105,9 @@ async def drive(asked: Inference, body: bytes, clients: int, requests: int) -> L
             await asked.answer(lambda: rest.read(body, None), rest.write)
             latencies.append(perf_counter() - arrived)
 
-    begin = perf_counter()
+    begin = process_time()
     await asyncio.gather(*(client(-(-requests // clients)) for _ in range(clients)))
-    seconds = perf_counter() - begin
+    seconds = process_time() - begin
     p50, p99 = np.quantile(latencies, [0.5, 0.99])
     return Load(len(latencies) / seconds, float(p50), float(p99))
 
@@ -137,7 +140,7 @@ def write_large(folder: Path) -> Path:
     rng = np.random.default_rng(7)
     nodes, constants, last = [], [], "x"
     sizes = [32, *[WIDTH] * LAYERS, 1]
-    for i, (rows, columns) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (rows, columns) in enumerate(pairwise(sizes)):
         weights = rng.normal(0, rows**-0.5, (rows, columns)).astype(np.float32)
         constants.append(numpy_helper.from_array(weights, f"w{i}"))
         kind = "Relu" if columns > 1 else "Sigmoid"

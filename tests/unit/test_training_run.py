@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 import yaml
 from tests import flights, training_child
 
+from tidemill import server
 from tidemill.bundle import FeatureService, digest, read_manifest
 from tidemill.cli import main
 from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
@@ -287,6 +289,7 @@ def test_the_bundle_is_complete_and_agrees_with_its_graph(run: Run) -> None:
         "evidence.json",
         "profile.json",
         "reference.parquet",
+        "warmup.json",
         "MODEL_CARD.md",
     }
     manifest = read_manifest(run.bundle)
@@ -298,6 +301,19 @@ def test_the_bundle_is_complete_and_agrees_with_its_graph(run: Run) -> None:
     card = (run.bundle / "MODEL_CARD.md").read_text()
     evaluation = json.loads((run.bundle / "evaluation.json").read_text())
     assert f"{evaluation['models']['model']['auc']:.4f}" in card
+
+
+def test_a_server_takes_the_requests_that_the_bundle_recorded(run: Run, tmp_path: Path) -> None:
+    requests = json.loads((run.bundle / "warmup.json").read_text())
+    assert [request["inputs"][0]["shape"] for request in requests] == [[1], [32]]
+    model = server.load_model(run.bundle, version="1", threads=1)
+    server.warm_up(model, run.bundle)
+    other = tmp_path / "other"
+    shutil.copytree(run.bundle, other)
+    requests[1]["inputs"].pop()
+    (other / "warmup.json").write_text(json.dumps(requests))
+    with pytest.raises(IntegrityError, match="does not take"):
+        server.warm_up(model, other)
 
 
 def test_evidence_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:

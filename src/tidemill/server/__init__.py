@@ -1,7 +1,8 @@
 """The inference server: Open Inference Protocol V2 on ONNX Runtime, one process.
 
 Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a request must satisfy
-(`validation`), the model (`model`), features looked up online (`lookup`), the prediction log
+(`validation`), the model (`model`, `warmup`, `batching`), features looked up online (`lookup`,
+`circuit`), the prediction log
 (`predictions`, `encoding`), counters (`metrics`), the path of one request (`inference`), the models
 in this process (`repository`), REST (`rest`, `routes`, `documents`), HTTP (`app`), the parts put
 together (`build`), who and how much may come in (`guard`, `auth`, `keys`,
@@ -19,6 +20,7 @@ from tidemill.server.model import Model, load_model
 from tidemill.server.process import forbid_imports, log_as_json, serve
 from tidemill.server.repository import Repository, Served
 from tidemill.server.tls import Certificates
+from tidemill.server.warmup import warm_up
 
 __all__ = [
     "App",
@@ -36,4 +38,5 @@ __all__ = [
     "refuse_exposure",
     "serve",
     "verify_features",
+    "warm_up",
 ]

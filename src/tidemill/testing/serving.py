@@ -7,7 +7,16 @@ from pathlib import Path
 
 from tidemill.ports.features import OnlineReader
 from tidemill.ports.objects import ObjectStore
-from tidemill.server import App, Keyring, Repository, Served, build_app, build_served, load_model
+from tidemill.server import (
+    App,
+    Keyring,
+    Repository,
+    Served,
+    build_app,
+    build_served,
+    load_model,
+    warm_up,
+)
 from tidemill.settings.serving import ServingSettings
 
 __all__ = ["FixedClock", "make_app", "make_repository"]
@@ -36,6 +45,7 @@ def make_repository(
 
     def load(bundle: Path, version: str, name: str) -> Served:
         model = load_model(bundle, version=version, name=name, threads=1)
+        warm_up(model, bundle)
         clock = FixedClock(moment)
         return build_served(model, settings, reader=reader, objects=objects, clock=clock)
 

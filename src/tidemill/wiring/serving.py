@@ -52,6 +52,7 @@ class ServingParts(ModelParts):
             threads=self.settings.serving.intra_op_threads,
             public_key=self.paths.resolve(self.settings.registry.verify_key) if verify else None,
         )
+        server.warm_up(model, bundle)
         server.verify_features(model, self.online)
         return server.build_served(
             model,
