@@ -22,7 +22,7 @@ import yaml
 from tests import flights, training_child
 
 from tidemill import server
-from tidemill.bundle import FeatureService, digest, read_manifest
+from tidemill.bundle import FeatureService, digest, read_manifest, write_manifest
 from tidemill.cli import main
 from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
 from tidemill.errors import DataError, IntegrityError, Refused
@@ -306,14 +306,17 @@ def test_the_bundle_is_complete_and_agrees_with_its_graph(run: Run) -> None:
 def test_a_server_takes_the_requests_that_the_bundle_recorded(run: Run, tmp_path: Path) -> None:
     requests = json.loads((run.bundle / "warmup.json").read_text())
     assert [request["inputs"][0]["shape"] for request in requests] == [[1], [32]]
-    model = server.load_model(run.bundle, version="1", threads=1)
-    server.warm_up(model, run.bundle)
-    other = tmp_path / "other"
-    shutil.copytree(run.bundle, other)
+    served = tmp_path / "served"
+    shutil.copytree(run.bundle, served)
+    manifest = read_manifest(served)  # the service of this test has no views
+    inputs = tuple(replace(column, origin="request") for column in manifest.inputs)
+    write_manifest(served, replace(manifest, inputs=inputs))
+    model = server.load_model(served, version="1", threads=1)
+    server.warm_up(model, served)
     requests[1]["inputs"].pop()
-    (other / "warmup.json").write_text(json.dumps(requests))
+    (served / "warmup.json").write_text(json.dumps(requests))
     with pytest.raises(IntegrityError, match="does not take"):
-        server.warm_up(model, other)
+        server.warm_up(model, served)
 
 
 def test_evidence_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:

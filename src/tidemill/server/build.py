@@ -11,6 +11,7 @@ from tidemill.ports.objects import ObjectStore
 from tidemill.server.app import App
 from tidemill.server.auth import Keyring
 from tidemill.server.batching import Batcher
+from tidemill.server.cache import Cache
 from tidemill.server.encoding import Encoder
 from tidemill.server.guard import Guard
 from tidemill.server.inference import Inference
@@ -61,10 +62,16 @@ def build_served(
     )
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
     lookup = Lookup(manifest, reader, settings, counters)
-    rows = settings.max_batch_rows
-    batcher = Batcher(model, rows, counters) if rows else None
     inference = Inference(
-        model, validator, lookup, predictions, counters, clock, settings.fallback, batcher
+        model,
+        validator,
+        lookup,
+        predictions,
+        counters,
+        clock,
+        settings.fallback,
+        Batcher(model, rows, counters) if (rows := settings.max_batch_rows) else None,
+        Cache(entries, counters) if (entries := settings.cache_entries) else None,
     )
     return Served(inference, counters, predictions)
 

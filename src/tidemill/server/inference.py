@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from tidemill.ports.clock import Clock
 from tidemill.server.batching import Batcher
+from tidemill.server.cache import Cache
 from tidemill.server.encoding import Prediction
 from tidemill.server.lookup import Found, Lookup
 from tidemill.server.metrics import Counters
@@ -84,6 +85,7 @@ class Inference:
         clock: Clock,
         fallback: Iterable[Literal["previous", "prior"]] = (),
         batcher: Batcher | None = None,
+        cache: Cache | None = None,
     ) -> None:
         """`fallback` says what answers when the model fails, in this order; nothing: an error.
 
@@ -100,6 +102,7 @@ class Inference:
         self._clock = clock
         self._fallback = tuple(fallback)
         self._batcher = batcher
+        self._cache = cache
         self._boot = uuid.uuid4().hex
         self._numbers = itertools.count(1)
 
@@ -187,13 +190,17 @@ class Inference:
         batch = self._validator.check(request, asked.raw)
         now = self._clock.now()
         found = await self._lookup.fill(batch, now) if batch.views else NOTHING
-        try:
-            if self._batcher is None:
-                scores = self.model.predict(batch.numbers, batch.texts)
-            else:
-                scores = await self._batcher.predict(batch.numbers, batch.texts)
-        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-            raise ModelFailed(request, batch.rows) from error
+        scores = self._cache.get(batch) if self._cache else None
+        if scores is None:
+            try:
+                if self._batcher is None:
+                    scores = self.model.predict(batch.numbers, batch.texts)
+                else:
+                    scores = await self._batcher.predict(batch.numbers, batch.texts)
+            except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+                raise ModelFailed(request, batch.rows) from error
+            if self._cache:
+                self._cache.put(batch, scores)
         request_id = self._name(request)
         values = scores.tolist()
         parameters = {"revision": self.model.revision, **_marks(found), **marks}

@@ -71,6 +71,7 @@ class Counters:
         self.defaults = Counter(dict.fromkeys(views, 0))
         self.stale = Counter(dict.fromkeys(views, 0))
         self.aged = 0
+        self.cache_hits = 0
         self.fallbacks = Counter({"previous": 0, "prior": 0})
         self.batch_rows = Histogram(ROW_BUCKETS)
         self.queued = Histogram(QUEUE_BUCKETS)
@@ -153,6 +154,11 @@ class Metrics:
             "store_aged",
             "Requests answered from an online store above serving.max_store_age_seconds.",
             [(c, c.aged) for c in found],
+        )
+        yield _count(
+            "cache_hits",
+            "Requests whose score was known from an equal row.",
+            [(c, c.cache_hits) for c in found],
         )
         yield _histogram(
             "batch_rows",

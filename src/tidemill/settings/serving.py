@@ -116,6 +116,9 @@ class ServingSettings(Group):
     """Requests that arrive in one turn of the event loop are scored in one call of up to so many
     rows: a call costs a small model more than its rows, and one alone does not wait. 0: each alone,
     so that a score's last bits never depend on what arrived beside it."""
+    cache_entries: int = Field(default=0, ge=0)
+    """Rows of one-row requests whose scores are kept per model version, some 0.5 kB each; for a
+    large model that is asked the same again. 0: none, as a small model is scored about as fast."""
     max_models: int = Field(default=8, ge=1)
     """Models of a repository that are loaded at once; another takes the place of the least recently
     used. Each keeps its graph, a prediction log and threads for lookups: some 10 MB and up."""
