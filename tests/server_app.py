@@ -12,14 +12,13 @@ from typing import Any
 
 from tidemill.server import App, Served
 from tidemill.server.guard import Doorkeeper
-from tidemill.server.messages import Request
+from tidemill.server.messages import Response
 from tidemill.server.predictions import PredictionLog
-from tidemill.server.protocol import Rejected
 from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST, MEANS, SLOPES, VALUES
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
-from tidemill.testing.serving import make_app
+from tidemill.testing.serving import ask, make_app
 
 INFER = "/v2/models/flight-delay/infer"
 NOW = datetime(2013, 4, 1, 12, tzinfo=UTC)
@@ -49,6 +48,11 @@ class Answer:
         return list(output["data"])
 
 
+def to_answer(response: Response) -> Answer:
+    sent = {b"content-type": response.kind, **response.headers}
+    return Answer(response.status, sent, response.body)
+
+
 @dataclass
 class Running:
     """The application with everything around it, in this process."""
@@ -75,17 +79,8 @@ class Running:
     async def _ask(
         self, path: str, content: bytes, method: str, pending: int, headers: dict[str, str]
     ) -> Answer:
-        request = Request()
-        request.method, request.path, request.body = method, path, content
-        request.headers = {k.replace("_", "-").encode(): v.encode() for k, v in headers.items()}
-        try:
-            self.app.admit(request, pending)
-        except Rejected as refusal:
-            response = self.app.refuse(refusal)
-        else:
-            response = await self.app.answer(request)
-        sent = {b"content-type": response.kind, **response.headers}
-        return Answer(response.status, sent, response.body)
+        raw = {k.replace("_", "-").encode(): v.encode() for k, v in headers.items()}
+        return to_answer(await ask(self.app, method, path, content, raw, pending=pending))
 
     def infer(self, row: dict[str, Any], rows: int = 1, **more: Any) -> Answer:
         return self.ask(INFER, json.dumps(request(row, rows) | more).encode())
@@ -124,8 +119,13 @@ def expected(row: dict[str, Any], bias: float = -1.0) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def start(bundle: Path, keys: Doorkeeper | None = None, **options: Any) -> Running:
-    online = MemoryOnline(
+def start(
+    bundle: Path,
+    keys: Doorkeeper | None = None,
+    online: MemoryOnline | None = None,
+    **options: Any,
+) -> Running:
+    online = online or MemoryOnline(
         MANIFEST.features.digest,
         AS_OF,
         {

@@ -56,8 +56,8 @@ class Project:
     def revision(self) -> str:
         return revision(verify(self.bundle, self.public_key))
 
-    def start(self, *options: str, **more: Any) -> subprocess.Popen[str]:
-        """Start a server on a free port."""
+    def start(self, *options: str, bundle: bool = True, **more: Any) -> subprocess.Popen[str]:
+        """Start a server on a free port, by default of the project's one bundle."""
         environment = {
             **os.environ,
             "TIDEMILL_CLOCK": str(self.root / "clock.json"),
@@ -65,7 +65,8 @@ class Project:
             **more.pop("env", {}),
         }
         command = [str(TIDEMILL), "--project", str(self.root), "serve"]
-        command += ["--bundle", str(self.bundle), "--port", "0", "--version", "7", *options]
+        command += ["--bundle", str(self.bundle), "--version", "7"] if bundle else []
+        command += ["--port", "0", *options]
         with (self.root / "stderr").open("w") as stderr:
             process = subprocess.Popen(
                 command,

@@ -152,6 +152,20 @@ def test_the_ttl_is_enforced_at_the_moment_of_the_read(shops: Shops) -> None:
     assert [shops.total(hours) for hours in (1, 6, 6.001)] == [2.5, 2.5, None]
 
 
+def test_rows_whose_value_expired_are_told_from_unknown_ones(shops: Shops) -> None:
+    shops.sold(2.5, at=0)
+    shops.fill(1)
+    keys: dict[str, list[str | int | None]] = {
+        "shop": ["a", "gone", "a", None],
+        "till": [1, 1, 1, 1],
+    }
+    stale = [
+        shops.online.read([shops.view], keys, NOON + timedelta(hours=hours)).stale
+        for hours in (6, 6.001)
+    ]
+    assert stale == [{}, {"sales": 2}]
+
+
 def test_a_correction_at_the_same_instant_arrives(shops: Shops) -> None:
     shops.sold(2.5, at=0)
     shops.fill(1)

@@ -30,21 +30,28 @@ class Servers:
         self.inputs = {"stable": dict(INPUTS), "canary": dict(INPUTS)}
         self.outputs = {"stable": "probability", "canary": "probability"}
         self.status, self.version, self.score = 200, "2", 0.3
+        self.fallback = ""
         self.rows: list[dict[str, object]] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         host = request.url.host
         if not request.url.path.endswith("/infer"):
             tensors = [
-                {"name": n, "datatype": d, "parameters": {"origin": o, "optional": optional}}
-                for n, (d, o, optional) in self.inputs[host].items()
+                {
+                    "name": name,
+                    "datatype": datatype.partition("[")[0],
+                    "shape": [-1, 3] if datatype.endswith("[3]") else [-1],
+                    "parameters": {"origin": origin, "optional": optional},
+                }
+                for name, (datatype, origin, optional) in self.inputs[host].items()
             ]
             outputs = [{"name": self.outputs[host], "datatype": "FP32"}]
             return httpx.Response(200, json={"inputs": tensors, "outputs": outputs})
         assert host == "canary", "stable is not asked to score"
         self.rows.append(json.loads(request.content))
         outputs = [{"name": "probability", "data": [self.score]}]
-        body = {"model_version": self.version, "outputs": outputs}
+        marks = {"fallback": self.fallback} if self.fallback else {}
+        body = {"model_version": self.version, "parameters": marks, "outputs": outputs}
         return httpx.Response(self.status, json=body)
 
 
@@ -78,11 +85,23 @@ def test_a_good_canary_is_asked_once_per_attempt(servers, rehearsal):
         ({"status": 500}, "with 500"),
         ({"version": "7"}, "version 7, not 2"),
         ({"score": 1.5}, "1.5, not in"),
+        ({"fallback": "prior"}, "failed on an empty row, prior answered"),
     ],
 )
 def test_a_wrong_answer_is_named(servers, rehearsal, fault, says):
     vars(servers).update(fault)
     assert says in rehearsal.verdict(STATE, WORKLOADS)
+
+
+def test_a_vector_is_asked_in_its_width_and_must_keep_it(servers, rehearsal):
+    for inputs in servers.inputs.values():
+        inputs["place"] = ("FP32[3]", "request", False)
+    assert rehearsal.verdict(STATE, WORKLOADS) == ""
+    (place,) = [t for t in servers.rows[0]["inputs"] if t["name"] == "place"]
+    assert (place["shape"], place["data"]) == ([1, 3], [0.0] * 3)
+    servers.inputs["stable"]["place"] = ("FP32", "request", False)
+    other = replace(STATE, attempt=replace(ATTEMPT, number=2))
+    assert "takes the input 'place' (FP32)" in rehearsal.verdict(other, WORKLOADS)
 
 
 def test_what_clients_send_must_be_taken_by_both(servers, rehearsal):

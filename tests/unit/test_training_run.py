@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,14 @@ import pytest
 import yaml
 from tests import flights, training_child
 
-from tidemill.bundle import FeatureService, digest, read_manifest, read_profile
+from tidemill import server
+from tidemill.bundle import (
+    FeatureService,
+    digest,
+    read_manifest,
+    read_profile,
+    write_manifest,
+)
 from tidemill.cli import main
 from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
 from tidemill.errors import ConfigError, DataError, IntegrityError, Refused
@@ -289,6 +297,7 @@ def test_the_bundle_is_complete_and_agrees_with_its_graph(run: Run) -> None:
         "evidence.json",
         "profile.json",
         "reference.parquet",
+        "warmup.json",
         "MODEL_CARD.md",
     }
     manifest = read_manifest(run.bundle)
@@ -312,6 +321,9 @@ def test_private_columns_are_in_the_manifest_and_in_no_sample(run: Run, tmp_path
     expected = [c.name for c in manifest.inputs if c.name not in tagged]
     assert [feature.name for feature in profile.features] == expected
     assert not tagged.keys() & set(pl.read_parquet_schema(tmp_path / "bundle/reference.parquet"))
+    requests = json.loads((tmp_path / "bundle/warmup.json").read_text())
+    data = {tensor["name"]: tensor["data"] for tensor in requests[1]["inputs"]}
+    assert {name: set(data[name]) for name in manifest.pii} == {n: {None} for n in manifest.pii}
     assert digest(run.bundle) != digest(tmp_path / "bundle")
 
 
@@ -324,6 +336,22 @@ def test_what_cannot_be_kept_private_is_not_packaged(
     with pytest.raises(ConfigError, match=problem):
         run.package(run.gated, tmp_path / "bundle", tagged)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_server_takes_the_requests_that_the_bundle_recorded(run: Run, tmp_path: Path) -> None:
+    requests = json.loads((run.bundle / "warmup.json").read_text())
+    assert [request["inputs"][0]["shape"] for request in requests] == [[1], [32]]
+    served = tmp_path / "served"
+    shutil.copytree(run.bundle, served)
+    manifest = read_manifest(served)  # the service of this test has no views
+    inputs = tuple(replace(column, origin="request") for column in manifest.inputs)
+    write_manifest(served, replace(manifest, inputs=inputs))
+    model = server.load_model(served, version="1", threads=1)
+    server.warm_up(model, served)
+    requests[1]["inputs"].pop()
+    (served / "warmup.json").write_text(json.dumps(requests))
+    with pytest.raises(IntegrityError, match="does not take"):
+        server.warm_up(model, served)
 
 
 def test_evidence_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:

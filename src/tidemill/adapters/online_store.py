@@ -59,6 +59,7 @@ class OnlineStore(ABC):
         filled, stored = self._fetch([(v, [k for k in ids if k]) for v, ids in wanted])
         at = moment.timestamp()
         columns: dict[str, list[Value]] = {}
+        stale: dict[str, int] = {}
         for (view, identities), rows in zip(wanted, stored, strict=True):
             fresh = {
                 key: {name: decode(content) for name, content in values.items() if content}
@@ -66,9 +67,11 @@ class OnlineStore(ABC):
                 if not view.ttl_seconds or stamp + view.ttl_seconds >= at
             }
             found = [fresh.get(key, {}) if key else {} for key in identities]
+            if expired := rows.keys() - fresh.keys():
+                stale[view.name] = sum(key in expired for key in identities)
             for column in view.fields:
                 columns[column.name] = [values.get(column.name) for values in found]
-        return OnlineBatch(columns, filled.as_of if filled else None)
+        return OnlineBatch(columns, filled.as_of if filled else None, stale)
 
     def verify(self, service: FeatureService) -> None:
         """Raise IntegrityError unless the store was filled for exactly this definition.

@@ -7,6 +7,7 @@ under the same name, except for features, which clients need not know.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import httpx
@@ -86,10 +87,10 @@ def _differs(known: Any, offered: Any) -> str:
 
 
 def _inputs(body: Any) -> dict[str, tuple[str, str, bool]]:
-    """Datatype, origin and whether it may be left out, by name."""
+    """Datatype with a vector's width, origin and whether it may be left out, by name."""
     return {
         tensor["name"]: (
-            tensor["datatype"],
+            tensor["datatype"] + "".join(f"[{size}]" for size in tensor["shape"][1:]),
             tensor["parameters"]["origin"],
             tensor["parameters"]["optional"],
         )
@@ -102,15 +103,22 @@ def _row(offered: Any) -> dict[str, Any]:
     return {
         "id": "rehearsal",
         "inputs": [
-            {"name": name, "datatype": datatype, "shape": [1], "data": [EMPTY[datatype]]}
-            for name, (datatype, origin, _) in _inputs(offered).items()
-            if origin in ("request", "feature")
+            _empty(tensor["name"], tensor["datatype"], [1, *tensor["shape"][1:]])
+            for tensor in offered["inputs"]
+            if tensor["parameters"]["origin"] in ("request", "feature")
         ],
     }
+
+
+def _empty(name: str, datatype: str, shape: list[int]) -> dict[str, Any]:
+    data = [EMPTY[datatype]] * prod(shape)
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
 
 
 def _wrong(answer: Any, canary: Revision) -> str:
     if answer["model_version"] != canary.version:
         return f"it answers as version {answer['model_version']}, not {canary.version}"
+    if fallback := answer.get("parameters", {}).get("fallback"):
+        return f"its model failed on an empty row, {fallback} answered instead"
     (score,) = answer["outputs"][0]["data"]
     return "" if 0 <= score <= 1 else f"its score of an empty row is {score}, not in [0, 1]"

@@ -6,6 +6,7 @@
     evidence.json      verdicts of the gates
     profile.json       the reference profile that monitoring compares with
     reference.parquet  sample of the profile's rows, for evidence reports
+    warmup.json        requests that a server scores before it is ready; bundles may lack it
     MODEL_CARD.md      for people
     model.sig          signature over all other files
 
@@ -17,7 +18,7 @@ Lives here: the format (`manifest`, `reference`), the identity (`content`), the 
 May not live here: signing (an adapter's work), a model's inference, any platform SDK.
 """
 
-from tidemill.bundle.content import SIGNATURE, digest, hashes, revision
+from tidemill.bundle.content import SIGNATURE, WARM_UP, digest, hashes, revision
 from tidemill.bundle.manifest import (
     FeatureField,
     FeatureService,
@@ -32,6 +33,7 @@ from tidemill.bundle.signature import verify
 
 __all__ = [
     "SIGNATURE",
+    "WARM_UP",
     "FeatureField",
     "FeatureService",
     "FeatureView",

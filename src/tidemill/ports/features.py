@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -34,6 +34,8 @@ class OnlineBatch:
     """Feature → N values in the order of the keys."""
     as_of: datetime | None
     """The instant up to which the store was materialised, read before the values; None: never."""
+    stale: dict[str, int] = field(default_factory=dict)
+    """View → rows whose stored value was older than the view's ttl; without any: absent."""
 
 
 class OnlineReader(Protocol):

@@ -1,12 +1,13 @@
 """The inference server: Open Inference Protocol V2 on ONNX Runtime, one process.
 
 Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a request must satisfy
-(`validation`), the model (`model`), features looked up online (`lookup`), the prediction log
-(`predictions`, `sampling`, `encoding`, `redaction`), counters (`metrics`), the path of one request
-(`inference`), the models in this process (`repository`), REST (`rest`, `routes`, `documents`), what
-is admitted and answered (`app`), the parts put together (`build`), who and how much may come in
-(`guard`, `auth`, `bearer`, `keyring`, `keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`, `files`),
-HTTP/1.1 (`messages`, `connection`, `traffic`), the socket (`listener`), start and drain
+(`validation`), the model (`model`, `warmup`, `batching`, `cache`), features looked up online
+(`lookup`, `circuit`), the prediction log (`predictions`, `sampling`, `encoding`, `redaction`),
+counters (`metrics`), the path of one request (`inference`), the models in this process
+(`repository`), REST (`rest`, `routes`, `documents`), what is admitted and answered (`app`), the
+parts put together (`build`), who and how much may come in (`guard`, `auth`, `bearer`, `keyring`,
+`keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`, `files`), HTTP/1.1 (`messages`, `connection`,
+`traffic`), the socket (`listener`), start and drain
 (`process`).
 `tokens` and `jwks` are not imported here: a server without tokens does not pay for their library.
 May not live here: an adapter, a training SDK. This process never imports torch, mlflow, feast, kfp,
@@ -23,6 +24,7 @@ from tidemill.server.model import Model, load_model
 from tidemill.server.process import forbid_imports, log_as_json, serve
 from tidemill.server.repository import Repository, Served
 from tidemill.server.tls import Certificates
+from tidemill.server.warmup import warm_up
 
 __all__ = [
     "App",
@@ -42,4 +44,5 @@ __all__ = [
     "refuse_exposure",
     "serve",
     "verify_features",
+    "warm_up",
 ]

@@ -9,6 +9,8 @@ from tidemill.ports.clock import Clock
 from tidemill.ports.features import OnlineReader
 from tidemill.ports.objects import ObjectStore
 from tidemill.server.app import App
+from tidemill.server.batching import Batcher
+from tidemill.server.cache import Cache
 from tidemill.server.encoding import Encoder
 from tidemill.server.guard import Doorkeeper, Guard
 from tidemill.server.inference import Inference
@@ -62,8 +64,18 @@ def build_served(
         logged=predictions.counts,
     )
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
-    lookup = Lookup(manifest, reader, settings.lookup_deadline_ms)
-    inference = Inference(model, validator, lookup, predictions, counters, clock)
+    lookup = Lookup(manifest, reader, settings, counters)
+    inference = Inference(
+        model,
+        validator,
+        lookup,
+        predictions,
+        counters,
+        clock,
+        settings.fallback,
+        Batcher(model, rows, counters) if (rows := settings.max_batch_rows) else None,
+        Cache(entries, counters) if (entries := settings.cache_entries) else None,
+    )
     return Served(inference, counters, predictions)
 
 

@@ -1,20 +1,30 @@
 """The path of one request: read, check, look up, score, write, log.
 
 It knows no transport: what reads a request and writes its answer comes with each call.
+
+When the model itself fails, an older version of it answers, or the share of the event in training,
+as the settings say. The failure is counted as one all the same: a rollout that watches the version
+must not take a fallback's answer for its health. An older version counts and logs what it answered
+as its own; a prior is no model's score, so it is in no prediction log.
 """
 
 from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from time import perf_counter
-from typing import NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from tidemill.ports.clock import Clock
+from tidemill.server.batching import Batcher
+from tidemill.server.cache import Cache
 from tidemill.server.encoding import Prediction
 from tidemill.server.lookup import Found, Lookup
 from tidemill.server.metrics import Counters
@@ -25,7 +35,10 @@ from tidemill.server.validation import Validator
 
 __all__ = ["Asked", "Inference", "Scored"]
 
+log = structlog.get_logger(__name__)
+
 NOTHING = Found()
+UNMARKED: Mapping[str, str] = MappingProxyType({})
 T = TypeVar("T")
 
 
@@ -50,6 +63,15 @@ class Scored(NamedTuple):
     parameters: dict[str, str]
 
 
+class ModelFailed(Exception):
+    """The model could not score a request that was found good."""
+
+    def __init__(self, request: InferRequest, rows: int) -> None:
+        super().__init__("the model could not score a request")
+        self.request = request
+        self.rows = rows
+
+
 class Inference:
     """Answers inference requests with one model."""
 
@@ -61,14 +83,26 @@ class Inference:
         log: PredictionLog,
         counters: Counters,
         clock: Clock,
+        fallback: Iterable[Literal["previous", "prior"]] = (),
+        batcher: Batcher | None = None,
+        cache: Cache | None = None,
     ) -> None:
+        """`fallback` says what answers when the model fails, in this order; nothing: an error.
+
+        Without a `batcher` each request is scored alone, and nothing is awaited for it.
+        """
         self.model = model
+        self.older: Callable[[], Iterable[Inference]] = tuple
+        """Older versions of the model that are loaded, the newest first."""
         self.in_flight = 0
         self._validator = validator
         self._lookup = lookup
         self._log = log
         self._counters = counters
         self._clock = clock
+        self._fallback = tuple(fallback)
+        self._batcher = batcher
+        self._cache = cache
         self._boot = uuid.uuid4().hex
         self._numbers = itertools.count(1)
 
@@ -78,15 +112,63 @@ class Inference:
         write: Callable[[Scored], T],
         trace_id: str | None = None,
     ) -> T:
-        """Answer one request; raises Rejected when it is refused.
+        """Answer one request; raises Rejected when it is refused, ModelFailed when nothing could.
 
         Every request is counted, with the time from its last byte to its answer.
         """
+        try:
+            return await self._counted(read, write, trace_id)
+        except ModelFailed as failure:
+            return await self._fall_back(failure, read, write, trace_id)
+
+    async def _fall_back(
+        self,
+        failure: ModelFailed,
+        read: Callable[[], Asked],
+        write: Callable[[Scored], T],
+        trace_id: str | None,
+    ) -> T:
+        """Answer instead of the model; raises the failure when nothing can."""
+        model = self.model
+        log.error(
+            "the model failed",
+            model=model.name,
+            version=model.version,
+            reason=repr(failure.__cause__),
+        )
+        for kind in self._fallback:
+            for older in self.older() if kind == "previous" else ():
+                with suppress(ModelFailed, Rejected):  # it may take other inputs
+                    mark = {"fallback": f"version {older.model.version}"}
+                    answer = await older._counted(read, write, trace_id, mark)
+                    self._counters.fallbacks[kind] += 1
+                    return answer
+            if kind == "prior":
+                self._counters.fallbacks[kind] += 1
+                return self._answer_prior(failure, write)
+        raise failure
+
+    def _answer_prior(self, failure: ModelFailed, write: Callable[[Scored], T]) -> T:
+        scores = np.full(failure.rows, self.model.manifest.prior, np.float32)
+        marks = {"revision": self.model.revision, "fallback": "prior"}
+        name = self._name(failure.request)
+        return write(Scored(self.model, failure.request, name, scores, scores.tolist(), marks))
+
+    def _name(self, request: InferRequest) -> str:
+        return f"{self._boot}-{next(self._numbers)}" if request.id is None else request.id
+
+    async def _counted(
+        self,
+        read: Callable[[], Asked],
+        write: Callable[[Scored], T],
+        trace_id: str | None,
+        marks: Mapping[str, str] = UNMARKED,
+    ) -> T:
         started = perf_counter()
         outcome = "error"
         self.in_flight += 1
         try:
-            answer = await self._score(read(), write, trace_id, started)
+            answer = await self._score(read(), write, trace_id, started, marks)
             outcome = "ok"
         except Rejected:
             outcome = "rejected"
@@ -97,20 +179,37 @@ class Inference:
         return answer
 
     async def _score(
-        self, asked: Asked, write: Callable[[Scored], T], trace_id: str | None, started: float
+        self,
+        asked: Asked,
+        write: Callable[[Scored], T],
+        trace_id: str | None,
+        started: float,
+        marks: Mapping[str, str],
     ) -> T:
         request = asked.request
         batch = self._validator.check(request, asked.raw)
         now = self._clock.now()
         found = await self._lookup.fill(batch, now) if batch.views else NOTHING
-        scores = self.model.predict(batch.numbers, batch.texts)
-        request_id = f"{self._boot}-{next(self._numbers)}" if request.id is None else request.id
+        scores = self._cache.get(batch) if self._cache else None
+        if scores is None:
+            try:
+                if self._batcher is None:
+                    scores = self.model.predict(batch.numbers, batch.texts)
+                else:
+                    scores = await self._batcher.predict(batch.numbers, batch.texts)
+            except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+                raise ModelFailed(request, batch.rows) from error
+            if self._cache:
+                self._cache.put(batch, scores)
+        request_id = self._name(request)
         values = scores.tolist()
-        parameters = {"revision": self.model.revision, **_marks(found)}
+        parameters = {"revision": self.model.revision, **_marks(found), **marks}
         answer = write(Scored(self.model, request, request_id, scores, values, parameters))
         self._counters.scored(values)
-        if found.by_view:
+        if found is not NOTHING:
             self._counters.defaults.update(found.by_view)
+            self._counters.stale.update(found.stale)
+            self._counters.aged += found.age_seconds is not None
         self._log.append(
             Prediction(
                 request_id,
@@ -138,4 +237,6 @@ def _marks(found: Found) -> dict[str, str]:
         marks["defaulted"] = ",".join(
             f"{name}={rows.mean():.4g}" for name, rows in found.defaulted.items()
         )
+    if found.age_seconds is not None:
+        marks["stale"] = f"{found.age_seconds:g}"
     return marks

@@ -1,12 +1,18 @@
-"""Features that the caller did not give, looked up online; a default where there is none."""
+"""Features that the caller did not give, looked up online; a default where there is none.
+
+A store that fails costs a request its deadline, so after some failures in a row it is left alone
+for a while. Each model has a circuit of its own: a store that holds another definition than a model
+is pinned to fails for that model alone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from time import monotonic
 from types import NoneType
 from typing import Any
 
@@ -15,10 +21,14 @@ import structlog
 from numpy.typing import NDArray
 
 from tidemill.bundle import FeatureView, InputColumn, Manifest
+from tidemill.errors import Unavailable
 from tidemill.ports.features import OnlineBatch, OnlineReader, Value
+from tidemill.server.circuit import Circuit
+from tidemill.server.metrics import Counters
 from tidemill.server.model import default
 from tidemill.server.tensors import FP32_MAX
 from tidemill.server.validation import Batch
+from tidemill.settings.serving import ServingSettings
 
 __all__ = ["Found", "Lookup"]
 
@@ -26,7 +36,10 @@ log = structlog.get_logger(__name__)
 
 USABLE: dict[str, set[type]] = {"BYTES": {str, NoneType}, "FP32": {float, int, bool, NoneType}}
 THREADS = 4
-"""Reads at once; a reader that hangs holds one, the others go on."""
+"""Reads at once; a read that hangs holds one, the others go on."""
+LONGEST_PAUSE_SECONDS = 30.0
+"""Between two tries of a store that stays down."""
+NOTHING = OnlineBatch({}, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +50,43 @@ class Found:
     """Inputs that fell back → in which rows; an input without a default in use is absent."""
     by_view: dict[str, int] = field(default_factory=dict)
     """View → rows in which one of its inputs fell back."""
+    stale: dict[str, int] = field(default_factory=dict)
+    """View → rows whose stored value was older than the view's ttl; part of `by_view`."""
     as_of: datetime | None = None
     """Watermark of the online store; None if nothing was read."""
+    age_seconds: float | None = None
+    """Age of the watermark where it is above the limit."""
 
 
 class Lookup:
     """Reads the online store for one model, within a deadline."""
 
-    def __init__(self, manifest: Manifest, reader: OnlineReader, deadline_ms: float) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        reader: OnlineReader,
+        settings: ServingSettings,
+        counters: Counters,
+    ) -> None:
         self._inputs = {c.name: c for c in manifest.inputs if c.origin == "feature"}
         self._numbers = manifest.of_type("FP32")
         self._texts = manifest.of_type("BYTES")
         self._service = manifest.features
         self._reader = reader
         self._verified: datetime | None = None
-        self._failing = False
-        self._deadline = deadline_ms / 1000
+        self._counters = counters
+        self._deadline = settings.lookup_deadline_ms / 1000
+        self._oldest = settings.max_store_age_seconds
+        # A pause below the deadline would let several try at once.
+        pause = max(settings.lookup_pause_seconds, self._deadline)
+        self._circuit = Circuit(settings.lookup_failures, pause, LONGEST_PAUSE_SECONDS)
+        self._hung: set[Future[OnlineBatch]] = set()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lookup")
 
     async def fill(self, batch: Batch, moment: datetime) -> Found:
         """Complete the batch with features; never fails: what is not there gets its default."""
         online = await self._read(batch, moment)
-        found = Found(as_of=online.as_of)
+        found = Found(stale=online.stale, as_of=online.as_of, age_seconds=self._age(online, moment))
         for view in batch.views:
             fallen = np.zeros(batch.rows, dtype=np.bool_)
             for feature in view.fields:
@@ -81,30 +109,55 @@ class Lookup:
             return batch.texts[self._texts.index(column.name)]  # type: ignore[no-any-return]
         return batch.numbers[self._numbers.index(column.name)]  # type: ignore[no-any-return]
 
+    def _age(self, online: OnlineBatch, moment: datetime) -> float | None:
+        """Return the watermark's age in seconds if it is above the limit."""
+        if not self._oldest or online.as_of is None:
+            return None
+        age = (moment - online.as_of).total_seconds()
+        return age if age > self._oldest else None
+
     async def _read(self, batch: Batch, moment: datetime) -> OnlineBatch:
-        views = batch.views
-        keys = {key: batch.keys[key] for view in views for key in view.join_keys}
-        read = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._verified_read, views, keys, moment
-        )
+        """Read the store within the deadline, unless it is left alone; nothing when it fails."""
+        started = monotonic()
+        if not self._circuit.admit(started):
+            return NOTHING
         reason = ""
-        online = OnlineBatch({}, None)
+        online = NOTHING
         try:
-            online = await asyncio.wait_for(read, self._deadline)
+            online = await self._read_in_time(batch, moment)
         except TimeoutError:
             reason = f"no answer within {self._deadline * 1000:g} ms"
         except Exception as error:  # noqa: BLE001 - whatever a store does, inference goes on
             reason = f"{type(error).__name__}: {error}"
-        self._report(reason)
+        now = monotonic()
+        self._counters.lookups.observe(now - started)
+        if self._circuit.record(now, ok=not reason):
+            self._report(reason)
         return online
 
+    async def _read_in_time(self, batch: Batch, moment: datetime) -> OnlineBatch:
+        """Read the store; a read that ends too late holds its thread until then."""
+        if len(self._hung) == THREADS:
+            raise Unavailable(f"all {THREADS} threads wait for reads that do not end")
+        views = batch.views
+        keys = {key: batch.keys[key] for view in views for key in view.join_keys}
+        read = self._threads.submit(self._verified_read, views, keys, moment)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(read), self._deadline)
+        except TimeoutError:
+            if not read.cancel() and not read.done():
+                self._hung.add(read)
+                read.add_done_callback(self._hung.discard)
+            raise
+
     def _report(self, reason: str) -> None:
-        """Log when lookups begin to fail and when they work again; metrics count in between."""
-        if reason and not self._failing:
-            log.warning("lookups fail, features fall back to defaults", reason=reason)
-        elif self._failing and not reason:
-            log.info("lookups work again")
-        self._failing = bool(reason)
+        """Log that the circuit opened or closed; metrics count what happens in between."""
+        self._counters.store_open = self._circuit.open
+        labels = dict(zip(("model", "version"), self._counters.labels, strict=False))
+        if reason:
+            log.warning("lookups fail, features fall back to defaults", reason=reason, **labels)
+        else:
+            log.info("lookups work again", **labels)
 
     def _verified_read(
         self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], moment: datetime

@@ -23,10 +23,27 @@ from prometheus_client.core import (
 from tidemill.domain.scores import BOUNDS
 from tidemill.server.guard import CODES
 
-__all__ = ["Counters", "Metrics"]
+__all__ = ["Counters", "Histogram", "Metrics"]
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LABELS = ("model", "version", "revision")
+QUEUE_BUCKETS = (0.0001, 0.00025, *BUCKETS)
+ROW_BUCKETS = tuple(float(2**power) for power in range(13))
+STORE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+
+
+class Histogram:
+    """Counts of values by bounds, each with the values up to and including its bound."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
 
 class Counters:
@@ -44,32 +61,34 @@ class Counters:
         self.labels = labels
         self.started = time()
         self._slow_seconds = slow_seconds
-        self.bounds = sorted({*BUCKETS, slow_seconds})
-        self.times = [0] * (len(self.bounds) + 1)
-        self.seconds = 0.0
+        self.times = Histogram(sorted({*BUCKETS, slow_seconds}))
         self.logged = logged
         self.outcomes = Counter({"ok": 0, "error": 0, "rejected": 0})
         self.slow = 0
         self.invalid = 0
         self.rows = 0
-        self.scores = [0] * (len(BOUNDS) + 1)
-        self.score_sum = 0.0
+        self.scores = Histogram(BOUNDS)
         self.defaults = Counter(dict.fromkeys(views, 0))
+        self.stale = Counter(dict.fromkeys(views, 0))
+        self.aged = 0
+        self.cache_hits = 0
+        self.fallbacks = Counter({"previous": 0, "prior": 0})
+        self.batch_rows = Histogram(ROW_BUCKETS)
+        self.queued = Histogram(QUEUE_BUCKETS)
+        self.lookups = Histogram(STORE_BUCKETS)
+        self.store_open = False
 
     def answered(self, outcome: str, seconds: float) -> None:
         """Count one request and its time, from the last byte read to the first one written."""
         self.outcomes[outcome] += 1
-        self.times[bisect_left(self.bounds, seconds)] += 1
-        self.seconds += seconds
+        self.times.observe(seconds)
         self.slow += seconds > self._slow_seconds
 
     def scored(self, scores: list[float]) -> None:
         """Count the rows of one request, and the request once under its mean score."""
         self.rows += len(scores)
         if all(0.0 <= score <= 1.0 for score in scores):  # NaN compares false
-            mean = sum(scores) / len(scores)
-            self.scores[bisect_left(BOUNDS, mean)] += 1
-            self.score_sum += mean
+            self.scores.observe(sum(scores) / len(scores))
         else:
             self.invalid += 1
 
@@ -101,12 +120,12 @@ class Metrics:
         yield _histogram(
             "request_seconds",
             "Time of a request in the server.",
-            [(c, c.bounds, c.times, c.seconds) for c in found],
+            [(c, c.times) for c in found],
         )
         yield _histogram(
             "score",
             "Mean score of a request.",
-            [(c, BOUNDS, c.scores, c.score_sum) for c in found],
+            [(c, c.scores) for c in found],
         )
         yield _count("slow", "Requests slower than serving.slow_ms.", [(c, c.slow) for c in found])
         yield _count(
@@ -114,28 +133,74 @@ class Metrics:
         )
         yield _count("rows", "Rows scored.", [(c, c.rows) for c in found])
         yield _by(
+            "fallback",
+            "Requests that this version failed, by what answered them.",
+            "to",
+            [(c, c.fallbacks) for c in found],
+        )
+        yield _by(
             "defaults",
             "Rows with a feature that fell back to its default.",
             "view",
             [(c, c.defaults) for c in found],
+        )
+        yield _by(
+            "stale",
+            "Rows whose stored feature was older than its view's ttl.",
+            "view",
+            [(c, c.stale) for c in found],
+        )
+        yield _count(
+            "store_aged",
+            "Requests answered from an online store above serving.max_store_age_seconds.",
+            [(c, c.aged) for c in found],
+        )
+        yield _count(
+            "cache_hits",
+            "Requests whose score was known from an equal row.",
+            [(c, c.cache_hits) for c in found],
+        )
+        yield _histogram(
+            "batch_rows",
+            "Rows of a batch, where requests are batched.",
+            [(c, c.batch_rows) for c in found],
+        )
+        yield _histogram(
+            "queue_seconds",
+            "Time that a request waited for its batch, where requests are batched.",
+            [(c, c.queued) for c in found],
+        )
+        yield _histogram(
+            "lookup_seconds",
+            "Time of a read of the online store, failed ones too.",
+            [(c, c.lookups) for c in found],
+        )
+        yield _gauge(
+            "store_open",
+            "1 while the online store is left alone because it failed.",
+            [(c, float(c.store_open)) for c in found],
         )
         logged = [(c, *c.logged()) for c in found]
         yield _count(
             "log_rows", "Rows stored in the prediction log.", [(c, n) for c, n, _ in logged]
         )
         yield _count("log_lost", "Rows the prediction log lost.", [(c, n) for c, _, n in logged])
-        start = GaugeMetricFamily(
-            "tidemill_start_time_seconds",
+        yield _gauge(
+            "start_time_seconds",
             "When this model was loaded, epoch seconds.",
-            labels=LABELS,
+            [(c, c.started) for c in found],
         )
-        for counters in found:
-            start.add_metric(counters.labels, counters.started)
-        yield start
 
 
 def _count(name: str, text: str, values: Iterable[tuple[Counters, int]]) -> CounterMetricFamily:
     family = CounterMetricFamily(f"tidemill_{name}", text, labels=LABELS)
+    for counters, value in values:
+        family.add_metric(counters.labels, value)
+    return family
+
+
+def _gauge(name: str, text: str, values: Iterable[tuple[Counters, float]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"tidemill_{name}", text, labels=LABELS)
     for counters, value in values:
         family.add_metric(counters.labels, value)
     return family
@@ -152,11 +217,11 @@ def _by(
 
 
 def _histogram(
-    name: str, text: str, values: Iterable[tuple[Counters, Sequence[float], Sequence[int], float]]
+    name: str, text: str, values: Iterable[tuple[Counters, Histogram]]
 ) -> HistogramMetricFamily:
     family = HistogramMetricFamily(f"tidemill_{name}", text, labels=LABELS)
-    for counters, bounds, counts, total in values:
-        labels = [*map(str, bounds), "+Inf"]
-        buckets = list(zip(labels, accumulate(counts), strict=True))
-        family.add_metric(counters.labels, buckets, total)
+    for counters, found in values:
+        labels = [*map(str, found.bounds), "+Inf"]
+        buckets = list(zip(labels, accumulate(found.counts), strict=True))
+        family.add_metric(counters.labels, buckets, found.total)
     return family

@@ -18,6 +18,7 @@ from tidemill.errors import DataError
 from tidemill.server.tensors import NAMES, Size, Tensor
 
 __all__ = [
+    "NONE",
     "InferRequest",
     "InferResponse",
     "OutputTensor",

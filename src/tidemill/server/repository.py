@@ -5,18 +5,20 @@ process serves the bundle that it was started with, and nothing is loaded or unl
 
 At most `max_models` are loaded. A version of the folder that is not loaded is loaded when it is
 asked for, in the place of the least recently used; one that was unloaded by order stays so until
-it is loaded by order. Whoever holds an entry may finish with it: its log is closed after the last.
+it is loaded by order. What cannot be loaded is refused for a while without another look at it.
+Whoever holds an entry may finish with it: its log is closed after the last.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from time import monotonic
+from typing import Literal
 
 import structlog
 
@@ -35,6 +37,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A model or a version: a folder's name, and no way out of the repository."""
 IDLE_SECONDS = 0.02
 """Between two looks whether the last request of an unloaded model was answered."""
+RETRY_SECONDS = 10.0
+"""A bundle that was refused is not looked at again for this long, unless it is loaded by order:
+verifying a large one for each request would stall all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +103,9 @@ class Repository:
         self._served: OrderedDict[Key, Served] = OrderedDict()
         self._newest: dict[str, Served] = {}
         self._withdrawn: set[Key] = set()
-        self._failures: dict[Key, str] = {}
-        self._loading: dict[Key, asyncio.Task[Served]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._refused: dict[Key, float] = {}
+        self._loading: dict[Key, asyncio.Task[None]] = {}
+        self._leaving: dict[asyncio.Task[None], Served] = {}
 
     def __iter__(self) -> Iterator[Served]:
         """Iterate over what is loaded."""
@@ -111,12 +116,12 @@ class Repository:
         self._adopt(self._load(bundle, version, name))
 
     def fill(self) -> None:
-        """Load the newest versions of the folder before the server listens.
+        """Load the newest version of each model before the server listens, then older ones.
 
         Raises NotFound when it holds none. A bundle that must not be served is left out with its
         reason in the index and the log; raises IntegrityError when no other is left.
         """
-        found = sorted(self._held(), key=lambda key: _order(key[1]), reverse=True)
+        found = _newest_first(self._held())
         if not found:
             raise NotFound(
                 f"the repository {self._folder} holds no bundle",
@@ -133,7 +138,8 @@ class Repository:
         if not self._served:
             raise IntegrityError(
                 "no bundle of the repository can be served: "
-                + "; ".join(f"{n}/{v}: {why}" for (n, v), why in self._failures.items())
+                + ", ".join("/".join(key) for key in found),
+                hint="the lines above say why, bundle by bundle",
             )
 
     def find(self, name: str, version: str = "") -> Served | None:
@@ -151,14 +157,14 @@ class Repository:
         self._choose(name, version)
 
     async def get(self, name: str, version: str = "") -> Served:
-        """Return what serves a version, which is loaded if need be; raises Rejected."""
-        served = self.find(name, version)
-        if served is None:
-            key = self._choose(name, version)
-            if key in self._withdrawn:
-                raise Rejected("not_loaded", f"version '{key[1]}' of '{name}' is unloaded", 503)
-            served = await self._bring(key)
-        elif self._folder is not None:
+        """Return what serves a version, which is loaded if need be; raises Rejected.
+
+        The caller has to ask it before it awaits anything else.
+        """
+        # Not what was just loaded, but what is there now: others may have taken its place.
+        while (served := self.find(name, version)) is None:
+            await self._bring(self._choose(name, version))
+        if self._folder is not None:
             self._served.move_to_end(served.key)
         return served
 
@@ -169,10 +175,14 @@ class Repository:
         """
         self._changeable()
         key = self._newest_held(name) if not version else (name, version)
-        if key not in set(self._held()):
+        if key not in self._held():
             raise self._unknown(name, version)
         self._withdrawn.discard(key)
+        while key in self._loading:  # it may have read the files before they were replaced
+            await asyncio.wait([self._loading[key]])
         await self._bring(key)
+        if key in self._refused:
+            raise _not_loaded(key)
 
     async def unload(self, name: str, version: str = "") -> None:
         """Unload a version, by default every version of the model; raises Rejected.
@@ -184,8 +194,8 @@ class Repository:
         if not keys:
             raise self._unknown(name, version)
         self._withdrawn.update(keys)
-        waiting = [self._retire(key) for key in keys if key in self._served]
-        await asyncio.gather(*waiting)
+        if leaving := [self._retire(key) for key in keys if key in self._served]:
+            await asyncio.wait(leaving)
 
     def index(self) -> list[Entry]:
         """Return every version that is loaded or in the folder, by name and version."""
@@ -194,28 +204,33 @@ class Repository:
 
     def close(self) -> None:
         """Write what is left of every prediction log, after the last request was answered."""
-        for served in self._served.values():
+        for served in (*self._served.values(), *self._leaving.values()):
             served.finish(self._drain_seconds)
 
     def _entry(self, key: Key) -> Entry:
-        if key in self._loading:
-            return Entry(*key, "LOADING")
         if key in self._served:
             return Entry(*key, "READY")
-        reason = "unloaded" if key in self._withdrawn else "not loaded; loaded when asked for"
-        return Entry(*key, "UNAVAILABLE", self._failures.get(key, reason))
+        if key in self._loading:
+            return Entry(*key, "LOADING")
+        reason = "not loaded; loaded when asked for"
+        if key in self._refused:
+            reason = "it was refused; the server's log says why"
+        if key in self._withdrawn:
+            reason = "unloaded"
+        return Entry(*key, "UNAVAILABLE", reason)
 
     def _choose(self, name: str, version: str) -> Key:
-        """Return the version of the folder that is meant; raises Rejected when there is none."""
-        held = {key for key in self._held() if key[0] == name}
-        if version:
-            if (name, version) in held:
-                return name, version
+        """Return the version of the folder to load; raises Rejected when there is none."""
+        held = [k for k in _newest_first(self._held()) if k == (name, version or k[1])]
+        if not held:
             raise self._unknown(name, version)
-        awake = held - self._withdrawn
-        if not awake and not held:
-            raise self._unknown(name, version)
-        return max(awake or held, key=lambda key: _order(key[1]))
+        if able := [key for key in held if key not in self._withdrawn and self._may_try(key)]:
+            return able[0]
+        raise _not_loaded(held[0])
+
+    def _may_try(self, key: Key) -> bool:
+        refused = self._refused.get(key)
+        return refused is None or monotonic() - refused > RETRY_SECONDS
 
     def _newest_held(self, name: str) -> Key:
         held = [key for key in self._held() if key[0] == name]
@@ -244,59 +259,59 @@ class Repository:
             404,
         )
 
-    async def _bring(self, key: Key) -> Served:
-        """Load a version of the folder, once however many ask for it meanwhile."""
+    async def _bring(self, key: Key) -> None:
+        """Try to load a version of the folder, once however many ask for it meanwhile."""
         task = self._loading.get(key)
         if task is None:
-            task = asyncio.create_task(self._fetch(key))
-            self._loading[key] = task
-            task.add_done_callback(lambda _: self._loading.pop(key, None))
-        try:
-            return await asyncio.shield(task)
-        except TidemillError as error:
-            raise Rejected(
-                "not_loaded",
-                f"version '{key[1]}' of '{key[0]}' cannot be loaded; the server's log says why",
-                503,
-            ) from error
+            task = self._loading[key] = asyncio.create_task(self._fetch(key))
+            task.add_done_callback(lambda _: self._loading.pop(key))
+        await asyncio.shield(task)
 
-    async def _fetch(self, key: Key) -> Served:
+    async def _fetch(self, key: Key) -> None:
         try:
             served = await asyncio.to_thread(self._load, self._path(key), key[1], key[0])
         except TidemillError as error:
             self._refuse(key, error)
-            raise
+            return
+        if key in self._withdrawn:
+            return
         if key in self._served:
-            self._dismiss(key)
+            self._retire(key)
         while len(self._served) >= self._max_models:
-            self._dismiss(next(iter(self._served)))
+            self._retire(next(iter(self._served)))
         self._adopt(served)
-        return served
 
     def _adopt(self, served: Served) -> None:
         name, version = served.key
+        served.inference.older = lambda: self._older(name, version)
         served.predictions.start()
         self._served[served.key] = served
-        self._failures.pop(served.key, None)
+        self._refused.pop(served.key, None)
         self._choose_newest(name)
         log.info("model loaded", model=name, version=version)
 
     def _refuse(self, key: Key, error: TidemillError) -> None:
         log.error("model not loaded", model=key[0], version=key[1], reason=error.message)
-        self._failures[key] = "it was refused; the server's log says why"
+        self._refused[key] = monotonic()
 
-    def _dismiss(self, key: Key) -> None:
-        """Unload in the background."""
-        task = asyncio.create_task(self._retire(key))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    def _retire(self, key: Key) -> Coroutine[Any, Any, None]:
-        """Take a version out of service at once; the rest is to wait for."""
+    def _retire(self, key: Key) -> asyncio.Task[None]:
+        """Take a version out of service at once; the task answers what it accepted and logs it."""
         served = self._served.pop(key)
         self._choose_newest(key[0])
         log.info("model unloaded", model=key[0], version=key[1])
-        return served.close(self._drain_seconds)
+        task = asyncio.create_task(served.close(self._drain_seconds))
+        self._leaving[task] = served
+        task.add_done_callback(self._left)
+        return task
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():  # else the process ends, and `close` writes the log
+            del self._leaving[task]
+
+    def _older(self, name: str, version: str) -> list[Inference]:
+        """Return what is loaded of a model's older versions, the newest first."""
+        held = [k for k in self._served if k[0] == name and _order(k[1]) < _order(version)]
+        return [self._served[key].inference for key in _newest_first(held)]
 
     def _choose_newest(self, name: str) -> None:
         held = [served for key, served in self._served.items() if key[0] == name]
@@ -326,6 +341,25 @@ class Repository:
 def _order(version: str) -> tuple[int, str]:
     """Order versions as people count: numbers by their value, above everything else."""
     return (int(version), "") if version.isdecimal() else (-1, version)
+
+
+def _newest_first(keys: Iterable[Key]) -> list[Key]:
+    """Order versions so that the newest of each model come first, then the next."""
+    place: Counter[str] = Counter()
+    ranked: list[tuple[int, Key]] = []
+    for key in sorted(keys, key=lambda key: _order(key[1]), reverse=True):
+        ranked.append((place[key[0]], key))
+        place[key[0]] += 1
+    return [key for _, key in sorted(ranked)]
+
+
+def _not_loaded(key: Key) -> Rejected:
+    return Rejected(
+        "not_loaded",
+        f"version '{key[1]}' of '{key[0]}' is not loaded: it was unloaded, or refused for a reason "
+        "in the server's log",
+        503,
+    )
 
 
 def _list(names: Iterable[str]) -> str:

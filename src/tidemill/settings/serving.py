@@ -153,6 +153,26 @@ class ServingSettings(Group):
     """`allow`: NaN in a numeric column means missing, the graph imputes it. `reject`: 400."""
     lookup_deadline_ms: float = Field(default=50.0, gt=0)
     """Online features that do not arrive in time become defaults, marked and counted."""
+    lookup_failures: int = Field(default=5, ge=1)
+    """After so many failed reads in a row the online store is left alone: each costs its request
+    the deadline, and a store that restarts is hit by every request at once."""
+    lookup_pause_seconds: float = Field(default=0.5, gt=0)
+    """Then one request tries it again after this long, at least the deadline; the pause doubles up
+    to 30 s while it fails."""
+    max_store_age_seconds: float = Field(default=0.0, ge=0)
+    """Answers from an online store whose newest materialisation is older are marked `stale` and
+    counted. 0: no limit, as each view's ttl already limits its values."""
+    fallback: tuple[Literal["previous", "prior"], ...] = ("previous", "prior")
+    """What answers when a model fails, tried in this order, marked and counted: the next older
+    version that is loaded; the share of the event in training. Empty: 500. The version that failed
+    counts an error either way."""
+    max_batch_rows: int = Field(default=256, ge=0)
+    """Requests that arrive in one turn of the event loop are scored in one call of up to so many
+    rows: a call costs a small model more than its rows, and one alone does not wait. 0: each alone,
+    so that a score's last bits never depend on what arrived beside it."""
+    cache_entries: int = Field(default=0, ge=0)
+    """Rows of one-row requests whose scores are kept per model version, some 0.5 kB each; for a
+    large model that is asked the same again. 0: none, as a small model is scored about as fast."""
     max_models: int = Field(default=8, ge=1)
     """Models of a repository that are loaded at once; another takes the place of the least recently
     used. Each keeps its graph, a prediction log and threads for lookups: some 10 MB and up."""

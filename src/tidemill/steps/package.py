@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from tidemill.bundle import FeatureService, Manifest, write_manifest
+from tidemill.bundle import WARM_UP, FeatureService, InputColumn, Manifest, write_manifest
 from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps.card import model_card
 from tidemill.steps.gate import check_evidence
@@ -20,6 +21,9 @@ from tidemill.steps.profile import build_profile
 from tidemill.steps.record import TrainingRecord, read_record
 
 __all__ = ["package"]
+
+WARM_UP_ROWS = (1, 32)
+"""Rows of the requests that a server is warmed up with."""
 
 
 def package(
@@ -39,7 +43,7 @@ def package(
     """Write the unsigned bundle of a gated model into the folder `out`, replacing what is there.
 
     `lineage` brings what training cannot know: data_version, git_commit, run_id. `pii` are the
-    contract's private columns (`Contract.pii`): profile and sample are written without them. Raises
+    contract's private columns (`Contract.pii`): nothing of their values is written. Raises
     IntegrityError when the evidence was changed, or belongs to another model or evaluation, and
     Refused when a gate did not pass and nobody overrode it.
     """
@@ -71,6 +75,10 @@ def package(
     _sample(oof, monitoring.report_rows, record.settings.seed).write_parquet(
         fresh / "reference.parquet"
     )
+    requests = [
+        _request(_sample(oof, rows, record.settings.seed), manifest.inputs) for rows in WARM_UP_ROWS
+    ]
+    (fresh / WARM_UP).write_text(json.dumps(requests, allow_nan=False) + "\n")
     card = model_card(manifest, record, json.loads(evaluation.read_text()), evidence)
     (fresh / "MODEL_CARD.md").write_text(card)
     shutil.rmtree(out, ignore_errors=True)
@@ -93,3 +101,30 @@ def _sample(oof: pl.DataFrame, rows: int, seed: int) -> pl.DataFrame:
     if oof.height <= rows:
         return oof
     return oof.with_row_index("_").sample(rows, seed=seed).sort("_").drop("_")
+
+
+def _request(rows: pl.DataFrame, columns: Sequence[InputColumn]) -> dict[str, Any]:
+    """Return rows as a request of the Open Inference Protocol, in which null is missing.
+
+    A column that the rows lack, a private one, is missing in all of them.
+    """
+    return {
+        "inputs": [
+            {
+                "name": column.name,
+                "datatype": column.datatype,
+                "shape": [rows.height],
+                "data": _values(rows, column),
+            }
+            for column in columns
+        ]
+    }
+
+
+def _values(rows: pl.DataFrame, column: InputColumn) -> list[Any]:
+    if column.name not in rows.columns:
+        return [None] * rows.height
+    values = rows[column.name]
+    if column.datatype == "FP32":
+        values = values.cast(pl.Float32).fill_nan(None)
+    return values.to_list()

@@ -15,31 +15,37 @@ __all__ = ["MemoryOnline"]
 
 @dataclass
 class MemoryOnline:
-    """Holds values that never expire; `failure` is raised by every call while it is set."""
+    """Holds values that expire when told so; `failure` is raised by every call while it is set."""
 
     digest: str
     """Digest of the definition it was filled for."""
     as_of: datetime | None = None
     values: dict[str, dict[tuple[str | int, ...], dict[str, Value]]] = field(default_factory=dict)
     """View → join keys' values → feature → value."""
+    expired: set[tuple[str, tuple[str | int, ...]]] = field(default_factory=set)
+    """Views and join keys' values that are older than the view's ttl."""
     failure: Exception | None = None
 
     def read(
         self,
         views: Sequence[FeatureView],
         keys: Mapping[str, Sequence[str | int | None]],
-        moment: datetime,  # noqa: ARG002 - nothing expires here
+        moment: datetime,  # noqa: ARG002 - `expired` says what is too old
     ) -> OnlineBatch:
         """Look up the features of `views`."""
         self._fail()
         columns: dict[str, list[Value]] = {}
+        stale: dict[str, int] = {}
         for view in views:
-            rows = zip(*(keys[name] for name in view.join_keys), strict=True)
-            held = self.values.get(view.name, {})
+            rows = list(zip(*(keys[name] for name in view.join_keys), strict=True))
+            too_old = {row for name, row in self.expired if name == view.name}
+            held = {k: v for k, v in self.values.get(view.name, {}).items() if k not in too_old}
+            if count := sum(row in too_old for row in rows):
+                stale[view.name] = count
             found = [held.get(row, {}) for row in rows]
             for column in view.fields:
                 columns[column.name] = [values.get(column.name) for values in found]
-        return OnlineBatch(columns, self.as_of)
+        return OnlineBatch(columns, self.as_of, stale)
 
     def verify(self, service: FeatureService) -> None:
         """Raise IntegrityError unless the digests are equal."""

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
 from tidemill.ports.features import OnlineReader
 from tidemill.ports.objects import ObjectStore
-from tidemill.server import App, Repository, Served, build_app, build_served, load_model
+from tidemill.server import (
+    App,
+    Repository,
+    Served,
+    build_app,
+    build_served,
+    load_model,
+    warm_up,
+)
 from tidemill.server.guard import Doorkeeper
+from tidemill.server.messages import Request, Response
+from tidemill.server.protocol import NONE, Rejected
 from tidemill.settings.serving import ServingSettings
 
-__all__ = ["FixedClock", "make_app", "make_repository"]
+__all__ = ["FixedClock", "ask", "make_app", "make_repository"]
 
 
 class FixedClock:
@@ -37,6 +48,7 @@ def make_repository(
 
     def load(bundle: Path, version: str, name: str) -> Served:
         model = load_model(bundle, version=version, name=name, threads=1)
+        warm_up(model, bundle)
         clock = FixedClock(moment)
         return build_served(model, settings, reader=reader, objects=objects, clock=clock)
 
@@ -60,3 +72,25 @@ def make_app(
     app.ready = True
     (served,) = repository
     return app, served
+
+
+async def ask(
+    app: App,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: Mapping[bytes, bytes] = NONE,
+    *,
+    pending: int = 0,
+) -> Response:
+    """Have a request answered as a connection does, without a socket.
+
+    `headers` are by name in lower case; `pending` requests wait before this one.
+    """
+    request = Request()
+    request.method, request.path, request.body, request.headers = method, path, body, dict(headers)
+    try:
+        app.admit(request, pending)
+    except Rejected as refusal:
+        return app.refuse(refusal)
+    return await app.answer(request)

@@ -62,16 +62,18 @@ class ServingParts(ModelParts):
         return self.served(model)
 
     def load_model(self, bundle: Path, *, version: str, name: str, verify: bool) -> Model:
-        """Verify a bundle, load it and score a row with it."""
+        """Verify a bundle, load it and score the requests that it recorded."""
         from tidemill import server
 
-        return server.load_model(
+        model = server.load_model(
             bundle,
             version=version,
             name=name,
             threads=self.settings.serving.intra_op_threads,
             public_key=self.paths.resolve(self.settings.registry.verify_key) if verify else None,
         )
+        server.warm_up(model, bundle)
+        return model
 
     def served(self, model: Model) -> Served:
         """Return a model with what belongs to it."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from tests.server_app import AS_OF, FULL, NOW, ROW, Running, expected, start
 
 from tidemill.errors import Unavailable
+from tidemill.server import lookup
 from tidemill.testing.models import MANIFEST
 from tidemill.testing.online import MemoryOnline
 
@@ -70,16 +73,114 @@ def test_another_definition_in_the_store_is_not_used(served: Running) -> None:
     assert after.body["parameters"]["defaulted"].count("=1") == 3
 
 
+class Hanging(MemoryOnline):
+    """A store whose reads do not end before `released` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(MANIFEST.features.digest, AS_OF)
+        self.released = threading.Event()
+        self.reads = 0
+
+    def read(self, *_: Any) -> Any:
+        self.reads += 1
+        assert self.released.wait(30)
+        return super().read([], {}, NOW)
+
+
+class Clock:
+    """A monotonic clock that the test moves."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(lookup, "monotonic", made)
+    return made
+
+
 def test_a_late_store_falls_back_within_the_deadline(bundle: Path) -> None:
-    served = start(bundle, lookup_deadline_ms=5)
-
-    class Slow(MemoryOnline):
-        def read(self, *_: Any) -> Any:
-            import time
-
-            time.sleep(0.3)
-
-    served.served.inference._lookup._reader = Slow(MANIFEST.features.digest)
+    hanging = Hanging()
+    served = start(bundle, online=hanging, lookup_deadline_ms=5)
     answer = served.infer(ROW | {"tailnum": "N1"})
+    hanging.released.set()
     assert answer.status == 200
     assert answer.body["parameters"]["defaulted"].count("=1") == 3
+
+
+def test_a_store_that_keeps_failing_is_left_alone_and_tried_again(
+    bundle: Path, clock: Clock
+) -> None:
+    served = start(bundle, lookup_failures=3, lookup_pause_seconds=2)
+    served.online.failure = Unavailable("the store does not answer")
+    row = ROW | {"tailnum": "N1"}
+    with structlog.testing.capture_logs() as lines:
+        answers = [served.infer(row) for _ in range(3)]
+        assert served.metric("tidemill_store_open") == 1
+        served.online.failure = None  # it is back, but not yet tried
+        answers += [served.infer(row) for _ in range(4)]
+        clock.now += 1.9
+        answers.append(served.infer(row))
+        clock.now += 0.2
+        again = served.infer(row)
+    assert {a.status for a in answers} == {200}
+    assert {a.body["parameters"]["defaulted"].count("=1") for a in answers} == {3}
+    assert "defaulted" not in again.body["parameters"]
+    assert served.metric("tidemill_store_open") == 0
+    assert served.metric("tidemill_lookup_seconds_count") == 4
+    assert served.metric("tidemill_defaults_total", view="plane") == 8
+    assert [line["event"].partition(",")[0] for line in lines] == [
+        "lookups fail",
+        "lookups work again",
+    ]
+    assert "the store does not answer" in lines[0]["reason"]
+
+
+def test_few_failures_do_not_open_the_circuit(bundle: Path) -> None:
+    served = start(bundle, lookup_failures=3)
+    for _ in range(4):
+        for failure in (Unavailable("down"), Unavailable("down"), None):
+            served.online.failure = failure
+            served.infer(ROW | {"tailnum": "N1"})
+    assert served.metric("tidemill_store_open") == 0
+    assert served.metric("tidemill_lookup_seconds_count") == 12
+
+
+def test_requests_do_not_queue_behind_reads_that_hang(bundle: Path) -> None:
+    hanging = Hanging()
+    served = start(bundle, online=hanging, lookup_deadline_ms=5, lookup_failures=1000)
+    for _ in range(lookup.THREADS + 5):
+        assert served.infer(ROW | {"tailnum": "N1"}).status == 200
+    assert hanging.reads == lookup.THREADS
+    assert served.served.inference._lookup._threads._work_queue.qsize() == 0
+    hanging.released.set()
+    while served.served.inference._lookup._hung:
+        pass
+    served.infer(ROW | {"tailnum": "N1"})
+    assert hanging.reads == lookup.THREADS + 1
+
+
+def test_values_older_than_the_ttl_are_counted_apart_from_unknown_ones(served: Running) -> None:
+    served.online.expired.add(("plane", ("N1",)))
+    answer = served.infer(ROW | {"tailnum": ["N1", "N2", "N1", None]}, 4)
+    assert answer.body["parameters"]["defaulted"] == "seats=1"
+    assert served.metric("tidemill_stale_total", view="plane") == 2
+    assert served.metric("tidemill_defaults_total", view="plane") == 4
+    assert served.metric("tidemill_stale_total", view="origin_weather") == 0
+
+
+def test_answers_from_an_old_store_are_marked_above_the_limit(bundle: Path) -> None:
+    age = (NOW - AS_OF).total_seconds()
+    row = ROW | {"tailnum": "N1"}
+    within = start(bundle, max_store_age_seconds=age)
+    assert "stale" not in within.infer(row).body["parameters"]
+    assert within.metric("tidemill_store_aged_total") == 0
+    beyond = start(bundle, max_store_age_seconds=age - 1)
+    assert beyond.infer(row).body["parameters"]["stale"] == f"{age:g}"
+    assert "stale" not in beyond.infer(FULL).body["parameters"]  # read nothing
+    assert beyond.metric("tidemill_store_aged_total") == 1
+    assert beyond.metric("tidemill_defaults_total", view="plane") == 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.server_app import FULL, INFER, Running, start
+from tests.server_shelf import Broken
 
 from tidemill.domain.scores import BOUNDS
 from tidemill.testing.models import write_bundle
@@ -52,11 +52,8 @@ def test_a_request_is_counted_once_under_its_mean_score(served: Running) -> None
     assert served.metric("tidemill_score_bucket", le=str(bound)) == 2
 
 
-def test_a_failing_model_is_a_500_without_its_reason(served: Running) -> None:
-    class Broken:
-        def run(self, *_: Any) -> Any:
-            raise RuntimeError("/secret/path")
-
+def test_a_failing_model_is_a_500_without_its_reason(bundle: Path) -> None:
+    served = start(bundle, fallback=[])
     object.__setattr__(served.served.inference.model, "session", Broken())
     answer = served.infer(FULL)
     assert (answer.status, answer.body["code"]) == (500, "internal")

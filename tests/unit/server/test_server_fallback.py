@@ -1,0 +1,192 @@
+"""A model that fails: what answers instead, how that is marked, counted and logged."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.server_app import AS_OF, FULL, ROW, Answer, expected, start
+from tests.server_shelf import Broken, Shelf, code_of, version_of
+
+from tidemill.adapters.evidence import parse
+from tidemill.testing.models import MANIFEST
+from tidemill.testing.online import MemoryOnline
+
+BIASES = {"5": 0.5, "6": 0.0, "7": -1.0}
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    made = Shelf(tmp_path / "models")
+    for version, bias in BIASES.items():
+        made.put("late", version, bias)
+    made.put("taxi", "6", 3.0)
+    return made
+
+
+def test_the_next_older_version_answers_marked_counted_and_logged_as_itself(shelf: Shelf) -> None:
+    shelf.open().fill()
+    shelf.break_("late", "7")
+
+    async def talk() -> list[Any]:
+        answer = await shelf.infer("late", id="x")
+        labels = {"model": "late", "version": "7"}
+        return [
+            answer,
+            await shelf.metric("tidemill_fallback_total", to="previous", **labels),
+            await shelf.metric("tidemill_requests_total", outcome="error", **labels),
+            await shelf.metric("tidemill_requests_total", outcome="ok", **labels),
+            await shelf.metric("tidemill_score_count", **labels),
+            await shelf.metric("tidemill_requests_total", outcome="ok", version="6", model="late"),
+        ]
+
+    answer, *counts = shelf.run(talk)
+    assert version_of(answer) == "6"
+    assert answer.scores == pytest.approx([expected(FULL, BIASES["6"])], abs=1e-6)
+    assert answer.body["parameters"]["fallback"] == "version 6"
+    assert answer.body["id"] == "x"
+    assert counts == [1, 1, 0, 0, 1]
+    assert shelf.logged().select("request_id", "model", "version").rows() == [("x", "late", "6")]
+
+
+def test_versions_that_fail_too_are_passed_over(shelf: Shelf) -> None:
+    shelf.open().fill()
+    shelf.break_("late", "7")
+    shelf.break_("late", "6")
+    answer = shelf.run(lambda: shelf.infer("late"))
+    assert (version_of(answer), answer.body["parameters"]["fallback"]) == ("5", "version 5")
+
+
+def test_a_newer_version_is_no_fallback(shelf: Shelf) -> None:
+    shelf.open(fallback=["previous"]).fill()
+    shelf.break_("late", "5")
+    assert code_of(shelf.run(lambda: shelf.infer("late", "5"))) == (500, "internal")
+
+
+def test_the_prior_answers_last_and_is_in_no_log(shelf: Shelf) -> None:
+    shelf.open().fill()
+    for version in BIASES:
+        shelf.break_("late", version)
+
+    async def talk() -> list[Any]:
+        answer = await shelf.infer("late", id="x")
+        return [
+            answer,
+            await shelf.metric("tidemill_fallback_total", to="prior", version="7"),
+            await shelf.metric("tidemill_fallback_total", to="previous"),
+            await shelf.metric("tidemill_requests_total", outcome="ok"),
+            await shelf.metric("tidemill_rows_total"),
+        ]
+
+    answer, *counts = shelf.run(talk)
+    assert version_of(answer) == "7"
+    assert answer.scores == pytest.approx([MANIFEST.prior])
+    assert answer.body["parameters"]["fallback"] == "prior"
+    assert counts == [1, 0, 0, 0]
+    assert not shelf.objects.kept
+
+
+@pytest.mark.parametrize(
+    ("chain", "outcome"),
+    [
+        ((), 500),
+        (("prior",), "prior"),
+        (("prior", "previous"), "prior"),
+        (("previous",), "version 6"),
+    ],
+    ids=str,
+)
+def test_the_settings_choose_the_chain(shelf: Shelf, chain: tuple[str, ...], outcome: Any) -> None:
+    shelf.open(fallback=chain).fill()
+    shelf.break_("late", "7")
+    answer: Answer = shelf.run(lambda: shelf.infer("late"))
+    if outcome == 500:
+        assert code_of(answer) == (500, "internal")
+        assert "secret" not in answer.content.decode()
+    else:
+        assert answer.body["parameters"]["fallback"] == outcome
+
+
+def test_what_is_refused_is_no_failure(shelf: Shelf) -> None:
+    shelf.open().fill()
+
+    async def talk() -> list[Any]:
+        refused = await shelf.infer("late", row={"carrier": "UA"})
+        return [refused, await shelf.metric("tidemill_fallback_total")]
+
+    refused, fallbacks = shelf.run(talk)
+    assert (code_of(refused), fallbacks) == ((400, "missing_input"), 0)
+
+
+def test_an_older_version_that_takes_other_inputs_is_passed_over(shelf: Shelf) -> None:
+    inputs = (*MANIFEST.inputs, replace(MANIFEST.inputs[0], name="fresh"))
+    shelf.put("late", "8", manifest=replace(MANIFEST, inputs=inputs))
+    shelf.open().fill()
+    shelf.break_("late", "8")
+    answer = shelf.run(lambda: shelf.infer("late", row=FULL | {"fresh": 1.0}))
+    assert answer.body["parameters"]["fallback"] == "prior"
+
+
+def test_each_version_looks_up_the_features_that_it_was_trained_with(shelf: Shelf) -> None:
+    """Version 8 takes `temp` from a view of its own, by another key."""
+    service = MANIFEST.features
+    views = tuple(
+        replace(v, name="plane_weather", join_keys=("tailnum",))
+        if v.name == "origin_weather"
+        else v
+        for v in service.views
+    )
+    newer = replace(MANIFEST, features=replace(service, name="small_v2", views=views))
+    shelf.put("late", "8", -2.0, manifest=newer)
+    online = MemoryOnline(
+        service.digest,
+        AS_OF,
+        {
+            "carrier_delay": {("UA",): {"carrier_late_rate_7d": 0.5}},
+            "origin_weather": {("JFK",): {"temp": 40.0}},
+            "plane_weather": {("N1",): {"temp": 70.0}},
+            "plane": {("N1",): {"seats": 200}},
+        },
+    )
+    shelf.open(online).fill()
+    row = ROW | {"tailnum": "N1"}
+
+    async def talk() -> list[Answer]:
+        newest = await shelf.infer("late", row=row)
+        shelf.break_("late", "8")
+        fallen = await shelf.infer("late", row=row)
+        await shelf.order("unload", "late", "8")
+        return [newest, fallen, await shelf.infer("late", row=row)]
+
+    newest, fallen, rolled_back = shelf.run(talk)
+    assert newest.scores == pytest.approx([expected(FULL | {"temp": 70.0}, -2.0)], abs=1e-6)
+    assert fallen.scores == pytest.approx([expected(FULL, -1.0)], abs=1e-6)
+    assert (version_of(rolled_back), rolled_back.scores) == ("7", fallen.scores)
+    assert "fallback" not in rolled_back.body["parameters"]
+
+
+def test_fallbacks_do_not_make_a_broken_canary_look_healthy(shelf: Shelf) -> None:
+    shelf.open().fill()
+    shelf.break_("late", "7")
+
+    async def talk() -> list[Any]:
+        answers = await asyncio.gather(*(shelf.infer("late") for _ in range(20)))
+        revisions = [shelf.models.find("late", v).inference.model.revision for v in ("7", "6")]  # type: ignore[union-attr]
+        text = (await shelf.ask("/metrics", method="GET")).content.decode()
+        return [answers, [parse(text, revision) for revision in revisions]]
+
+    answers, (canary, older) = shelf.run(talk)
+    assert {a.status for a in answers} == {200}
+    assert (canary.requests, canary.events["error"]) == (20, 20)
+    assert (older.requests, older.events["error"]) == (20, 0)
+
+
+def test_a_single_model_falls_back_on_its_prior(bundle: Path) -> None:
+    served = start(bundle)
+    object.__setattr__(served.served.inference.model, "session", Broken())
+    answer = served.infer(FULL, 3)
+    assert answer.scores == pytest.approx([MANIFEST.prior] * 3)
+    assert served.metric("tidemill_requests_total", outcome="error") == 1
