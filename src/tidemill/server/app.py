@@ -40,7 +40,7 @@ class App:
         self.draining = False
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
-        self._routes = Routes(repository, metrics, lambda: self.ready and not self.draining)
+        self._routes = Routes(repository, metrics, guard, lambda: self.ready and not self.draining)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; ASGI's entry point."""
@@ -85,7 +85,10 @@ class App:
         route, names = found
         if method != route.method:
             raise Rejected(
-                "method_not_allowed", f"{path:.200} answers {route.method}, not {method}", 405
+                "method_not_allowed",
+                f"{path:.200} answers {route.method}, not {method}",
+                405,
+                {b"allow": route.method.encode()},
             )
         if method == "GET":
             return await route.answer(Call(headers, b"", **names))

@@ -38,6 +38,14 @@ class Guard:
         self._open_metrics = open_metrics
         self._most = limits.max_in_flight + limits.max_waiting
 
+    def asks(self, need: Need) -> bool:
+        """Tell whether a caller must show a key for this."""
+        return (
+            self.keys is not None
+            and need != "nothing"
+            and not (need == "metrics" and self._open_metrics)
+        )
+
     def admit(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes], need: Need) -> None:
         """Let a request pass; raises Rejected with 401, 403, 429, 431 or 503.
 
@@ -47,7 +55,7 @@ class Guard:
         working = need == "infer" and scope["method"] == "POST"
         if working and scope.get("state", {}).get(PENDING, 0) >= self._most:
             raise Rejected("overloaded", f"{self._most} requests wait already", 503, RETRY)
-        if self.keys is None or need == "nothing" or (need == "metrics" and self._open_metrics):
+        if self.keys is None or not self.asks(need):
             return
         permission: Permission = "infer" if need == "infer" else "admin"
         self.keys.admit(headers.get(b"authorization", b""), permission)

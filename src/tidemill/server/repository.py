@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import structlog
+from msgspec import Struct
 
 from tidemill.errors import IntegrityError, NotFound, TidemillError
 from tidemill.server.inference import Inference
@@ -26,7 +27,7 @@ from tidemill.server.metrics import Counters
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.protocol import Rejected
 
-__all__ = ["Entry", "Repository", "Served"]
+__all__ = ["Change", "Entry", "Filter", "Nothing", "Repository", "Served"]
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +75,28 @@ class Entry:
     version: str
     state: Literal["READY", "LOADING", "UNAVAILABLE"]
     reason: str = ""
+
+
+class Filter(Struct):
+    """Body of a request for the index."""
+
+    ready: bool = False
+
+
+class Which(Struct, frozen=True):
+    """Parameters of an order that are known; others are ignored."""
+
+    version: str = ""
+
+
+class Change(Struct):
+    """Body of a request to load or unload."""
+
+    parameters: Which = Which()
+
+
+class Nothing(Struct):
+    """The answer to an order that was carried out: an empty document."""
 
 
 class Repository:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from tidemill.server import operations as told
 from tidemill.server import rest
 from tidemill.server.binary import HEADER, header_length
-from tidemill.server.documents import describe_model, describe_server
-from tidemill.server.guard import Need
+from tidemill.server.documents import Live, ModelReady, Ready, describe_model, describe_server
+from tidemill.server.guard import Guard, Need
 from tidemill.server.metrics import Metrics
+from tidemill.server.openapi import Documented, Known, describe_api
+from tidemill.server.operations import Operation
 from tidemill.server.protocol import Rejected, encode
-from tidemill.server.repository import Repository
+from tidemill.server.repository import Change, Filter, Nothing, Repository
 
 __all__ = ["JSON", "Call", "Reply", "Route", "Routes"]
 
@@ -25,7 +28,6 @@ OCTETS = (b"content-type", b"application/octet-stream")
 TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """W3C `traceparent`: https://www.w3.org/TR/trace-context/."""
 T = TypeVar("T", bound=Struct)
-MODEL = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?"
 
 
 class Call(NamedTuple):
@@ -50,54 +52,54 @@ class Reply(NamedTuple):
 class Route(NamedTuple):
     """One path and method."""
 
-    path: re.Pattern[str]
+    path: str
+    """With the names of what varies: `/v2/models/{name}`."""
+    pattern: re.Pattern[str]
     method: Literal["GET", "POST"]
     need: Need
     answer: Callable[[Call], Awaitable[Reply]]
-
-
-class _Ready(Struct):
-    """Body of a request for the index."""
-
-    ready: bool = False
-
-
-class _Parameters(Struct, frozen=True):
-    version: str = ""
-
-
-class _Change(Struct):
-    """Body of a request to load or unload; parameters that are not known are ignored."""
-
-    parameters: _Parameters = _Parameters()
+    told: Operation
 
 
 class Routes:
     """The handlers; `ready` says whether the process takes requests and stays."""
 
-    def __init__(self, repository: Repository, metrics: Metrics, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        guard: Guard,
+        ready: Callable[[], bool],
+    ) -> None:
         self._repository = repository
         self._metrics = metrics
+        self._guard = guard
         self._ready = ready
-        repo = r"/v2/repository"
+        model, version, repo = "/v2/models/{name}", "/versions/{version}", "/v2/repository"
         self._routes = [
-            _route(rf"{MODEL}/infer", "POST", "infer", self._infer),
-            _route(MODEL, "GET", "infer", self._describe),
-            _route(rf"{MODEL}/ready", "GET", "nothing", self._model_ready),
-            _route(r"/v2", "GET", "infer", self._server),
-            _route(r"/v2/health/live", "GET", "nothing", self._live),
-            _route(r"/v2/health/ready", "GET", "nothing", self._server_ready),
-            _route(r"/metrics", "GET", "metrics", self._show_metrics),
-            _route(rf"{repo}/index", "POST", "admin", self._index),
-            _route(rf"{repo}/models/(?P<name>[^/]+)/load", "POST", "admin", self._load),
-            _route(rf"{repo}/models/(?P<name>[^/]+)/unload", "POST", "admin", self._unload),
+            _route(f"{model}/infer", "POST", "infer", self._infer, told.INFER),
+            _route(f"{model}{version}/infer", "POST", "infer", self._infer, told.INFER),
+            _route(model, "GET", "infer", self._describe, told.DESCRIBE),
+            _route(f"{model}{version}", "GET", "infer", self._describe, told.DESCRIBE),
+            _route(f"{model}/ready", "GET", "nothing", self._model_ready, told.MODEL_READY),
+            _route(
+                f"{model}{version}/ready", "GET", "nothing", self._model_ready, told.MODEL_READY
+            ),
+            _route("/v2", "GET", "infer", self._server, told.SERVER),
+            _route("/v2/health/live", "GET", "nothing", self._live, told.LIVE),
+            _route("/v2/health/ready", "GET", "nothing", self._server_ready, told.READY),
+            _route("/metrics", "GET", "metrics", self._show_metrics, told.METRICS),
+            _route("/openapi.json", "GET", "infer", self._openapi, told.OPENAPI),
+            _route(f"{repo}/index", "POST", "admin", self._index, told.INDEX),
+            _route(f"{repo}/models/{{name}}/load", "POST", "admin", self._load, told.LOAD),
+            _route(f"{repo}/models/{{name}}/unload", "POST", "admin", self._unload, told.UNLOAD),
         ]
 
     def find(self, path: str) -> tuple[Route, dict[str, str]] | None:
         """Return the route of a path and what the path names; None when there is none."""
         for route in self._routes:
-            if found := route.path.fullmatch(path):
-                return route, found.groupdict("")
+            if found := route.pattern.fullmatch(path):
+                return route, found.groupdict()
         return None
 
     async def _infer(self, call: Call) -> Reply:
@@ -115,39 +117,53 @@ class Routes:
     async def _describe(self, call: Call) -> Reply:
         served = await self._repository.get(call.name, call.version)
         model = served.inference.model
-        return Reply(describe_model(model, self._repository.versions(model.name)))
+        return Reply(encode(describe_model(model, self._repository.versions(model.name))))
 
     async def _model_ready(self, call: Call) -> Reply:
         """Tell whether a model can be asked without waiting for it to be loaded."""
         served = self._repository.find(call.name, call.version)
         if served is None:
             self._repository.require(call.name, call.version)
-        return _state({"name": call.name}, served is not None and self._ready())
+        ready = served is not None and self._ready()
+        return _state(ModelReady(call.name, ready), ready)
 
     async def _server(self, _: Call) -> Reply:
-        return Reply(describe_server())
+        return Reply(encode(describe_server()))
 
     async def _live(self, _: Call) -> Reply:
-        return Reply(encode({"live": True}))
+        return Reply(encode(Live(True)))
 
     async def _server_ready(self, _: Call) -> Reply:
-        return _state({}, self._ready())
+        ready = self._ready()
+        return _state(Ready(ready), ready)
 
     async def _show_metrics(self, _: Call) -> Reply:
         return Reply(self._metrics.render(), (TEXT,))
 
+    async def _openapi(self, _: Call) -> Reply:
+        """Describe the routes, with the models that can be asked now."""
+        routes = [
+            Documented(r.path, r.method, self._guard.asks(r.need), r.told) for r in self._routes
+        ]
+        loaded = {served.key: served.inference.model.manifest for served in self._repository}
+        models = [
+            Known(e.name, e.version, loaded.get((e.name, e.version)))
+            for e in self._repository.index()
+        ]
+        return Reply(encode(describe_api(routes, models)))
+
     async def _index(self, call: Call) -> Reply:
-        wanted = _options(call.body, _Ready).ready
+        wanted = _options(call.body, Filter).ready
         entries = self._repository.index()
         return Reply(encode([e for e in entries if not wanted or e.state == "READY"]))
 
     async def _load(self, call: Call) -> Reply:
-        await self._repository.load(call.name, _options(call.body, _Change).parameters.version)
-        return Reply(b"{}")
+        await self._repository.load(call.name, _options(call.body, Change).parameters.version)
+        return Reply(encode(Nothing()))
 
     async def _unload(self, call: Call) -> Reply:
-        await self._repository.unload(call.name, _options(call.body, _Change).parameters.version)
-        return Reply(b"{}")
+        await self._repository.unload(call.name, _options(call.body, Change).parameters.version)
+        return Reply(encode(Nothing()))
 
 
 def _route(
@@ -155,12 +171,14 @@ def _route(
     method: Literal["GET", "POST"],
     need: Need,
     answer: Callable[[Call], Awaitable[Reply]],
+    operation: Operation,
 ) -> Route:
-    return Route(re.compile(path), method, need, answer)
+    pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)
+    return Route(path, re.compile(pattern), method, need, answer, operation)
 
 
-def _state(body: dict[str, Any], ready: bool) -> Reply:
-    return Reply(encode(body | {"ready": ready}), status=200 if ready else 503)
+def _state(document: Struct, ready: bool) -> Reply:
+    return Reply(encode(document), status=200 if ready else 503)
 
 
 def _options(body: bytes, kind: type[T]) -> T:
