@@ -3,7 +3,7 @@
 Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a request must satisfy
 (`validation`), the model (`model`), features looked up online (`lookup`), the prediction log
 (`predictions`, `encoding`), counters (`metrics`), the path of one request (`inference`), the models
-in this process (`repository`), REST (`rest`, `routes`, `documents`) and its description
+in this process (`repository`), REST (`rest`, `records`, `routes`, `documents`) and its description
 (`operations`, `openapi`), HTTP (`app`), the parts put
 together (`build`), who and how much may come in (`guard`, `auth`, `keys`,
 `bucket`, `body`, `connection`, `tls`, `files`), the socket (`listener`), start and drain

@@ -17,6 +17,7 @@ from tidemill.server.lookup import Lookup
 from tidemill.server.metrics import Counters, Metrics
 from tidemill.server.model import Model
 from tidemill.server.predictions import PredictionLog
+from tidemill.server.records import Records
 from tidemill.server.repository import Repository, Served
 from tidemill.server.validation import Validator
 from tidemill.settings.serving import ServingSettings
@@ -61,7 +62,7 @@ def build_served(
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
     lookup = Lookup(manifest, reader, settings.lookup_deadline_ms)
     inference = Inference(model, validator, lookup, predictions, counters, clock)
-    return Served(inference, counters, predictions)
+    return Served(inference, counters, predictions, Records(manifest, model.name, model.version))
 
 
 def verify_features(model: Model, reader: OnlineReader) -> None:

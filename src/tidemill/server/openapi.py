@@ -60,16 +60,19 @@ class Documented(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A version that can be asked; its manifest only if it is loaded."""
+    """A version that can be asked; the rest of it only if it is loaded."""
 
     name: str
     version: str
-    manifest: Manifest | None
+    manifest: Manifest | None = None
+    records: type | None = None
+    """Type of a body of records."""
 
 
 def describe_api(routes: Sequence[Documented], models: Sequence[Known]) -> dict[str, Any]:
     """Return the document."""
     types = {t for route in routes for t in (route.told.answers, route.told.reads) if t}
+    types |= {model.records for model in models if model.records}
     ordered = sorted(types, key=str)
     found, components = msgspec.json.schema_components(ordered, ref_template=REF)
     schemas = dict(zip(ordered, found, strict=True))
@@ -104,7 +107,11 @@ def _operation(
     }
     if parameters := [*_places(route.path, models), *_headers(told)]:
         found["parameters"] = parameters
-    if told.reads is not None:
+    if told.records:
+        bodies = [schemas[model.records] for model in models if model.records]
+        schema = {"anyOf": bodies} if bodies else {"type": "object"}
+        found["requestBody"] = {"required": True, "content": {TYPE: {"schema": schema}}}
+    elif told.reads is not None:
         content: dict[str, Any] = {TYPE: {"schema": schemas[told.reads]}}
         if told.binary:
             content[TYPE]["examples"] = _examples(models)

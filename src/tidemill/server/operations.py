@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from tidemill.server.documents import Live, ModelMetadata, ModelReady, Ready, ServerMetadata
 from tidemill.server.protocol import InferRequest, InferResponse
+from tidemill.server.records import Predicted
 from tidemill.server.repository import Change, Entry, Filter, Nothing
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "METRICS",
     "MODEL_READY",
     "OPENAPI",
+    "PREDICT",
+    "PREDICT_ONLY",
     "READY",
     "SERVER",
     "STATUS",
@@ -40,6 +43,12 @@ CONTENT = {
     "unsupported": 400,
     "malformed_binary": 400,
 }
+TENSORS = {
+    *("duplicate_input", "wrong_shape", "wrong_length", "malformed_binary"),
+    *("unknown_output", "duplicate_output", "unsupported"),
+}
+"""Of these, what only tensors can be."""
+AMBIGUOUS = {"ambiguous_model": 400}
 ALWAYS = {
     "malformed_http": 400,
     "request_timeout": 408,
@@ -61,7 +70,7 @@ WORK = {"overloaded": 503}
 ELSEWHERE = {"not_found": 404, "method_not_allowed": 405}
 """Of paths and methods that are no operation."""
 
-STATUS = CONTENT | ALWAYS | KEYED | BODY | MODEL | LOADED | WORK | ELSEWHERE
+STATUS = CONTENT | AMBIGUOUS | ALWAYS | KEYED | BODY | MODEL | LOADED | WORK | ELSEWHERE
 """Every code of a refusal, and its status."""
 
 
@@ -82,6 +91,8 @@ class Operation(NamedTuple):
     """503 with the same document says that it is not ready."""
     binary: bool = False
     """Body and answer may carry binary tensors."""
+    records: bool = False
+    """The body is of the model's own type of records."""
     text: bool = False
     """The answer is text."""
 
@@ -94,6 +105,18 @@ INFER = Operation(
     InferRequest,
     codes=(*CONTENT, *BODY, *MODEL, *LOADED, *WORK),
     binary=True,
+)
+PREDICT = Operation(
+    "predict",
+    "Score rows, given as JSON objects.",
+    Predicted,
+    codes=(*(code for code in CONTENT if code not in TENSORS), *BODY, *MODEL, *LOADED, *WORK),
+    records=True,
+)
+PREDICT_ONLY = PREDICT._replace(
+    name="predictOnly",
+    summary="Score rows with the only model of this server.",
+    codes=("ambiguous_model", *PREDICT.codes),
 )
 DESCRIBE = Operation(
     "describeModel",

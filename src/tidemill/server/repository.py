@@ -26,6 +26,7 @@ from tidemill.server.inference import Inference
 from tidemill.server.metrics import Counters
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.protocol import Rejected
+from tidemill.server.records import Records
 
 __all__ = ["Change", "Entry", "Filter", "Nothing", "Repository", "Served"]
 
@@ -45,6 +46,7 @@ class Served:
     inference: Inference
     counters: Counters
     predictions: PredictionLog
+    records: Records
 
     @property
     def key(self) -> Key:
@@ -161,6 +163,16 @@ class Repository:
         if not version:
             return self._newest.get(name)
         return self._served.get((name, version))
+
+    def only(self) -> str:
+        """Return the name of the only model; raises Rejected when there are several."""
+        names = {entry.name for entry in self.index()}
+        if len(names) != 1:
+            raise Rejected(
+                "ambiguous_model",
+                f"this server has the models {_list(names)}; name one: /v2/models/MODEL/predict",
+            )
+        return names.pop()
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a model that can be asked."""

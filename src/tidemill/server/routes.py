@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from tidemill.server import operations as told
-from tidemill.server import rest
+from tidemill.server import records, rest
 from tidemill.server.binary import HEADER, header_length
 from tidemill.server.documents import Live, ModelReady, Ready, describe_model, describe_server
 from tidemill.server.guard import Guard, Need
@@ -18,7 +18,7 @@ from tidemill.server.metrics import Metrics
 from tidemill.server.openapi import Documented, Known, describe_api
 from tidemill.server.operations import Operation
 from tidemill.server.protocol import Rejected, encode
-from tidemill.server.repository import Change, Filter, Nothing, Repository
+from tidemill.server.repository import Change, Entry, Filter, Nothing, Repository, Served
 
 __all__ = ["JSON", "Call", "Reply", "Route", "Routes"]
 
@@ -79,6 +79,9 @@ class Routes:
         self._routes = [
             _route(f"{model}/infer", "POST", "infer", self._infer, told.INFER),
             _route(f"{model}{version}/infer", "POST", "infer", self._infer, told.INFER),
+            _route("/predict", "POST", "infer", self._predict, told.PREDICT_ONLY),
+            _route(f"{model}/predict", "POST", "infer", self._predict, told.PREDICT),
+            _route(f"{model}{version}/predict", "POST", "infer", self._predict, told.PREDICT),
             _route(model, "GET", "infer", self._describe, told.DESCRIBE),
             _route(f"{model}{version}", "GET", "infer", self._describe, told.DESCRIBE),
             _route(f"{model}/ready", "GET", "nothing", self._model_ready, told.MODEL_READY),
@@ -114,6 +117,16 @@ class Routes:
             return Reply(answer.body)
         return Reply(answer.body, (OCTETS, (HEADER, b"%d" % answer.json_size)))
 
+    async def _predict(self, call: Call) -> Reply:
+        trace = TRACE.fullmatch(call.headers.get(b"traceparent", b""))
+        served = await self._repository.get(call.name or self._repository.only(), call.version)
+        answer = await served.inference.answer(
+            lambda: served.records.read(call.body),
+            records.write,
+            trace[1].decode() if trace else None,
+        )
+        return Reply(answer)
+
     async def _describe(self, call: Call) -> Reply:
         served = await self._repository.get(call.name, call.version)
         model = served.inference.model
@@ -145,11 +158,8 @@ class Routes:
         routes = [
             Documented(r.path, r.method, self._guard.asks(r.need), r.told) for r in self._routes
         ]
-        loaded = {served.key: served.inference.model.manifest for served in self._repository}
-        models = [
-            Known(e.name, e.version, loaded.get((e.name, e.version)))
-            for e in self._repository.index()
-        ]
+        loaded = {served.key: served for served in self._repository}
+        models = [_known(e, loaded.get((e.name, e.version))) for e in self._repository.index()]
         return Reply(encode(describe_api(routes, models)))
 
     async def _index(self, call: Call) -> Reply:
@@ -175,6 +185,13 @@ def _route(
 ) -> Route:
     pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)
     return Route(path, re.compile(pattern), method, need, answer, operation)
+
+
+def _known(entry: Entry, served: Served | None) -> Known:
+    if served is None:
+        return Known(entry.name, entry.version)
+    manifest = served.inference.model.manifest
+    return Known(entry.name, entry.version, manifest, served.records.body)
 
 
 def _state(document: Struct, ready: bool) -> Reply:
