@@ -65,8 +65,8 @@ class Keyring:
         else:
             log.info("API keys reloaded", ids=sorted(key.id for key in self._keys.values()))
 
-    def admit(self, authorization: bytes, needed: Permission) -> None:
-        """Let a request pass; raises Rejected with 401, 403 or 429."""
+    def admit(self, authorization: bytes, needed: Permission) -> str:
+        """Let a request pass and return its key's id; raises Rejected with 401, 403 or 429."""
         key = self._find(authorization)
         if key.expires is not None and self._now() >= key.expires:
             raise _unauthenticated("expired_key", f"the API key '{key.id}' has expired")
@@ -85,6 +85,7 @@ class Keyring:
                 429,
                 {b"retry-after": b"%d" % math.ceil(wait)},
             )
+        return key.id
 
     def _find(self, authorization: bytes) -> ApiKey:
         if authorization[: len(SCHEME)].lower() != SCHEME:

@@ -16,6 +16,7 @@ from tidemill.server.inference import Inference
 from tidemill.server.lookup import Lookup
 from tidemill.server.metrics import Counters, Metrics
 from tidemill.server.model import Model
+from tidemill.server.observer import Observer
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.records import Records
 from tidemill.server.repository import Repository, Served
@@ -33,7 +34,8 @@ def build_app(
     """Return the application that serves a repository. Without `keys` everyone may ask it."""
     metrics = Metrics(lambda: [served.counters for served in repository])
     guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
-    return App(repository, metrics, guard, max_body_bytes=settings.max_body_bytes)
+    observer = Observer.of(settings)
+    return App(repository, metrics, guard, observer, max_body_bytes=settings.max_body_bytes)
 
 
 def build_served(

@@ -46,8 +46,10 @@ class Guard:
             and not (need == "metrics" and self._open_metrics)
         )
 
-    def admit(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes], need: Need) -> None:
-        """Let a request pass; raises Rejected with 401, 403, 429, 431 or 503.
+    def admit(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes], need: Need) -> str:
+        """Let a request pass, and return its key's id, if it was asked for one.
+
+        Raises Rejected with 401, 403, 429, 431 or 503.
 
         Only work is refused under overload: probes, metrics and orders to the server are answered.
         """
@@ -56,9 +58,9 @@ class Guard:
         if working and scope.get("state", {}).get(PENDING, 0) >= self._most:
             raise Rejected("overloaded", f"{self._most} requests wait already", 503, RETRY)
         if self.keys is None or not self.asks(need):
-            return
+            return ""
         permission: Permission = "infer" if need == "infer" else "admin"
-        self.keys.admit(headers.get(b"authorization", b""), permission)
+        return self.keys.admit(headers.get(b"authorization", b""), permission)
 
     def _weigh(self, scope: Mapping[str, Any]) -> None:
         size = sum(map(_length, scope["headers"]))

@@ -21,6 +21,7 @@ from tidemill.server.metrics import Counters
 from tidemill.server.model import Model
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.protocol import InferRequest, Rejected
+from tidemill.server.trail import Trail
 from tidemill.server.validation import Validator
 
 __all__ = ["Asked", "Inference", "Scored"]
@@ -76,17 +77,22 @@ class Inference:
         self,
         read: Callable[[], Asked],
         write: Callable[[Scored], T],
-        trace_id: str | None = None,
+        trail: Trail | None = None,
     ) -> T:
         """Answer one request; raises Rejected when it is refused.
+
+        What is learned of it is noted on `trail`, whose trace id goes to the prediction log.
 
         Every request is counted, with the time from its last byte to its answer.
         """
         started = perf_counter()
         outcome = "error"
         self.in_flight += 1
+        trail = trail or Trail()
+        model = self.model
+        trail.model, trail.version, trail.revision = model.name, model.version, model.revision
         try:
-            answer = await self._score(read(), write, trace_id, started)
+            answer = await self._score(read(), write, trail, started)
             outcome = "ok"
         except Rejected:
             outcome = "rejected"
@@ -97,14 +103,20 @@ class Inference:
         return answer
 
     async def _score(
-        self, asked: Asked, write: Callable[[Scored], T], trace_id: str | None, started: float
+        self, asked: Asked, write: Callable[[Scored], T], trail: Trail, started: float
     ) -> T:
         request = asked.request
         batch = self._validator.check(request, asked.raw)
+        trail.rows = batch.rows
         now = self._clock.now()
-        found = await self._lookup.fill(batch, now) if batch.views else NOTHING
-        scores = self.model.predict(batch.numbers, batch.texts)
+        found = NOTHING
+        if batch.views:
+            with trail.step("lookup"):
+                found = await self._lookup.fill(batch, now)
+        with trail.step("predict"):
+            scores = self.model.predict(batch.numbers, batch.texts)
         request_id = f"{self._boot}-{next(self._numbers)}" if request.id is None else request.id
+        trail.request_id = request_id
         values = scores.tolist()
         parameters = {"revision": self.model.revision, **_marks(found)}
         answer = write(Scored(self.model, request, request_id, scores, values, parameters))
@@ -123,7 +135,7 @@ class Inference:
                 found.as_of,
                 values,
                 perf_counter() - started,
-                trace_id,
+                trail.trace_id,
             )
         )
         return answer

@@ -167,4 +167,5 @@ def serve(
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Server(config, app, bound, settings.notice_seconds, reloads).serve([bound]))
     app.repository.close()
+    app.observer.close()
     log.info("stopped")

@@ -15,18 +15,18 @@ from tidemill.server.binary import HEADER, header_length
 from tidemill.server.documents import Live, ModelReady, Ready, describe_model, describe_server
 from tidemill.server.guard import Guard, Need
 from tidemill.server.metrics import Metrics
+from tidemill.server.observer import Observer
 from tidemill.server.openapi import Documented, Known, describe_api
 from tidemill.server.operations import Operation
 from tidemill.server.protocol import Rejected, encode
 from tidemill.server.repository import Change, Entry, Filter, Nothing, Repository, Served
+from tidemill.server.trail import Trail
 
 __all__ = ["JSON", "Call", "Reply", "Route", "Routes"]
 
 JSON = (b"content-type", b"application/json")
 TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 OCTETS = (b"content-type", b"application/octet-stream")
-TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-"""W3C `traceparent`: https://www.w3.org/TR/trace-context/."""
 T = TypeVar("T", bound=Struct)
 
 
@@ -35,6 +35,7 @@ class Call(NamedTuple):
 
     headers: Mapping[bytes, bytes]
     body: bytes
+    trail: Trail
     name: str = ""
     """The model in the path …"""
     version: str = ""
@@ -69,11 +70,13 @@ class Routes:
         repository: Repository,
         metrics: Metrics,
         guard: Guard,
+        observer: Observer,
         ready: Callable[[], bool],
     ) -> None:
         self._repository = repository
         self._metrics = metrics
         self._guard = guard
+        self._observer = observer
         self._ready = ready
         model, version, repo = "/v2/models/{name}", "/versions/{version}", "/v2/repository"
         self._routes = [
@@ -107,23 +110,21 @@ class Routes:
 
     async def _infer(self, call: Call) -> Reply:
         headers, body = call.headers, call.body
-        found = TRACE.fullmatch(headers.get(b"traceparent", b""))
+        self._observer.trace(call.trail, headers, told.INFER.name)
         json_size = header_length(headers[HEADER], len(body)) if HEADER in headers else None
         served = await self._repository.get(call.name, call.version)
         answer = await served.inference.answer(
-            lambda: rest.read(body, json_size), rest.write, found[1].decode() if found else None
+            lambda: rest.read(body, json_size), rest.write, call.trail
         )
         if answer.json_size is None:
             return Reply(answer.body)
         return Reply(answer.body, (OCTETS, (HEADER, b"%d" % answer.json_size)))
 
     async def _predict(self, call: Call) -> Reply:
-        trace = TRACE.fullmatch(call.headers.get(b"traceparent", b""))
+        self._observer.trace(call.trail, call.headers, told.PREDICT.name)
         served = await self._repository.get(call.name or self._repository.only(), call.version)
         answer = await served.inference.answer(
-            lambda: served.records.read(call.body),
-            records.write,
-            trace[1].decode() if trace else None,
+            lambda: served.records.read(call.body), records.write, call.trail
         )
         return Reply(answer)
 
