@@ -1,8 +1,8 @@
 """Traces and access log: CPU per request and memory, on against off.
 
 One small model of six inputs, one row, the application alone (no sockets) on uvloop, as in `guard`.
-Spans go to a collector that is a process of its own; the CPU of the thread that exports them, and of
-the one that writes the lines, is in the figures. Rounds of the kinds alternate, as the machine's
+Spans go to a collector that is a process of its own; the CPU of the thread that exports them, and
+of the one that writes the lines, is in the figures. Rounds of the kinds alternate, as the machine's
 speed drifts.
 """
 
@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,8 @@ def application(bundle: Path, **options: Any) -> App:
     )
     if app.observer.access is not None:
         app.observer.access.close()
-        out = Path(os.devnull).open("w", buffering=1)
-        app.observer.access = AccessLog(settings.access_log, out.writelines)
+        out = Path(os.devnull).open("w", buffering=1)  # noqa: SIM115 - as long as the process
+        app.observer.access = AccessLog(settings.access_log, partial(print, end="", file=out))
     return app
 
 

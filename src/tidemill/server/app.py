@@ -95,6 +95,8 @@ class App:
         try:
             trail.key = self.guard.admit(scope, headers, found[0].need if found else "infer")
         except Rejected as refusal:
+            if found and refusal.code == "overloaded":
+                self._routes.turn_away(**found[1])
             if not await bodies.linger(receive, self._max_body_bytes):
                 refusal.headers = {**refusal.headers, b"connection": b"close"}
             raise

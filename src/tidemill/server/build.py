@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import structlog
 
+from tidemill.bundle import Manifest
 from tidemill.errors import RetryableError
 from tidemill.ports.clock import Clock
 from tidemill.ports.features import OnlineReader
@@ -32,9 +35,9 @@ def build_app(
     repository: Repository, settings: ServingSettings, keys: Keyring | None = None
 ) -> App:
     """Return the application that serves a repository. Without `keys` everyone may ask it."""
-    metrics = Metrics(lambda: [served.counters for served in repository])
-    guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
     observer = Observer.of(settings)
+    metrics = Metrics(lambda: [served.counters for served in repository], observer)
+    guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
     return App(repository, metrics, guard, observer, max_body_bytes=settings.max_body_bytes)
 
 
@@ -60,11 +63,20 @@ def build_served(
         slow_seconds=settings.slow_ms / 1000,
         views=tuple(view.name for view in manifest.features.views),
         logged=predictions.counts,
+        trained=_trained(manifest),
     )
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
     lookup = Lookup(manifest, reader, settings.lookup_deadline_ms)
     inference = Inference(model, validator, lookup, predictions, counters, clock)
     return Served(inference, counters, predictions, Records(manifest, model.name, model.version))
+
+
+def _trained(manifest: Manifest) -> float | None:
+    """Return the moment that a model was trained for, epoch seconds; None if it is not told."""
+    try:
+        return datetime.fromisoformat(manifest.lineage["trained_as_of"]).timestamp()
+    except (KeyError, ValueError):
+        return None
 
 
 def verify_features(model: Model, reader: OnlineReader) -> None:

@@ -64,7 +64,6 @@ class Inference:
         clock: Clock,
     ) -> None:
         self.model = model
-        self.in_flight = 0
         self._validator = validator
         self._lookup = lookup
         self._log = log
@@ -87,7 +86,7 @@ class Inference:
         """
         started = perf_counter()
         outcome = "error"
-        self.in_flight += 1
+        self._counters.in_flight += 1
         trail = trail or Trail()
         model = self.model
         trail.model, trail.version, trail.revision = model.name, model.version, model.revision
@@ -98,7 +97,7 @@ class Inference:
             outcome = "rejected"
             raise
         finally:
-            self.in_flight -= 1
+            self._counters.in_flight -= 1
             self._counters.answered(outcome, perf_counter() - started)
         return answer
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Observer"]
 
-TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
 """W3C `traceparent`: https://www.w3.org/TR/trace-context/."""
 NO_TRACE = b"0" * 32
+SAMPLED = 1
 
 
 class Observer:
@@ -41,10 +42,12 @@ class Observer:
 
     def trace(self, trail: Trail, headers: Mapping[bytes, bytes], name: str) -> None:
         """Begin the request's span of this name, or keep the trace id that the caller sent."""
-        if self.traces is not None:
-            self.traces.begin(trail, headers, name)
-        elif (found := TRACE.fullmatch(headers.get(b"traceparent", b""))) and found[1] != NO_TRACE:
+        decided = None
+        if (found := TRACE.fullmatch(headers.get(b"traceparent", b""))) and found[1] != NO_TRACE:
             trail.trace_id = found[1].decode()
+            decided = bool(int(found[2], 16) & SAMPLED)
+        if self.traces is not None:
+            self.traces.begin(trail, headers, name, decided)
 
     def end(self, trail: Trail, status: int, sent: int) -> None:
         """Note the answer, of `sent` bytes."""

@@ -56,7 +56,7 @@ class Served:
     async def close(self, timeout: float) -> None:
         """Wait for requests in flight, then write the log, each for at most `timeout` seconds."""
         rounds = int(timeout / IDLE_SECONDS)
-        while self.inference.in_flight and (rounds := rounds - 1) > 0:
+        while self.counters.in_flight and (rounds := rounds - 1) > 0:
             await asyncio.sleep(IDLE_SECONDS)
         await asyncio.to_thread(self.finish, timeout)
 

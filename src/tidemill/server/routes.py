@@ -108,6 +108,12 @@ class Routes:
                 return route, found.groupdict()
         return None
 
+    def turn_away(self, name: str = "", version: str = "") -> None:
+        """Count a request for a model, which the path names, that was refused unread."""
+        served = self._repository.find(name, version)
+        if served is not None:
+            served.counters.turned_away()
+
     async def _infer(self, call: Call) -> Reply:
         headers, body = call.headers, call.body
         self._observer.trace(call.trail, headers, told.INFER.name)
