@@ -2,24 +2,29 @@
 
 One small model of six inputs, one row, the application alone (no sockets) on uvloop, as in `guard`.
 Spans go to a collector that is a process of its own; the CPU of the thread that exports them, and
-of the one that writes the lines, is in the figures. Rounds of the kinds alternate, as the machine's
-speed drifts.
+of the one that writes the lines, is in the figures: each round waits until they are done. Rounds of
+the kinds alternate, as the machine's speed drifts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from statistics import median
+from time import process_time
 from typing import Any
 
-from benchmarks.guard import HEADERS, ask, encoded, measure, request
+import uvloop
+
+from benchmarks.guard import HEADERS, Ask, ask, encoded, request
 from tidemill.server import App
 from tidemill.server.access import AccessLog
 from tidemill.settings.serving import ServingSettings
@@ -27,6 +32,12 @@ from tidemill.testing.models import MANIFEST, write_bundle
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
 from tidemill.testing.serving import make_app
+
+ROUNDS = 15
+REQUESTS = 1000
+FLUSH_SECONDS = 0.05
+SETTLE_SECONDS = 0.4
+"""Longer than threads take to export and write a round."""
 
 COLLECTOR = """
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,13 +73,16 @@ def main() -> None:
         bundle = write_bundle(Path(folder) / "bundle")
         body = request()
         plain = {k: v for k, v in HEADERS.items() if k != "traceparent"}
+        soon = {"flush_seconds": FLUSH_SECONDS}
         apps = {
             "off": application(bundle),
             "access log, all": application(bundle, access_log={"sample": 1.0}),
             "access log, 1 %": application(bundle, access_log={"sample": 0.01}),
-            "traces, none sampled": application(bundle, traces={"endpoint": url, "ratio": 0.0}),
-            "traces, 1 %": application(bundle, traces={"endpoint": url, "ratio": 0.01}),
-            "traces, all": application(bundle, traces={"endpoint": url, "ratio": 1.0}),
+            "traces, none sampled": application(
+                bundle, traces={"endpoint": url, "ratio": 0.0, **soon}
+            ),
+            "traces, 1 %": application(bundle, traces={"endpoint": url, "ratio": 0.01, **soon}),
+            "traces, all": application(bundle, traces={"endpoint": url, "ratio": 1.0, **soon}),
             "off, again": application(bundle),
         }
         headers = [*encoded(plain), (b"content-length", b"%d" % len(body))]
@@ -86,6 +100,24 @@ def main() -> None:
     exported, lost = counted.traces.counts() if counted.traces else (0, 0)
     print(f"  spans of 'all': {exported:,} exported, {lost:,} lost")
     print(f"  memory that traces add: {float(added.stdout):.1f} MB")
+
+
+def measure(kinds: Mapping[str, Ask]) -> dict[str, float]:
+    """Return the median of CPU seconds per request, by kind, of all threads."""
+    spent: dict[str, list[float]] = {name: [] for name in kinds}
+
+    async def rounds() -> None:
+        for _ in range(ROUNDS):
+            for name, once in kinds.items():
+                start = process_time()
+                for _ in range(REQUESTS):
+                    await once()
+                await asyncio.sleep(SETTLE_SECONDS)
+                spent[name].append((process_time() - start) / REQUESTS)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(rounds())
+    return {name: median(times) for name, times in spent.items()}
 
 
 def application(bundle: Path, **options: Any) -> App:
