@@ -35,8 +35,8 @@ from tidemill.testing.serving import make_app
 
 ROUNDS = 15
 REQUESTS = 1000
-FLUSH_SECONDS = 0.05
-SETTLE_SECONDS = 0.4
+FLUSH_SECONDS = 0.25
+SETTLE_SECONDS = 0.7
 """Longer than threads take to export and write a round."""
 
 COLLECTOR = """
