@@ -25,6 +25,8 @@ __all__ = ["AccessLog"]
 
 BUFFER_LINES = 10_000
 """Some 4 MB."""
+NEVER = 1000
+"""Above every status."""
 FLUSH_SECONDS = 0.2
 """A crash loses the lines of this long."""
 
@@ -63,7 +65,7 @@ class AccessLog:
     ) -> None:
         self.lost = 0
         self._sample = settings.sample
-        self._always = settings.always_from
+        self._always = settings.always_from or NEVER
         self._write = write
         self._lines: deque[bytes] = deque()
         self._closed = threading.Event()

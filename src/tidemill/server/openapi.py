@@ -16,6 +16,7 @@ import msgspec
 
 from tidemill import __version__
 from tidemill.bundle import Manifest
+from tidemill.server.binary import SPELLED
 from tidemill.server.operations import ALWAYS, KEYED, STATUS, Operation
 
 __all__ = ["Documented", "Known", "describe_api"]
@@ -38,7 +39,10 @@ JSON_SIZE = {
     "description": "How many bytes of the body are JSON; binary tensors follow.",
     "schema": {"type": "integer", "minimum": 0},
 }
-TRACEPARENT = {"description": "W3C trace context.", "schema": {"type": "string"}}
+TRACEPARENT = {
+    "description": "W3C trace context; in answers where traces are on.",
+    "schema": {"type": "string"},
+}
 RETRY = {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 CHALLENGE = {"description": "RFC 6750.", "schema": {"type": "string"}}
 HEADERS: dict[int, dict[str, Any]] = {
@@ -135,12 +139,9 @@ def _places(path: str, models: Sequence[Known]) -> list[dict[str, Any]]:
 
 
 def _headers(told: Operation) -> list[dict[str, Any]]:
-    if not told.binary:
-        return []
-    return [
-        {"name": "Inference-Header-Content-Length", "in": "header", **JSON_SIZE},
-        {"name": "traceparent", "in": "header", **TRACEPARENT},
-    ]
+    sizes = [{"name": SPELLED, "in": "header", **JSON_SIZE}] if told.binary else []
+    traces = [{"name": "traceparent", "in": "header", **TRACEPARENT}] if told.traced else []
+    return sizes + traces
 
 
 def _responses(route: Documented, schemas: dict[Any, Any]) -> dict[str, Any]:
@@ -152,10 +153,13 @@ def _responses(route: Documented, schemas: dict[Any, Any]) -> dict[str, Any]:
         ok["content"] = {TYPE: {"schema": schemas[told.answers]}}
     if told.binary:
         ok["content"][BINARY] = {"schema": {}}
-        ok["headers"] = {"Inference-Header-Content-Length": JSON_SIZE}
+        ok["headers"] = {SPELLED: JSON_SIZE}
     found = {"200": ok}
     codes = [*ALWAYS, *told.codes, *(KEYED if route.keyed else ())]
     found |= {str(status): _refusal(status, names) for status, names in _by_status(codes)}
+    if told.traced:
+        for response in found.values():
+            response["headers"] = response.get("headers", {}) | {"traceparent": TRACEPARENT}
     if told.unready:
         schema = found["503"]["content"][TYPE]
         schema["schema"] = {"anyOf": [schemas[told.answers], schema["schema"]]}

@@ -96,6 +96,11 @@ class Operation(NamedTuple):
     text: bool = False
     """The answer is text."""
 
+    @property
+    def traced(self) -> bool:
+        """Whether it takes and returns a trace context."""
+        return self.binary or self.records
+
 
 ORDER = (*BODY, *MODEL, *LOADED, "invalid_request", "unsupported")
 INFER = Operation(

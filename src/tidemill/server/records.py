@@ -58,10 +58,10 @@ class Records:
         self._columns = {c.name: c for c in manifest.inputs}
         types: dict[str, Any] = {c.name: _type(c) for c in manifest.inputs}
         types |= {k: str | Int64 | None for k in manifest.entities if k not in types}
-        types[manifest.row_id] = str | None
+        types.setdefault(manifest.row_id, str | None)
         self._names = list(types)
         required = {c.name for c in manifest.inputs if c.origin == "request"}
-        record = _struct(f"{name}.{version}.Record", types, required)
+        record = _struct(f"{name}.{version}.Record", types, required, name)
         found: Any = Annotated[record, Meta(extra_json_schema=_given_or_looked_up(manifest))]
         self.body: type[Struct] = msgspec.defstruct(
             f"{name}.{version}.Records",
@@ -70,6 +70,7 @@ class Records:
                 ("id", Annotated[str, Meta(max_length=256)] | None, None),
             ],
             forbid_unknown_fields=True,
+            module=name,
         )
         self._decoder = msgspec.json.Decoder(self.body)
 
@@ -133,15 +134,24 @@ def _type(column: InputColumn) -> Any:
     return Fp32 | None
 
 
-def _struct(name: str, types: dict[str, Any], required: set[str]) -> type[Struct]:
-    """Make a type whose fields may have any name in JSON."""
+def _struct(name: str, types: dict[str, Any], required: set[str], module: str) -> type[Struct]:
+    """Make a type whose fields may have any name in JSON.
+
+    Its module tells apart the types of `a.b` version `c` and `a` version `b.c`.
+    """
     fields: list[Any] = []
     for place, (field, kind) in enumerate(types.items()):
         own = f"f{place}"
         fields.append((own, kind) if field in required else (own, kind | UnsetType, UNSET))
     spelled = {f"f{place}": field for place, field in enumerate(types)}
     return msgspec.defstruct(
-        name, fields, rename=spelled, forbid_unknown_fields=True, kw_only=True, gc=False
+        name,
+        fields,
+        module=module,
+        rename=spelled,
+        forbid_unknown_fields=True,
+        kw_only=True,
+        gc=False,
     )
 
 

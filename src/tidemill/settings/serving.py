@@ -107,14 +107,14 @@ class AccessLogSettings(Group):
 
     sample: float = Field(default=0.0, ge=0, le=1)
     """Share of requests that get a line; 0: none but those of `always_from`."""
-    always_from: int = Field(default=600, ge=400, le=600)
+    always_from: int | None = Field(default=None, ge=400, le=599)
     """Answers with this status or a higher one always get a line: 500 for the server's failures,
-    400 for all refusals. 600: none."""
+    400 for all refusals. None: as sampled."""
 
     @property
     def on(self) -> bool:
         """Whether there can be a line at all."""
-        return self.sample > 0 or self.always_from < 600
+        return self.sample > 0 or self.always_from is not None
 
 
 class ServingSettings(Group):

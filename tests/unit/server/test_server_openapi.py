@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from tests.server_app import FULL, Running, request
+from tests.server_app import FULL, ROW, Running, request
 
 from tidemill.server import operations
 from tidemill.server.operations import STATUS
@@ -87,3 +87,32 @@ def test_a_server_without_keys_asks_for_none(document: dict[str, Any]) -> None:
 
 def test_a_wrong_method_names_the_right_one(served: Running) -> None:
     assert served.ask("/v2", method="POST").headers[b"allow"] == b"GET"
+
+
+def test_models_with_names_alike_are_told_apart(served: Running, bundle: Path) -> None:
+    served.app.repository.add(bundle, "c", "a.b")
+    served.app.repository.add(bundle, "b.c", "a")
+    document = served.ask("/openapi.json", method="GET").body
+    operation = document["paths"]["/v2/models/{name}/predict"]["post"]
+    bodies = operation["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert len({body["$ref"] for body in bodies}) == 3
+
+
+def test_each_model_has_its_own_type_of_records(served: Running, bundle: Path) -> None:
+    served.app.repository.add(bundle, "1", "other")
+    document = served.ask("/openapi.json", method="GET").body
+    operation = document["paths"]["/v2/models/{name}/predict"]["post"]
+    bodies = operation["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    names = [body["$ref"].rpartition("/")[2] for body in bodies]
+    assert sorted(names) == ["flight-delay.7.Records", "other.1.Records"]
+    schemas = document["components"]["schemas"]
+    for name in names:
+        record = name.removesuffix("s")
+        assert set(schemas[record]["required"]) == {"sched_minute", "carrier", "origin"}
+        assert schemas[record]["additionalProperties"] is False
+        validator = Draft202012Validator(
+            {"components": document["components"], "$ref": f"#/components/schemas/{name}"}
+        )
+        assert validator.is_valid({"records": [FULL]})
+        assert not validator.is_valid({"records": [ROW]})  # nor features, nor all of their keys
+        assert validator.is_valid({"records": [ROW | {"tailnum": None}]})
