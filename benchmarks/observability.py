@@ -19,21 +19,23 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import process_time
+from time import process_time, sleep
 from typing import Any
 
 import uvloop
 
-from benchmarks.guard import HEADERS, Ask, ask, encoded, request
+from benchmarks.guard import HEADERS, PATH, Ask, ask, encoded, request
 from tidemill.server import App
 from tidemill.server.access import AccessLog
+from tidemill.server.observer import Observer
+from tidemill.server.trail import Trail
 from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST, write_bundle
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
 from tidemill.testing.serving import make_app
 
-ROUNDS = 15
+ROUNDS = 9
 REQUESTS = 1000
 FLUSH_SECONDS = 0.25
 SETTLE_SECONDS = 0.7
@@ -88,22 +90,26 @@ def main() -> None:
         headers = [*encoded(plain), (b"content-length", b"%d" % len(body))]
         kinds = {name: (lambda app=app: ask(app, headers, body)) for name, app in apps.items()}
         seconds = measure(kinds)
+        own = {name: alone(app.observer) for name, app in apps.items()}
         counted = apps["traces, all"].observer
         for app in apps.values():
             app.observer.close()
-        added = subprocess.run(
+        memory = subprocess.run(
             [sys.executable, "-c", MEMORY, url], check=True, capture_output=True, text=True
         )
-    floor = seconds["off"]
+    floors = [sum(pair) / 2 for pair in zip(seconds["off"], seconds["off, again"], strict=True)]
+    print("CPU per request; added to the mean of both 'off' of the same round; medians")
     for name, spent in seconds.items():
-        print(f"  {name:24s} {spent * 1e6:6.1f} µs  {(spent - floor) * 1e6:+6.1f} µs")
+        added = median(one - floor for one, floor in zip(spent, floors, strict=True))
+        print(f"  {name:24s} {median(spent) * 1e6:6.1f} µs  {added * 1e6:+6.1f} µs", end="")
+        print(f"  {added / median(floors):+5.0%}   alone {own[name] * 1e6:6.1f} µs")
     exported, lost = counted.traces.counts() if counted.traces else (0, 0)
     print(f"  spans of 'all': {exported:,} exported, {lost:,} lost")
-    print(f"  memory that traces add: {float(added.stdout):.1f} MB")
+    print(f"  memory that traces add: {float(memory.stdout):.1f} MB")
 
 
-def measure(kinds: Mapping[str, Ask]) -> dict[str, float]:
-    """Return the median of CPU seconds per request, by kind, of all threads."""
+def measure(kinds: Mapping[str, Ask]) -> dict[str, list[float]]:
+    """Return CPU seconds per request of all threads, of each round, by kind."""
     spent: dict[str, list[float]] = {name: [] for name in kinds}
 
     async def rounds() -> None:
@@ -117,7 +123,23 @@ def measure(kinds: Mapping[str, Ask]) -> dict[str, float]:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(rounds())
-    return {name: median(times) for name, times in spent.items()}
+    return spent
+
+
+def alone(observer: Observer) -> float:
+    """Return CPU seconds per request of what an observer does, without the request itself."""
+    spent: list[float] = []
+    for _ in range(ROUNDS):
+        start = process_time()
+        for _ in range(REQUESTS):
+            trail = Trail("POST", PATH)
+            observer.trace(trail, {}, "infer")
+            with trail.step("predict"):
+                pass
+            observer.end(trail, 200, 200)
+        sleep(SETTLE_SECONDS)
+        spent.append((process_time() - start) / REQUESTS)
+    return median(spent)
 
 
 def application(bundle: Path, **options: Any) -> App:
