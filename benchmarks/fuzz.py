@@ -124,20 +124,20 @@ def fuzz(folder: Path, inputs: int, *, start: int = 0, seed: int = 1) -> Report:
     )
     app, served = make_app(
         write_bundle(folder / "bundle"),
-        ServingSettings(log={"buffer_rows": 10_000_000}),
+        ServingSettings(log={"buffer_rows": 10_000_000, "flush_rows": 1000, "flush_seconds": 0.2}),
         reader=online,
         objects=objects,
         moment=datetime.now(UTC),
         version="7",
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        report = runner.run(_fuzz(app._routes, objects, inputs, start, seed))
+        report = runner.run(_fuzz(app._routes, served, objects, inputs, start, seed))
     _close(served, report)
     return report
 
 
 async def _fuzz(
-    routes: Routes, objects: MemoryObjects, inputs: int, start: int, seed: int
+    routes: Routes, served: Served, objects: MemoryObjects, inputs: int, start: int, seed: int
 ) -> Report:
     report = Report()
     began = perf_counter()
@@ -152,12 +152,21 @@ async def _fuzz(
         if number % FORGET_EVERY == 0:
             objects.kept.clear()
             if not warm and number - start >= WARM_INPUTS:
-                warm = resident()
+                warm = await settled(served, objects)
     report.seconds = perf_counter() - began
-    report.grown = resident() - (warm or resident())
+    settled_now = await settled(served, objects)
+    report.grown = settled_now - (warm or settled_now)
     if report.grown > GROWTH_MB:
         report.findings.append(f"memory grew by {report.grown:.1f} MB after it was warm")
     return report
+
+
+async def settled(served: Served, objects: MemoryObjects) -> float:
+    """Return the memory once the log has written, and nothing holds, what was answered."""
+    while sum(served.predictions.counts()) < served.counters.rows:
+        await asyncio.sleep(0.05)
+    objects.kept.clear()
+    return resident()
 
 
 def _close(served: Served, report: Report) -> None:
