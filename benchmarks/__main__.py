@@ -12,8 +12,8 @@ names = list(takewhile(lambda argument: not argument.startswith("-"), sys.argv[1
 options = sys.argv[1 + len(names) :]
 if unknown := set(names) - set(known):
     sys.exit(f"no benchmark {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-if options and names != ["serving"]:
-    sys.exit(f"{' '.join(options)}: options belong to one benchmark, serving alone has any")
+if options and len(names) != 1:
+    sys.exit(f"{' '.join(options)}: options belong to one benchmark")
 for name in names or known:
     print(f"== {name}")
     importlib.import_module(f"benchmarks.{name}").main(*options)

@@ -26,9 +26,10 @@ from tidemill.server import App, Authentication, Keyring, Served, rest
 from tidemill.server.guard import Doorkeeper
 from tidemill.server.jwks import KeySet
 from tidemill.server.keys import make_entry
-from tidemill.server.messages import Request, render
+from tidemill.server.messages import render
 from tidemill.server.tokens import Tokens
 from tidemill.settings.serving import JwtSettings, ServingSettings
+from tidemill.testing import serving as testing
 from tidemill.testing.models import MANIFEST, write_bundle
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
@@ -159,10 +160,7 @@ def encoded(headers: Mapping[str, str]) -> dict[bytes, bytes]:
 
 async def ask(app: App, headers: Mapping[bytes, bytes], body: bytes) -> None:
     """Send one request as a connection does; raises RuntimeError when it is refused."""
-    sent = Request()
-    sent.method, sent.path, sent.headers, sent.body = "POST", PATH, dict(headers), body
-    app.admit(sent, 0)
-    response = await app.answer(sent)
+    response = await testing.ask(app, "POST", PATH, body, headers)
     if response.status != 200:
         raise RuntimeError(f"refused with {response.status}")
     render(response, DATE, closes=False, bodyless=False)

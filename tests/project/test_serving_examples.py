@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,32 @@ def test_features_are_looked_up_unless_they_are_given(reference: Reference) -> N
     assert {part.partition("=")[0] for part in left.split(",")} == features  # an empty store
 
 
+def test_every_curl_line_of_the_readme_is_answered(reference: Reference) -> None:
+    lines = re.findall(r"^\$ (curl .*)$", (ROOT / "serving/README.md").read_text(), re.M)
+    assert len(lines) == 4
+    for line in lines:
+        told = line.replace("localhost:8100", reference.server.url)
+        done = subprocess.run(
+            ["sh", "-c", f"{told} --silent --show-error --fail-with-body"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+        assert json.loads(done.stdout)
+
+
+def test_records_are_answered_in_their_order(reference: Reference) -> None:
+    content = (EXAMPLES / "records.json").read_bytes()
+    answer = httpx.post(f"{reference.server.url}/predict", content=content).json()
+    asked = [record["flight_id"] for record in json.loads(content)["records"]]
+    assert [one["id"] for one in answer["predictions"]] == asked
+    assert all(0 < one["score"] < 1 for one in answer["predictions"])
+    documented = (ROOT / "serving/README.md").read_text().partition("record's `flight_id`")[2]
+    example = json.loads(documented.partition("```json")[2].partition("```")[0])
+    assert example.keys() == answer.keys()
+
+
 def test_the_refused_example_says_why(reference: Reference) -> None:
     answer = reference.ask("refused")
     assert answer.status_code == 400
@@ -87,6 +114,10 @@ def test_the_refused_example_says_why(reference: Reference) -> None:
 def test_the_readme_lists_every_example_and_every_column() -> None:
     readme = (ROOT / "serving/README.md").read_text()
     listed = set(re.findall(r"\[`(\w+)\.json`\]", readme))
-    assert listed == {path.stem for path in EXAMPLES.glob("*.json")} == {*ANSWERED, "refused"}
+    assert (
+        listed
+        == {path.stem for path in EXAMPLES.glob("*.json")}
+        == {*ANSWERED, "records", "refused"}
+    )
     assert [name for name in inputs("three_flights") if f"`{name}`" not in readme] == []
     assert Path(ROOT / "docs/serving.md").exists()

@@ -217,7 +217,8 @@ LABELS = 'model="m",version="2",revision="abc"'
 EXPOSITION = f"""\
 # TYPE tidemill_requests_total counter
 tidemill_requests_total{{{LABELS},outcome="ok"}} 90
-tidemill_requests_total{{{LABELS},outcome="error"}} 7
+tidemill_requests_total{{{LABELS},outcome="error"}} 5
+tidemill_requests_total{{{LABELS},outcome="overloaded"}} 2
 tidemill_requests_total{{{LABELS},outcome="rejected"}} 3
 tidemill_requests_total{{model="m",version="1",revision="old",outcome="error"}} 1000
 tidemill_slow_total{{{LABELS}}} 5

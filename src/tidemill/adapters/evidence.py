@@ -18,6 +18,9 @@ from tidemill.domain.rollout.model import Counters, Now, Reading, State, Workloa
 __all__ = ["ServerEvidence", "parse"]
 
 EVENTS = {"slow": "tidemill_slow_total", "invalid": "tidemill_invalid_total"}
+FAILED = {"error", "overloaded"}
+"""Outcomes of a request that are the server's failure: a canary too slow for its share of the load
+refuses what the stable version would have answered."""
 
 Tails = tuple[float, float]
 
@@ -70,7 +73,7 @@ def parse(exposition: str, revision: str, tails: Tails | None = None) -> Counter
             if not math.isfinite(sample.value) and not sample.name.endswith("_bucket"):
                 raise ValueError(f"{sample.name} is {sample.value}")
             found[sample.name] = found.get(sample.name, 0.0) + sample.value
-            if sample.name == "tidemill_requests_total" and sample.labels["outcome"] == "error":
+            if sample.name == "tidemill_requests_total" and sample.labels["outcome"] in FAILED:
                 errors += sample.value
             if sample.name == "tidemill_score_bucket":
                 bins[float(sample.labels["le"])] = int(sample.value)

@@ -2,13 +2,13 @@
 
 Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a request must satisfy
 (`validation`), the model (`model`, `warmup`, `batching`, `cache`), features looked up online
-(`lookup`, `circuit`), the prediction log (`predictions`, `sampling`, `encoding`, `redaction`),
-counters (`metrics`), the path of one request (`inference`), the models in this process
-(`repository`), REST (`rest`, `routes`, `documents`), what is admitted and answered (`app`), the
+(`lookup`, `circuit`), the prediction log (`predictions`, `sampling`, `encoding`, `redaction`), the
+path of one request (`inference`), the models in this process (`repository`), REST (`rest`,
+`records`, `routes`, `documents`) and its description (`operations`, `openapi`), what is admitted
+and answered (`app`), what is seen of it (`metrics`, `trail`, `observer`, `traces`, `access`), the
 parts put together (`build`), who and how much may come in (`guard`, `auth`, `bearer`, `keyring`,
 `keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`, `files`), HTTP/1.1 (`messages`, `connection`,
-`traffic`), the socket (`listener`), start and drain
-(`process`).
+`traffic`), the socket (`listener`), start and drain (`process`).
 `tokens` and `jwks` are not imported here: a server without tokens does not pay for their library.
 May not live here: an adapter, a training SDK. This process never imports torch, mlflow, feast, kfp,
 evidently or pandas; the store of features, the object store and the clock arrive as ports.

@@ -8,6 +8,7 @@ from tidemill.errors import TidemillError
 from tidemill.server.guard import Guard
 from tidemill.server.messages import Request, Response
 from tidemill.server.metrics import Metrics
+from tidemill.server.observer import Observer
 from tidemill.server.protocol import Rejected
 from tidemill.server.repository import Repository
 from tidemill.server.routes import Call, Routes
@@ -20,38 +21,68 @@ log = structlog.get_logger(__name__)
 class App:
     """The server's HTTP interface; `ready` and `draining` are set by the process around it."""
 
-    def __init__(self, repository: Repository, metrics: Metrics, guard: Guard) -> None:
+    def __init__(
+        self, repository: Repository, metrics: Metrics, guard: Guard, observer: Observer
+    ) -> None:
         self.repository = repository
         self.guard = guard
+        self.observer = observer
         self.ready = False
         self.draining = False
         self._metrics = metrics
-        self._routes = Routes(repository, metrics, lambda: self.ready and not self.draining)
+        self._routes = Routes(
+            repository, metrics, guard, observer, lambda: self.ready and not self.draining
+        )
 
     def admit(self, request: Request, pending: int) -> bool:
         """Judge a request by its head, return whether its body is wanted; raises Rejected."""
         found = self._routes.find(request.path)
-        self.guard.admit(request, pending, found[0].need if found else "infer")
+        try:
+            request.trail.key = self.guard.admit(
+                request, pending, found[0].need if found else "infer"
+            )
+        except Rejected as refusal:
+            if found and refusal.code == "overloaded":
+                self._routes.turn_away(**found[1])
+            raise
         return found is not None and request.method == found[0].method == "POST"
 
     async def answer(self, request: Request) -> Response:
         """Answer a request that was admitted and is whole."""
         try:
-            return await self._answer(request)
+            return self._end(request, await self._answer(request))
         except Rejected as refusal:
-            return self.refuse(refusal)
+            return self.refuse(request, refusal)
         except TidemillError as error:
             log.error("request failed", reason=str(error))
-            return _tell(Rejected("unavailable", "the server cannot answer now", 503))
+            return self.refuse(
+                request, Rejected("unavailable", "the server cannot answer now", 503)
+            )
         except Exception:
             log.exception("request failed")
-            return _tell(Rejected("internal", "the server failed; its log says why", 500))
+            return self.refuse(
+                request, Rejected("internal", "the server failed; its log says why", 500)
+            )
 
-    def refuse(self, refusal: Rejected) -> Response:
+    def refuse(self, request: Request, refusal: Rejected) -> Response:
         """Return how a refusal is told; it is counted if its reason is not in a request's body."""
+        self.count(refusal)
+        request.trail.code = refusal.code
+        told = Response(refusal.status, refusal.body(), headers=refusal.headers)
+        return self._end(request, told)
+
+    def count(self, refusal: Rejected) -> None:
+        """Count a refusal whose reason is not in a request's body."""
         if refusal.code in self._metrics.refused:
             self._metrics.refused[refusal.code] += 1
-        return _tell(refusal)
+
+    def _end(self, request: Request, response: Response) -> Response:
+        trail = request.trail
+        trail.method, trail.path, trail.received = request.method, request.path, request.size
+        self.observer.end(trail, response.status, len(response.body))
+        if trail.headers:
+            return response._replace(headers={**response.headers, **trail.headers})
+        return response
 
     async def _answer(self, request: Request) -> Response:
         path, method, headers = request.path, request.method, request.headers
@@ -65,12 +96,8 @@ class App:
             message = f"{path:.200} answers {answers}, not {method}"
             raise Rejected("method_not_allowed", message, 405, {b"allow": answers.encode()})
         if route.method == "GET":
-            return await route.answer(Call(headers, b"", **names))
+            return await route.answer(Call(headers, b"", request.trail, **names))
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Rejected("unsupported_encoding", "compressed bodies are not supported", 415)
         async with self.guard.slots:
-            return await route.answer(Call(headers, bytes(request.body), **names))
-
-
-def _tell(refusal: Rejected) -> Response:
-    return Response(refusal.status, refusal.body(), headers=refusal.headers)
+            return await route.answer(Call(headers, bytes(request.body), request.trail, **names))

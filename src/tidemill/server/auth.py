@@ -33,11 +33,14 @@ class Authentication:
         self._plain = plain
         self._dotted = dotted
 
-    def admit(self, authorization: bytes, needed: Permission) -> None:
-        """Let a request with this header pass; raises Rejected with 401, 403 or 429."""
+    def admit(self, authorization: bytes, needed: Permission) -> str:
+        """Let a request with this header pass, and return whose it is, for the access log.
+
+        Raises Rejected with 401, 403 or 429.
+        """
         token = credential(authorization)
         door = self._dotted if token.count(b".") == 2 else self._plain
-        door.admit(token, needed)
+        return door.admit(token, needed)
 
     def reload(self) -> None:
         """Once a second: look for keys that changed; returns at once."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tidemill.server.protocol import Rejected
 from tidemill.server.tensors import DTYPES, NAMES, BoolTensor, BytesTensor, Fp32Tensor, Tensor
 
-__all__ = ["HEADER", "cut", "header_length", "unpack"]
+__all__ = ["HEADER", "SPELLED", "cut", "header_length", "unpack"]
 
 HEADER = b"inference-header-content-length"
 SPELLED = "Inference-Header-Content-Length"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import structlog
 
+from tidemill.bundle import Manifest
 from tidemill.errors import RetryableError
 from tidemill.ports.clock import Clock
 from tidemill.ports.features import OnlineReader
@@ -17,7 +20,9 @@ from tidemill.server.inference import Inference
 from tidemill.server.lookup import Lookup
 from tidemill.server.metrics import Counters, Metrics
 from tidemill.server.model import Model
+from tidemill.server.observer import Observer
 from tidemill.server.predictions import PredictionLog
+from tidemill.server.records import Records
 from tidemill.server.redaction import Redaction
 from tidemill.server.repository import Repository, Served
 from tidemill.server.sampling import Sampler
@@ -34,9 +39,10 @@ def build_app(
     repository: Repository, settings: ServingSettings, keys: Doorkeeper | None = None
 ) -> App:
     """Return the application that serves a repository. Without `keys` everyone may ask it."""
-    metrics = Metrics(lambda: [served.counters for served in repository])
+    observer = Observer.of(settings)
+    metrics = Metrics(lambda: [served.counters for served in repository], observer)
     guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
-    return App(repository, metrics, guard)
+    return App(repository, metrics, guard, observer)
 
 
 def build_served(
@@ -62,6 +68,7 @@ def build_served(
         slow_seconds=settings.slow_ms / 1000,
         views=tuple(view.name for view in manifest.features.views),
         logged=predictions.counts,
+        trained=_trained(manifest),
     )
     validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
     lookup = Lookup(manifest, reader, settings, counters)
@@ -76,7 +83,15 @@ def build_served(
         Batcher(model, rows, counters) if (rows := settings.max_batch_rows) else None,
         Cache(entries, counters) if (entries := settings.cache_entries) else None,
     )
-    return Served(inference, counters, predictions)
+    return Served(inference, counters, predictions, Records(manifest, model.name, model.version))
+
+
+def _trained(manifest: Manifest) -> float | None:
+    """Return the moment that a model was trained for, epoch seconds; None if it is not told."""
+    try:
+        return datetime.fromisoformat(manifest.lineage["trained_as_of"]).timestamp()
+    except (KeyError, ValueError):
+        return None
 
 
 def verify_features(model: Model, reader: OnlineReader) -> None:

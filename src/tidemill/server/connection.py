@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
             if request.refusal is None:
                 self._task = self._loop.create_task(self._answer(request))
             else:
-                self._send(request, self._app.refuse(request.refusal))
+                self._send(request, self._app.refuse(request, request.refusal))
 
     async def _answer(self, request: Request) -> None:
         response = await self._app.answer(request)

@@ -27,8 +27,8 @@ RETRY = {b"retry-after": b"1"}
 class Doorkeeper(Protocol):
     """Tells who may ask what."""
 
-    def admit(self, authorization: bytes, needed: Permission) -> None:
-        """Let a request with this header pass; raises Rejected with 401, 403 or 429."""
+    def admit(self, authorization: bytes, needed: Permission) -> str:
+        """Let a request with this header pass, and return whose it is; raises Rejected."""
         ...
 
     def reload(self) -> None:
@@ -48,18 +48,28 @@ class Guard:
         self._open_metrics = open_metrics
         self._most = limits.max_in_flight + limits.max_waiting
 
-    def admit(self, request: Request, pending: int, need: Need) -> None:
-        """Let a request pass; raises Rejected with 401, 403, 429 or 503.
+    def asks(self, need: Need) -> bool:
+        """Tell whether a caller must show a key for this."""
+        return (
+            self.keys is not None
+            and need != "nothing"
+            and not (need == "metrics" and self._open_metrics)
+        )
+
+    def admit(self, request: Request, pending: int, need: Need) -> str:
+        """Let a request pass, and return whose it is, if it was asked for a key.
+
+        Raises Rejected with 401, 403, 429 or 503.
 
         `pending` requests had arrived and were not answered when it came. Only work is refused
         under overload: probes, metrics and orders to the server are answered.
         """
         if need == "infer" and request.method == "POST" and pending >= self._most:
             raise Rejected("overloaded", f"{self._most} requests wait already", 503, RETRY)
-        if self.keys is None or need == "nothing" or (need == "metrics" and self._open_metrics):
-            return
+        if self.keys is None or not self.asks(need):
+            return ""
         permission: Permission = "infer" if need == "infer" else "admin"
-        self.keys.admit(request.headers.get(b"authorization", b""), permission)
+        return self.keys.admit(request.headers.get(b"authorization", b""), permission)
 
 
 def too_large(limit: int) -> Rejected:

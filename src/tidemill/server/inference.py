@@ -31,7 +31,8 @@ from tidemill.server.metrics import Counters
 from tidemill.server.model import Model
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.protocol import InferRequest, Rejected
-from tidemill.server.validation import Validator
+from tidemill.server.trail import Trail
+from tidemill.server.validation import Batch, Validator
 
 __all__ = ["Asked", "Inference", "Scored"]
 
@@ -94,7 +95,6 @@ class Inference:
         self.model = model
         self.older: Callable[[], Iterable[Inference]] = tuple
         """Older versions of the model that are loaded, the newest first."""
-        self.in_flight = 0
         self._validator = validator
         self._lookup = lookup
         self._log = log
@@ -110,23 +110,26 @@ class Inference:
         self,
         read: Callable[[], Asked],
         write: Callable[[Scored], T],
-        trace_id: str | None = None,
+        trail: Trail | None = None,
     ) -> T:
         """Answer one request; raises Rejected when it is refused, ModelFailed when nothing could.
 
+        What is learned of it is noted on `trail`, whose trace id goes to the prediction log.
+
         Every request is counted, with the time from its last byte to its answer.
         """
+        trail = trail or Trail()
         try:
-            return await self._counted(read, write, trace_id)
+            return await self._counted(read, write, trail)
         except ModelFailed as failure:
-            return await self._fall_back(failure, read, write, trace_id)
+            return await self._fall_back(failure, read, write, trail)
 
     async def _fall_back(
         self,
         failure: ModelFailed,
         read: Callable[[], Asked],
         write: Callable[[Scored], T],
-        trace_id: str | None,
+        trail: Trail,
     ) -> T:
         """Answer instead of the model; raises the failure when nothing can."""
         model = self.model
@@ -140,7 +143,7 @@ class Inference:
             for older in self.older() if kind == "previous" else ():
                 with suppress(ModelFailed, Rejected):  # it may take other inputs
                     mark = {"fallback": f"version {older.model.version}"}
-                    answer = await older._counted(read, write, trace_id, mark)
+                    answer = await older._counted(read, write, trail, mark)
                     self._counters.fallbacks[kind] += 1
                     return answer
             if kind == "prior":
@@ -161,20 +164,22 @@ class Inference:
         self,
         read: Callable[[], Asked],
         write: Callable[[Scored], T],
-        trace_id: str | None,
+        trail: Trail,
         marks: Mapping[str, str] = UNMARKED,
     ) -> T:
         started = perf_counter()
         outcome = "error"
-        self.in_flight += 1
+        self._counters.in_flight += 1
+        model = self.model
+        trail.model, trail.version, trail.revision = model.name, model.version, model.revision
         try:
-            answer = await self._score(read(), write, trace_id, started, marks)
+            answer = await self._score(read(), write, trail, started, marks)
             outcome = "ok"
         except Rejected:
             outcome = "rejected"
             raise
         finally:
-            self.in_flight -= 1
+            self._counters.in_flight -= 1
             self._counters.answered(outcome, perf_counter() - started)
         return answer
 
@@ -182,26 +187,21 @@ class Inference:
         self,
         asked: Asked,
         write: Callable[[Scored], T],
-        trace_id: str | None,
+        trail: Trail,
         started: float,
         marks: Mapping[str, str],
     ) -> T:
         request = asked.request
         batch = self._validator.check(request, asked.raw)
+        trail.rows = batch.rows
         now = self._clock.now()
-        found = await self._lookup.fill(batch, now) if batch.views else NOTHING
-        scores = self._cache.get(batch) if self._cache else None
-        if scores is None:
-            try:
-                if self._batcher is None:
-                    scores = self.model.predict(batch.numbers, batch.texts)
-                else:
-                    scores = await self._batcher.predict(batch.numbers, batch.texts)
-            except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-                raise ModelFailed(request, batch.rows) from error
-            if self._cache:
-                self._cache.put(batch, scores)
-        request_id = self._name(request)
+        found = NOTHING
+        if batch.views:
+            with trail.step("lookup"):
+                found = await self._lookup.fill(batch, now)
+        with trail.step("predict"):
+            scores = await self._predict(request, batch)
+        request_id = trail.request_id = self._name(request)
         values = scores.tolist()
         parameters = {"revision": self.model.revision, **_marks(found), **marks}
         answer = write(Scored(self.model, request, request_id, scores, values, parameters))
@@ -222,10 +222,26 @@ class Inference:
                 found.as_of,
                 values,
                 perf_counter() - started,
-                trace_id,
+                trail.trace_id,
             )
         )
         return answer
+
+    async def _predict(self, request: InferRequest, batch: Batch) -> NDArray[np.float32]:
+        """Score a batch, or know its scores; raises ModelFailed."""
+        scores = self._cache.get(batch) if self._cache else None
+        if scores is not None:
+            return scores
+        try:
+            if self._batcher is None:
+                scores = self.model.predict(batch.numbers, batch.texts)
+            else:
+                scores = await self._batcher.predict(batch.numbers, batch.texts)
+        except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+            raise ModelFailed(request, batch.rows) from error
+        if self._cache:
+            self._cache.put(batch, scores)
+        return scores
 
 
 def _marks(found: Found) -> dict[str, str]:

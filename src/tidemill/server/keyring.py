@@ -72,8 +72,11 @@ class Keyring:
         else:
             log.info("API keys reloaded", ids=sorted(key.id for key in self._keys.values()))
 
-    def admit(self, token: bytes, needed: Permission) -> None:
-        """Let a request with this token pass; raises Rejected with 401, 403 or 429."""
+    def admit(self, token: bytes, needed: Permission) -> str:
+        """Let a request with this token pass, and return its key's id.
+
+        Raises Rejected with 401, 403 or 429.
+        """
         key = self._find(token)
         if key.expires is not None and self._now() >= key.expires:
             raise unauthenticated("expired_key", f"the API key '{key.id}' has expired")
@@ -96,6 +99,7 @@ class Keyring:
                 429,
                 {b"retry-after": b"%d" % seconds},
             )
+        return key.id
 
     def _find(self, token: bytes) -> ApiKey:
         found = digest(token)

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import httptools
 
 from tidemill.server.protocol import NONE, Rejected
+from tidemill.server.trail import Trail
 
 __all__ = ["JSON", "Request", "Response", "read_path", "render"]
 
@@ -25,7 +26,7 @@ class Request:
 
     __slots__ = (
         *("body", "expects", "headers", "keep_alive", "method", "path", "refusal", "size"),
-        *("target", "wanted", "whole"),
+        *("target", "trail", "wanted", "whole"),
     )
 
     def __init__(self) -> None:
@@ -46,6 +47,8 @@ class Request:
         """The client waits for a word before it sends the body."""
         self.refusal: Rejected | None = None
         """Why it is not answered; its body is let go by."""
+        self.trail = Trail()
+        """What is learned of it."""
         self.whole = False
         """Nothing more is waited for: it can be answered or refused."""
 

@@ -6,12 +6,14 @@ its own counters would cost as much per request as a small model.
 
 from __future__ import annotations
 
+import platform
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from time import time
 
+import onnxruntime
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -20,8 +22,10 @@ from prometheus_client.core import (
     Metric,
 )
 
+from tidemill import __version__
 from tidemill.domain.scores import BOUNDS
 from tidemill.server.guard import CODES
+from tidemill.server.observer import Observer
 
 __all__ = ["Counters", "Histogram", "Metrics"]
 
@@ -30,6 +34,11 @@ LABELS = ("model", "version", "revision")
 QUEUE_BUCKETS = (0.0001, 0.00025, *BUCKETS)
 ROW_BUCKETS = tuple(float(2**power) for power in range(13))
 STORE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
+BUILD = {
+    "version": __version__,
+    "python": platform.python_version(),
+    "onnxruntime": onnxruntime.__version__,
+}
 
 
 class Histogram:
@@ -56,14 +65,21 @@ class Counters:
         slow_seconds: float,
         views: tuple[str, ...],
         logged: Callable[[], tuple[int, int]],
+        trained: float | None = None,
     ) -> None:
-        """Start at zero; `logged` returns how many rows the prediction log stored and lost."""
+        """Start at zero.
+
+        `logged` returns how many rows the prediction log stored and lost; `trained` is the moment
+        that the model was trained for, epoch seconds.
+        """
         self.labels = labels
         self.started = time()
+        self.trained = trained
+        self.in_flight = 0
         self._slow_seconds = slow_seconds
         self.times = Histogram(sorted({*BUCKETS, slow_seconds}))
         self.logged = logged
-        self.outcomes = Counter({"ok": 0, "error": 0, "rejected": 0})
+        self.outcomes = Counter({"ok": 0, "error": 0, "rejected": 0, "overloaded": 0})
         self.slow = 0
         self.invalid = 0
         self.rows = 0
@@ -84,6 +100,10 @@ class Counters:
         self.times.observe(seconds)
         self.slow += seconds > self._slow_seconds
 
+    def turned_away(self) -> None:
+        """Count a request that was refused unread, as too many wait already."""
+        self.outcomes["overloaded"] += 1
+
     def scored(self, scores: list[float]) -> None:
         """Count the rows of one request, and the request once under its mean score."""
         self.rows += len(scores)
@@ -96,8 +116,11 @@ class Counters:
 class Metrics:
     """What `/metrics` shows: the counters of every model that is loaded, and the server's own."""
 
-    def __init__(self, counters: Callable[[], Iterable[Counters]]) -> None:
+    def __init__(
+        self, counters: Callable[[], Iterable[Counters]], observer: Observer | None = None
+    ) -> None:
         self._counters = counters
+        self._observer = observer or Observer()
         self.refused = Counter(dict.fromkeys(CODES, 0))
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -116,6 +139,7 @@ class Metrics:
         for code, count in self.refused.items():
             refused.add_metric([code], count)
         yield refused
+        yield from self._server()
         yield _by("requests", "Requests by outcome.", "outcome", [(c, c.outcomes) for c in found])
         yield _histogram(
             "request_seconds",
@@ -190,6 +214,36 @@ class Metrics:
             "When this model was loaded, epoch seconds.",
             [(c, c.started) for c in found],
         )
+        yield _gauge(
+            "model_trained_timestamp_seconds",
+            "The moment as of which this model was trained, epoch seconds: its age.",
+            [(c, c.trained) for c in found if c.trained is not None],
+        )
+        yield _gauge(
+            "requests_in_flight",
+            "Requests that are being answered.",
+            [(c, c.in_flight) for c in found],
+        )
+
+    def _server(self) -> Iterator[Metric]:
+        """Yield what belongs to no model."""
+        build = GaugeMetricFamily("tidemill_build_info", "What runs.", labels=list(BUILD))
+        build.add_metric(list(BUILD.values()), 1)
+        yield build
+        if self._observer.traces is not None:
+            spans = CounterMetricFamily(
+                "tidemill_trace_spans", "Spans the collector took or not.", labels=["outcome"]
+            )
+            exported, lost = self._observer.traces.counts()
+            spans.add_metric(["exported"], exported)
+            spans.add_metric(["lost"], lost)
+            yield spans
+        if self._observer.access is not None:
+            yield CounterMetricFamily(
+                "tidemill_access_log_lost",
+                "Lines the access log lost.",
+                value=self._observer.access.lost,
+            )
 
 
 def _count(name: str, text: str, values: Iterable[tuple[Counters, int]]) -> CounterMetricFamily:

@@ -177,4 +177,5 @@ def serve(
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Server(app, bound, settings, certificates).run())
     app.repository.close()
+    app.observer.close()
     log.info("stopped")

@@ -21,14 +21,16 @@ from time import monotonic
 from typing import Literal
 
 import structlog
+from msgspec import Struct
 
 from tidemill.errors import IntegrityError, NotFound, TidemillError
 from tidemill.server.inference import Inference
 from tidemill.server.metrics import Counters
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.protocol import Rejected
+from tidemill.server.records import Records
 
-__all__ = ["Entry", "Repository", "Served"]
+__all__ = ["Change", "Entry", "Filter", "Nothing", "Repository", "Served"]
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +51,7 @@ class Served:
     inference: Inference
     counters: Counters
     predictions: PredictionLog
+    records: Records
 
     @property
     def key(self) -> Key:
@@ -58,7 +61,7 @@ class Served:
     async def close(self, timeout: float) -> None:
         """Wait for requests in flight, then write the log, each for at most `timeout` seconds."""
         rounds = int(timeout / IDLE_SECONDS)
-        while self.inference.in_flight and (rounds := rounds - 1) > 0:
+        while self.counters.in_flight and (rounds := rounds - 1) > 0:
             await asyncio.sleep(IDLE_SECONDS)
         await asyncio.to_thread(self.finish, timeout)
 
@@ -82,6 +85,28 @@ class Entry:
     version: str
     state: Literal["READY", "LOADING", "UNAVAILABLE"]
     reason: str = ""
+
+
+class Filter(Struct):
+    """Body of a request for the index."""
+
+    ready: bool = False
+
+
+class Which(Struct, frozen=True):
+    """Parameters of an order that are known; others are ignored."""
+
+    version: str = ""
+
+
+class Change(Struct):
+    """Body of a request to load or unload."""
+
+    parameters: Which = Which()
+
+
+class Nothing(Struct):
+    """The answer to an order that was carried out: an empty document."""
 
 
 class Repository:
@@ -147,6 +172,16 @@ class Repository:
         if not version:
             return self._newest.get(name)
         return self._served.get((name, version))
+
+    def only(self) -> str:
+        """Return the name of the only model; raises Rejected when there are several."""
+        names = {entry.name for entry in self.index()}
+        if len(names) != 1:
+            raise Rejected(
+                "ambiguous_model",
+                f"this server has the models {_list(names)}; name one: /v2/models/MODEL/predict",
+            )
+        return names.pop()
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a model that can be asked."""

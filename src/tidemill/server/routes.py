@@ -5,28 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from tidemill.server import rest
+from tidemill.server import operations as told
+from tidemill.server import records, rest
 from tidemill.server.binary import HEADER, header_length
-from tidemill.server.documents import describe_model, describe_server
-from tidemill.server.guard import Need
+from tidemill.server.documents import Live, ModelReady, Ready, describe_model, describe_server
+from tidemill.server.guard import Guard, Need
 from tidemill.server.messages import Response
 from tidemill.server.metrics import Metrics
+from tidemill.server.observer import Observer
+from tidemill.server.openapi import Documented, Known, describe_api
+from tidemill.server.operations import Operation
 from tidemill.server.protocol import Rejected, encode
-from tidemill.server.repository import Repository
+from tidemill.server.repository import Change, Entry, Filter, Nothing, Repository, Served
+from tidemill.server.trail import Trail
 
 __all__ = ["Call", "Route", "Routes"]
 
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 OCTETS = b"application/octet-stream"
-TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-"""W3C `traceparent`: https://www.w3.org/TR/trace-context/."""
 T = TypeVar("T", bound=Struct)
-MODEL = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?"
 
 
 class Call(NamedTuple):
@@ -34,6 +36,7 @@ class Call(NamedTuple):
 
     headers: Mapping[bytes, bytes]
     body: bytes
+    trail: Trail
     name: str = ""
     """The model in the path …"""
     version: str = ""
@@ -43,47 +46,52 @@ class Call(NamedTuple):
 class Route(NamedTuple):
     """One path and method."""
 
-    path: re.Pattern[str]
+    path: str
+    """With the names of what varies: `/v2/models/{name}`."""
+    pattern: re.Pattern[str]
     method: Literal["GET", "POST"]
     need: Need
     answer: Callable[[Call], Awaitable[Response]]
-
-
-class _Ready(Struct):
-    """Body of a request for the index."""
-
-    ready: bool = False
-
-
-class _Parameters(Struct, frozen=True):
-    version: str = ""
-
-
-class _Change(Struct):
-    """Body of a request to load or unload; parameters that are not known are ignored."""
-
-    parameters: _Parameters = _Parameters()
+    told: Operation
 
 
 class Routes:
     """The handlers; `ready` says whether the process takes requests and stays."""
 
-    def __init__(self, repository: Repository, metrics: Metrics, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        guard: Guard,
+        observer: Observer,
+        ready: Callable[[], bool],
+    ) -> None:
         self._repository = repository
         self._metrics = metrics
+        self._guard = guard
+        self._observer = observer
         self._ready = ready
-        repo = r"/v2/repository"
+        model, version, repo = "/v2/models/{name}", "/versions/{version}", "/v2/repository"
         self._routes = [
-            _route(rf"{MODEL}/infer", "POST", "infer", self._infer),
-            _route(MODEL, "GET", "infer", self._describe),
-            _route(rf"{MODEL}/ready", "GET", "nothing", self._model_ready),
-            _route(r"/v2", "GET", "infer", self._server),
-            _route(r"/v2/health/live", "GET", "nothing", self._live),
-            _route(r"/v2/health/ready", "GET", "nothing", self._server_ready),
-            _route(r"/metrics", "GET", "metrics", self._show_metrics),
-            _route(rf"{repo}/index", "POST", "admin", self._index),
-            _route(rf"{repo}/models/(?P<name>[^/]+)/load", "POST", "admin", self._load),
-            _route(rf"{repo}/models/(?P<name>[^/]+)/unload", "POST", "admin", self._unload),
+            _route(f"{model}/infer", "POST", "infer", self._infer, told.INFER),
+            _route(f"{model}{version}/infer", "POST", "infer", self._infer, told.INFER),
+            _route("/predict", "POST", "infer", self._predict, told.PREDICT_ONLY),
+            _route(f"{model}/predict", "POST", "infer", self._predict, told.PREDICT),
+            _route(f"{model}{version}/predict", "POST", "infer", self._predict, told.PREDICT),
+            _route(model, "GET", "infer", self._describe, told.DESCRIBE),
+            _route(f"{model}{version}", "GET", "infer", self._describe, told.DESCRIBE),
+            _route(f"{model}/ready", "GET", "nothing", self._model_ready, told.MODEL_READY),
+            _route(
+                f"{model}{version}/ready", "GET", "nothing", self._model_ready, told.MODEL_READY
+            ),
+            _route("/v2", "GET", "infer", self._server, told.SERVER),
+            _route("/v2/health/live", "GET", "nothing", self._live, told.LIVE),
+            _route("/v2/health/ready", "GET", "nothing", self._server_ready, told.READY),
+            _route("/metrics", "GET", "metrics", self._show_metrics, told.METRICS),
+            _route("/openapi.json", "GET", "infer", self._openapi, told.OPENAPI),
+            _route(f"{repo}/index", "POST", "admin", self._index, told.INDEX),
+            _route(f"{repo}/models/{{name}}/load", "POST", "admin", self._load, told.LOAD),
+            _route(f"{repo}/models/{{name}}/unload", "POST", "admin", self._unload, told.UNLOAD),
         ]
 
         # The same few paths come again and again, each looked up at its head and when it is whole.
@@ -92,58 +100,83 @@ class Routes:
     def _find(self, path: str) -> tuple[Route, dict[str, str]] | None:
         """Return the route of a path and what the path names; None when there is none."""
         for route in self._routes:
-            if found := route.path.fullmatch(path):
-                return route, found.groupdict("")
+            if found := route.pattern.fullmatch(path):
+                return route, found.groupdict()
         return None
+
+    def turn_away(self, name: str = "", version: str = "") -> None:
+        """Count a request for a model, which the path names, that was refused unread."""
+        served = self._repository.find(name, version)
+        if served is not None:
+            served.counters.turned_away()
 
     async def _infer(self, call: Call) -> Response:
         headers, body = call.headers, call.body
-        found = TRACE.fullmatch(headers.get(b"traceparent", b""))
+        self._observer.trace(call.trail, headers, told.INFER.name)
         json_size = header_length(headers[HEADER], len(body)) if HEADER in headers else None
         served = await self._repository.get(call.name, call.version)
         answer = await served.inference.answer(
-            lambda: rest.read(body, json_size), rest.write, found[1].decode() if found else None
+            lambda: rest.read(body, json_size), rest.write, call.trail
         )
         if answer.json_size is None:
             return Response(200, answer.body)
         return Response(200, answer.body, OCTETS, {HEADER: b"%d" % answer.json_size})
 
+    async def _predict(self, call: Call) -> Response:
+        self._observer.trace(call.trail, call.headers, told.PREDICT.name)
+        served = await self._repository.get(call.name or self._repository.only(), call.version)
+        answer = await served.inference.answer(
+            lambda: served.records.read(call.body), records.write, call.trail
+        )
+        return Response(200, answer)
+
     async def _describe(self, call: Call) -> Response:
         served = await self._repository.get(call.name, call.version)
         model = served.inference.model
-        return Response(200, describe_model(model, self._repository.versions(model.name)))
+        return Response(200, encode(describe_model(model, self._repository.versions(model.name))))
 
     async def _model_ready(self, call: Call) -> Response:
         """Tell whether a model can be asked without waiting for it to be loaded."""
         served = self._repository.find(call.name, call.version)
         if served is None:
             self._repository.require(call.name, call.version)
-        return _state({"name": call.name}, served is not None and self._ready())
+        ready = served is not None and self._ready()
+        return _state(ModelReady(call.name, ready), ready)
 
     async def _server(self, _: Call) -> Response:
-        return Response(200, describe_server())
+        return Response(200, encode(describe_server()))
 
     async def _live(self, _: Call) -> Response:
-        return Response(200, encode({"live": True}))
+        return Response(200, encode(Live(True)))
 
     async def _server_ready(self, _: Call) -> Response:
-        return _state({}, self._ready())
+        ready = self._ready()
+        return _state(Ready(ready), ready)
 
     async def _show_metrics(self, _: Call) -> Response:
         return Response(200, self._metrics.render(), TEXT)
 
+    async def _openapi(self, _: Call) -> Response:
+        """Describe the routes, with the models that can be asked now."""
+        routes = [
+            Documented(r.path, r.method, self._guard.asks(r.need), r.told) for r in self._routes
+        ]
+        loaded = {served.key: served for served in self._repository}
+        models = [_known(e, loaded.get((e.name, e.version))) for e in self._repository.index()]
+        return Response(200, encode(describe_api(routes, models)))
+
     async def _index(self, call: Call) -> Response:
-        wanted = _options(call.body, _Ready).ready
+        wanted = _options(call.body, Filter).ready
         entries = self._repository.index()
         return Response(200, encode([e for e in entries if not wanted or e.state == "READY"]))
 
     async def _load(self, call: Call) -> Response:
-        await self._repository.load(call.name, _options(call.body, _Change).parameters.version)
-        return Response(200, b"{}")
+        await self._repository.load(call.name, _options(call.body, Change).parameters.version)
+        return Response(200, encode(Nothing()))
 
     async def _unload(self, call: Call) -> Response:
-        await self._repository.unload(call.name, _options(call.body, _Change).parameters.version)
-        return Response(200, b"{}")
+        await self._repository.unload(call.name, _options(call.body, Change).parameters.version)
+        return Response(200, encode(Nothing()))
 
 
 def _route(
@@ -151,12 +184,21 @@ def _route(
     method: Literal["GET", "POST"],
     need: Need,
     answer: Callable[[Call], Awaitable[Response]],
+    operation: Operation,
 ) -> Route:
-    return Route(re.compile(path), method, need, answer)
+    pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)
+    return Route(path, re.compile(pattern), method, need, answer, operation)
 
 
-def _state(body: dict[str, Any], ready: bool) -> Response:
-    return Response(200 if ready else 503, encode(body | {"ready": ready}))
+def _known(entry: Entry, served: Served | None) -> Known:
+    if served is None:
+        return Known(entry.name, entry.version)
+    manifest = served.inference.model.manifest
+    return Known(entry.name, entry.version, manifest, served.records.body)
+
+
+def _state(document: Struct, ready: bool) -> Response:
+    return Response(200 if ready else 503, encode(document))
 
 
 def _options(body: bytes, kind: type[T]) -> T:

@@ -16,7 +16,9 @@ __all__ = [
     "NAMES",
     "BytesTensor",
     "Fp16Tensor",
+    "Fp32",
     "Fp32Tensor",
+    "Int64",
     "Int64Tensor",
     "Size",
     "Tensor",
@@ -26,6 +28,7 @@ __all__ = [
 FP32_MAX = 3.4028234663852886e38
 
 Fp32 = Annotated[float, Meta(ge=-FP32_MAX, le=FP32_MAX)]
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 T = TypeVar("T")
 
 
@@ -77,7 +80,7 @@ class Int32Tensor(_Tensor[Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]], tag=
     """Whole numbers of 32 bits."""
 
 
-class Int64Tensor(_Tensor[Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]], tag="INT64", gc=False):
+class Int64Tensor(_Tensor[Int64], tag="INT64", gc=False):
     """Whole numbers of 64 bits; entity keys too."""
 
 

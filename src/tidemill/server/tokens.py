@@ -34,6 +34,7 @@ class Grant(NamedTuple):
     permissions: frozenset[Permission]
     expires: float
     """Epoch seconds, the clock's skew included."""
+    subject: str
 
 
 class Tokens:
@@ -56,8 +57,11 @@ class Tokens:
         """Have the key set read when it is time to; returns at once."""
         self._keys.reload()
 
-    def admit(self, token: bytes, needed: Permission) -> None:
-        """Let a request with this token pass; raises Rejected with 401 or 403."""
+    def admit(self, token: bytes, needed: Permission) -> str:
+        """Let a request with this token pass, and return its subject.
+
+        Raises Rejected with 401 or 403.
+        """
         name = hashlib.sha256(token).digest()
         grant = self._grants.get(name)
         if grant is None or self._keys.find(grant.kid) is not grant.key:
@@ -73,6 +77,7 @@ class Tokens:
             raise forbidden(
                 f"this needs '{scope}' in the token's claim '{self._settings.claim}'", scope
             )
+        return grant.subject
 
     def _verify(self, token: bytes) -> Grant:
         settings = self._settings
@@ -98,7 +103,7 @@ class Tokens:
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise unauthenticated("invalid_token", f"the token is not valid: {error}") from error
         expires = int(claims["exp"]) + settings.leeway_seconds
-        return Grant(kid, key, self._permissions(claims), expires)
+        return Grant(kid, key, self._permissions(claims), expires, str(claims.get("sub", "")))
 
     def _permissions(self, claims: dict[str, Any]) -> frozenset[Permission]:
         given = claims.get(self._settings.claim, "")

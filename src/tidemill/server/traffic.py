@@ -41,7 +41,7 @@ class Application(Protocol):
         """Answer a request that was admitted and is whole; raises nothing."""
         ...
 
-    def refuse(self, refusal: Rejected) -> Response:
+    def refuse(self, request: Request, refusal: Rejected) -> Response:
         """Count a refusal, and return how it is told."""
         ...
 

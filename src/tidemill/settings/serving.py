@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from tidemill.settings.base import Group, Secret
 
 __all__ = [
+    "AccessLogSettings",
     "AuthSettings",
     "GatewaySettings",
     "JwtSettings",
@@ -17,6 +18,7 @@ __all__ = [
     "PredictionLogSettings",
     "ServingSettings",
     "TlsSettings",
+    "TraceSettings",
 ]
 
 
@@ -138,6 +140,37 @@ class TlsSettings(Group):
         return self
 
 
+class TraceSettings(Group):
+    """OpenTelemetry traces of inference requests, exported over OTLP/HTTP."""
+
+    endpoint: str = ""
+    """URL of the collector, as in http://127.0.0.1:4318/v1/traces. Empty: no traces."""
+    ratio: float = Field(default=0.01, ge=0, le=1)
+    """Share of requests that are traced where the caller has not decided: a traced one costs about
+    as much CPU again as a small model. A `traceparent` with its sampled flag decides by itself."""
+    queue_spans: int = Field(default=4096, ge=1)
+    """Ended spans that wait for the collector; above it they are dropped and counted."""
+    flush_seconds: float = Field(default=2.0, gt=0)
+    """Longest time that a span waits for its batch."""
+    timeout_seconds: float = Field(default=5.0, gt=0)
+    """For one batch, with its retries. The end of the process waits as long for the last."""
+
+
+class AccessLogSettings(Group):
+    """A line per answered request on standard error; never a value of a request."""
+
+    sample: float = Field(default=0.0, ge=0, le=1)
+    """Share of requests that get a line; 0: none but those of `always_from`."""
+    always_from: int | None = Field(default=None, ge=400, le=599)
+    """Answers with this status or a higher one always get a line: 500 for the server's failures,
+    400 for all refusals. None: as sampled."""
+
+    @property
+    def on(self) -> bool:
+        """Whether there can be a line at all."""
+        return self.sample > 0 or self.always_from is not None
+
+
 class ServingSettings(Group):
     """The inference server."""
 
@@ -198,6 +231,10 @@ class ServingSettings(Group):
     """Transport security."""
     log: PredictionLogSettings = PredictionLogSettings()
     """The prediction log."""
+    access_log: AccessLogSettings = AccessLogSettings()
+    """The access log."""
+    traces: TraceSettings = TraceSettings()
+    """Traces."""
 
 
 class GatewaySettings(Group):

@@ -89,8 +89,9 @@ async def ask(
     """
     request = Request()
     request.method, request.path, request.body, request.headers = method, path, body, dict(headers)
+    request.size = len(body)
     try:
         app.admit(request, pending)
     except Rejected as refusal:
-        return app.refuse(refusal)
+        return app.refuse(request, refusal)
     return await app.answer(request)

@@ -178,7 +178,10 @@ class ServingParts(ModelParts):
                 self._serve,
                 self.settings.gateway.server_ports,
                 host=serving.host,
-                grace_seconds=serving.notice_seconds + 2 * serving.drain_seconds + 1,
+                grace_seconds=serving.notice_seconds
+                + 2 * serving.drain_seconds
+                + serving.traces.timeout_seconds
+                + 1,
             ),
             EnvoyRouter(self.paths.state / "gateway", admin, client),
             ServerEvidence(Outcomes(self.objects), asking),

@@ -133,7 +133,7 @@ def test_a_client_that_is_gone_harms_nobody(bundle: Path) -> None:
         return await stays
 
     assert scores(json.loads(asyncio.run(talk()).body)) == pytest.approx([expected(FULL)], abs=1e-6)
-    assert served.served.inference.in_flight == 0
+    assert served.served.counters.in_flight == 0
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "BYTES"])

@@ -57,7 +57,7 @@ class Echo:
         }
         return Response(200, json.dumps(seen).encode())
 
-    def refuse(self, refusal: Rejected) -> Response:
+    def refuse(self, request: Request, refusal: Rejected) -> Response:
         self.refused.append(refusal.code)
         return Response(refusal.status, refusal.body(), headers=refusal.headers)
 

@@ -211,7 +211,7 @@ def test_a_process_that_ends_writes_the_log_of_what_was_just_unloaded(shelf: She
 
     async def talk() -> None:
         await shelf.infer("taxi", id="last")
-        shelf.models.find("taxi").inference.in_flight += 1  # type: ignore[union-attr]
+        shelf.models.find("taxi").counters.in_flight += 1  # type: ignore[union-attr]
         asyncio.create_task(shelf.order("unload", "taxi"))  # noqa: RUF006 - cut off by the end
         await asyncio.sleep(0)
 

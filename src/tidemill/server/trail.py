@@ -1,0 +1,46 @@
+"""What is known of one request along its way: for its trace, its log row and its line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from tidemill.server.protocol import NONE
+
+__all__ = ["Trail"]
+
+UNTRACED: AbstractContextManager[Any] = nullcontext()
+
+
+@dataclass(slots=True)
+class Trail:
+    """Filled by whoever learns a part; what is empty was never reached."""
+
+    method: str = ""
+    path: str = ""
+    trace_id: str | None = None
+    """W3C trace id, 32 hexadecimal digits."""
+    request_id: str = ""
+    key: str = ""
+    """Id of the API key."""
+    model: str = ""
+    version: str = ""
+    revision: str = ""
+    rows: int = 0
+    received: int = 0
+    """Bytes of the body."""
+    code: str = ""
+    """Why the request was refused."""
+    started: float = field(default_factory=perf_counter)
+    headers: Mapping[bytes, bytes] = field(default_factory=lambda: NONE)
+    """What the answer carries of it."""
+    span: Any = None
+    """The request's span, if it is traced; `steps` begins one below it."""
+    steps: Callable[[str, Trail], AbstractContextManager[Any]] | None = None
+
+    def step(self, name: str) -> AbstractContextManager[Any]:
+        """Return a context in which a part of the work is done: a span, if the request has one."""
+        return UNTRACED if self.steps is None else self.steps(name, self)
