@@ -18,7 +18,8 @@ Need = Literal["nothing", "metrics", "infer", "admin"]
 
 CODES = (
     *("missing_key", "unknown_key", "expired_key", "forbidden", "rate_limited"),
-    *("overloaded", "request_timeout", "head_too_large", "malformed_http"),
+    *("overloaded", "request_timeout", "head_too_large"),
+    *("malformed_http", "malformed_message"),
 )
 """Refusals for reasons that are not in a request's content; each is counted."""
 PENDING = "pending"
@@ -45,12 +46,20 @@ class Guard:
         """
         self._weigh(scope)
         working = need == "infer" and scope["method"] == "POST"
-        if working and scope.get("state", {}).get(PENDING, 0) >= self._most:
+        pending = scope.get("state", {}).get(PENDING, 0) if working else 0
+        self.let_in(headers.get(b"authorization", b""), need, pending)
+
+    def let_in(self, authorization: bytes, need: Need, pending: int) -> None:
+        """Let a caller pass whose head is in order; raises Rejected with 401, 403, 429 or 503.
+
+        `pending` requests had arrived and were not answered when this one came.
+        """
+        if pending >= self._most:
             raise Rejected("overloaded", f"{self._most} requests wait already", 503, RETRY)
         if self.keys is None or need == "nothing" or (need == "metrics" and self._open_metrics):
             return
         permission: Permission = "infer" if need == "infer" else "admin"
-        self.keys.admit(headers.get(b"authorization", b""), permission)
+        self.keys.admit(authorization, permission)
 
     def _weigh(self, scope: Mapping[str, Any]) -> None:
         size = sum(map(_length, scope["headers"]))

@@ -5,6 +5,7 @@ It knows no transport: what reads a request and writes its answer comes with eac
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import uuid
 from collections.abc import Callable, Mapping
@@ -90,6 +91,9 @@ class Inference:
             outcome = "ok"
         except Rejected:
             outcome = "rejected"
+            raise
+        except asyncio.CancelledError:  # over gRPC a caller's deadline ends its call
+            outcome = "cancelled"
             raise
         finally:
             self.in_flight -= 1

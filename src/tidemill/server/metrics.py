@@ -48,7 +48,7 @@ class Counters:
         self.times = [0] * (len(self.bounds) + 1)
         self.seconds = 0.0
         self.logged = logged
-        self.outcomes = Counter({"ok": 0, "error": 0, "rejected": 0})
+        self.outcomes = Counter({"ok": 0, "error": 0, "rejected": 0, "cancelled": 0})
         self.slow = 0
         self.invalid = 0
         self.rows = 0

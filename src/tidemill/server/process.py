@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from types import ModuleType
-from typing import TextIO, cast
+from typing import Protocol, TextIO, cast
 
 import structlog
 import uvicorn
@@ -30,13 +30,25 @@ from tidemill.server.listener import BACKLOG, turn_away
 from tidemill.server.tls import Certificates
 from tidemill.settings.serving import ServingSettings
 
-__all__ = ["forbid_imports", "log_as_json", "serve"]
+__all__ = ["Beside", "forbid_imports", "log_as_json", "serve"]
 
 log = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = 0.25
 """From turning new connections away to closing the socket: longer than a handshake takes."""
 FORBIDDEN = frozenset({"torch", "mlflow", "feast", "kfp", "evidently", "pandas"})
+
+
+class Beside(Protocol):
+    """What listens beside HTTP and is drained with it."""
+
+    async def start(self) -> None:
+        """Take requests."""
+        ...
+
+    async def stop(self, seconds: float) -> None:
+        """Take no more; those in flight get this long."""
+        ...
 
 
 class _StandardError:
@@ -95,17 +107,28 @@ class _Server(uvicorn.Server):
         bound: socket.socket,
         notice_seconds: float,
         reloads: Sequence[Callable[[], None]],
+        beside: Beside | None,
     ) -> None:
         super().__init__(config)
         self._app = app
         self._bound = bound
         self._notice_seconds = notice_seconds
         self._reloads = reloads
+        self._beside = beside
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and be ready."""
         await super().startup(sockets)
+        if self._beside is not None:
+            await self._beside.start()
         self._app.ready = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what is in flight, here and beside, in the same time."""
+        ends = [super().shutdown(sockets)]
+        if self._beside is not None:
+            ends.append(self._beside.stop(self.config.timeout_graceful_shutdown or 0))
+        await asyncio.gather(*ends)
 
     async def on_tick(self, counter: int) -> bool:
         """Once a second, look for files that changed; uvicorn calls this ten times a second."""
@@ -142,6 +165,7 @@ def serve(
     bound: socket.socket,
     settings: ServingSettings,
     certificates: Certificates | None = None,
+    beside: Beside | None = None,
 ) -> None:
     """Serve until a signal ends it; returns when everything accepted was answered and logged."""
     reloads = [part.reload for part in (app.guard.keys, certificates) if part is not None]
@@ -165,6 +189,7 @@ def serve(
     gc.collect()
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Server(config, app, bound, settings.notice_seconds, reloads).serve([bound]))
+        server = _Server(config, app, bound, settings.notice_seconds, reloads, beside)
+        runner.run(server.serve([bound]))
     app.repository.close()
     log.info("stopped")
