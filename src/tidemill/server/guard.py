@@ -11,7 +11,7 @@ from tidemill.server.keys import Permission
 from tidemill.server.protocol import Rejected
 from tidemill.settings.serving import LimitSettings
 
-__all__ = ["CODES", "PENDING", "Guard", "Need", "too_large", "too_slow"]
+__all__ = ["CODES", "PENDING", "RETRY", "Guard", "Need", "too_large", "too_slow"]
 
 Need = Literal["nothing", "metrics", "infer", "admin"]
 """What a caller must be allowed: `metrics` as the settings say, `nothing` is open to probes."""
@@ -19,7 +19,7 @@ Need = Literal["nothing", "metrics", "infer", "admin"]
 CODES = (
     *("missing_key", "unknown_key", "expired_key", "forbidden", "rate_limited"),
     *("overloaded", "request_timeout", "head_too_large"),
-    *("malformed_http", "malformed_message"),
+    *("malformed_http", "malformed_message", "draining"),
 )
 """Refusals for reasons that are not in a request's content; each is counted."""
 PENDING = "pending"

@@ -16,7 +16,7 @@ import grpc
 import structlog
 
 from tidemill.errors import TidemillError
-from tidemill.server.guard import Guard, too_slow
+from tidemill.server.guard import RETRY, Guard, too_slow
 from tidemill.server.protocol import Rejected
 from tidemill.server.routes import TRACE
 from tidemill.server.rpc.schema import SERVICE, parse
@@ -43,7 +43,10 @@ CODE = "error-code"
 
 
 class Calls(grpc.GenericRpcHandler):
-    """The handlers; gRPC answers UNIMPLEMENTED for every other path."""
+    """The handlers; gRPC answers UNIMPLEMENTED for every other path.
+
+    Once `closing` is set, calls that come are refused with a reason, probes excepted.
+    """
 
     def __init__(
         self, methods: Iterable[Method], guard: Guard, count: Callable[[Rejected], None]
@@ -51,6 +54,7 @@ class Calls(grpc.GenericRpcHandler):
         """`count` counts a refusal."""
         self._guard = guard
         self._count = count
+        self.closing = False
         self._pending = 0
         self._arriving: dict[asyncio.Task[Any], float] = {}
         self._late: set[asyncio.Task[Any]] = set()
@@ -95,6 +99,8 @@ class Calls(grpc.GenericRpcHandler):
         )
 
     async def _answer(self, method: Method, context: Any) -> bytes:
+        if self.closing and method.need != "nothing":
+            raise Rejected("draining", "the server is going away; ask another", 503, RETRY)
         metadata = dict(context.invocation_metadata())
         authorization = metadata.get("authorization", "").encode()
         self._guard.let_in(authorization, method.need, self._pending * (method.need == "infer"))

@@ -23,6 +23,9 @@ from tidemill.settings.serving import ServingSettings
 
 __all__ = ["Endpoint"]
 
+CLOSING_SECONDS = 0.25
+"""From refusing calls to stopping gRPC, which cancels those that come in that moment: a client
+hears a reason to go elsewhere first."""
 SWEEP_SECONDS = 1.0
 """Between two looks for calls whose message is late."""
 
@@ -67,6 +70,8 @@ class Endpoint:
 
     async def stop(self, seconds: float) -> None:
         """Take no more calls; those in flight get this long."""
+        self._calls.closing = True
+        await asyncio.sleep(CLOSING_SECONDS)
         self._health.ended = True
         await self._server.stop(seconds)
         self._sweeping.cancel()
