@@ -65,6 +65,8 @@ class _StandardError:
 
 def log_as_json() -> None:
     """Write this process's events to standard error, one JSON document per line."""
+    # gRPC's library would write lines of its own, one for each handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

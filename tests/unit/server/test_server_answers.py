@@ -78,3 +78,7 @@ def test_draining_is_not_ready_and_closes_connections(served: Running) -> None:
     answer = served.infer(FULL)
     assert answer.status == 200
     assert answer.headers[b"connection"] == b"close"
+
+
+def test_kserves_client_may_repeat_the_model(served: Running) -> None:
+    assert served.infer(FULL, model_name="flight-delay").scores == served.infer(FULL).scores

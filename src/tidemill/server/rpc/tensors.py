@@ -6,7 +6,7 @@ way of JSON, whose decoder holds every number to the range of its datatype; so d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
@@ -26,7 +26,7 @@ MAX_ID = 256
 class _Form(NamedTuple):
     """How a datatype comes in typed contents."""
 
-    kind: type[Any]
+    kind: Callable[..., Tensor]
     field: str
     low: int = 0
     high: int = 0
@@ -65,8 +65,10 @@ def read(request: Message) -> Asked:
             f"the id has {len(request.id)} characters, expected at most {MAX_ID}",
         )
     outputs = [_output(output) for output in request.outputs]
-    raw = _raw(request)
-    inputs = [_tensor(tensor, typed=not raw) for tensor in request.inputs]
+    if request.raw_input_contents:
+        inputs, raw = _read_raw(request.inputs, request.raw_input_contents)
+    else:
+        inputs, raw = [_read_typed(tensor) for tensor in request.inputs], {}
     return Asked(InferRequest(inputs, request.id or None, outputs), raw)
 
 
@@ -86,27 +88,36 @@ def write(scored: Scored) -> Message:
     return response
 
 
-def _raw(request: Message) -> dict[str, bytes]:
-    inputs, contents = request.inputs, request.raw_input_contents
-    if not contents:
-        return {}
-    if len(contents) != len(inputs):
+def _read_raw(
+    tensors: Sequence[Message], contents: Sequence[bytes]
+) -> tuple[list[Tensor], dict[str, bytes]]:
+    if len(contents) != len(tensors):
         raise Rejected(
             "malformed_binary",
-            f"the request has {len(contents)} raw_input_contents for {len(inputs)} inputs, "
+            f"the request has {len(contents)} raw_input_contents for {len(tensors)} inputs, "
             "expected one per input, or none",
         )
-    for tensor in inputs:
+    inputs: list[Tensor] = []
+    raw: dict[str, bytes] = {}
+    for tensor, content in zip(tensors, contents, strict=True):
         if tensor.HasField("contents"):
             raise Rejected(
                 "invalid_request",
                 f"input '{tensor.name:.80}' has contents in a request with raw_input_contents; "
                 "expected one or the other",
             )
-    return {tensor.name: content for tensor, content in zip(inputs, contents, strict=True)}
+        name = tensor.name
+        inputs.append(_form(tensor).kind(name=name, shape=tensor.shape[:]))
+        raw[name] = content
+    return inputs, raw
 
 
-def _tensor(tensor: Message, *, typed: bool) -> Tensor:
+def _read_typed(tensor: Message) -> Tensor:
+    form = _form(tensor)
+    return form.kind(name=tensor.name, shape=tensor.shape[:], data=_values(tensor, form))
+
+
+def _form(tensor: Message) -> _Form:
     form = FORMS.get(tensor.datatype)
     if form is None:
         raise Rejected(
@@ -114,8 +125,7 @@ def _tensor(tensor: Message, *, typed: bool) -> Tensor:
             f"input '{tensor.name:.80}': the datatype '{tensor.datatype:.80}' is not known; known "
             f"datatypes: {', '.join(sorted(FORMS))}",
         )
-    data = _values(tensor, form) if typed else UNSET
-    return form.kind(name=tensor.name, shape=list(tensor.shape), data=data)  # type: ignore[no-any-return]
+    return form
 
 
 def _values(tensor: Message, form: _Form) -> list[Any]:
