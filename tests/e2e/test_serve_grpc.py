@@ -18,6 +18,7 @@ import pytest
 import tritonclient.grpc as triton
 import yaml
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
@@ -209,11 +210,21 @@ def test_health_answers_for_server_service_and_model(channel: grpc.Channel) -> N
     assert refused.value.code() is Status.NOT_FOUND
 
 
-def test_reflection_tells_the_services(channel: grpc.Channel) -> None:
+def test_a_client_needs_no_more_than_reflection_tells(shared: Both, channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
     assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
-    service = DescriptorPool(database).FindServiceByName(SERVICE)
-    assert service.methods_by_name["ModelInfer"].input_type.fields_by_name["raw_input_contents"]
+    method = DescriptorPool(database).FindServiceByName(SERVICE).methods_by_name["ModelInfer"]
+    asked = GetMessageClass(method.input_type)(model_name=MODEL)
+    for name, value in FULL.items():
+        kind, field = ("BYTES", "bytes_contents") if isinstance(value, str) else ("FP32", "")
+        tensor = asked.inputs.add(name=name, datatype=kind, shape=[1])
+        content = value.encode() if isinstance(value, str) else value
+        getattr(tensor.contents, field or "fp32_contents").append(content)
+    answer = GetMessageClass(method.output_type).FromString(
+        call(channel)(asked.SerializeToString())
+    )
+    wanted = shared.http.infer(FULL).json()["outputs"][0]["data"]
+    assert list(answer.outputs[0].contents.fp32_contents) == wanted
 
 
 def test_models_are_loaded_and_unloaded(project: Project) -> None:
@@ -408,7 +419,9 @@ def test_a_taken_port_is_a_clear_error(project: Project) -> None:
 
 
 def test_the_library_is_loaded_with_the_endpoint_alone(project: Project) -> None:
-    for options, wanted in (((), False), (("--grpc-port", "0"), True)):
+    on = ("--set", "serving.grpc_port=0")
+    off = (*on, "--set", "serving.grpc_port=null")  # as the rollout's controller starts servers
+    for options, wanted in (((), False), (on, True), (off, False)):
         server = project.serve(*options)
         maps = Path(f"/proc/{server.process.pid}/maps").read_text()
         assert ("cygrpc" in maps) == wanted

@@ -3,10 +3,10 @@
 Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a request must satisfy
 (`validation`), the model (`model`), features looked up online (`lookup`), the prediction log
 (`predictions`, `encoding`), counters (`metrics`), the path of one request (`inference`), the models
-in this process (`repository`), REST (`rest`, `routes`, `documents`), HTTP (`app`), the parts put
-together (`build`), who and how much may come in (`guard`, `auth`, `keys`,
-`bucket`, `body`, `connection`, `tls`, `files`), the socket (`listener`), start and drain
-(`process`).
+in this process (`repository`), REST (`rest`, `routes`, `documents`), HTTP (`app`), gRPC (`rpc`, a
+package of its own), the parts put together (`build`), who and how much may come in (`guard`,
+`auth`, `keys`, `bucket`, `body`, `connection`, `tls`, `files`), the socket (`listener`), start and
+drain (`process`).
 May not live here: an adapter, a training SDK. This process never imports torch, mlflow, feast, kfp,
 evidently or pandas; the store of features, the object store and the clock arrive as ports.
 """

@@ -103,7 +103,8 @@ class Calls(grpc.GenericRpcHandler):
             raise Rejected("draining", "the server is going away; ask another", 503, RETRY)
         metadata = dict(context.invocation_metadata())
         authorization = metadata.get("authorization", "").encode()
-        self._guard.let_in(authorization, method.need, self._pending * (method.need == "infer"))
+        pending = self._pending if method.need == "infer" else 0
+        self._guard.let_in(authorization, method.need, pending)
         self._pending += 1
         try:
             request = parse(method.request, await self._read(context))
