@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 UV := .uv/bin/uv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint bench docs clean lock
+.PHONY: help setup demo test lint bench docs proto clean lock
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -49,6 +49,11 @@ bench: setup ## Measure against baselines in the same run
 
 docs: setup ## Build the site, links checked
 	@$(BIN)/mkdocs build --strict
+
+proto: setup ## Compile the messages of the gRPC endpoint
+	@cd src/tidemill/server/rpc
+	$(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I. \
+		--descriptor_set_out=open_inference.binpb open_inference.proto
 
 lock: $(UV) ## Resolve pyproject.toml into requirements.lock (versions and hashes, no addresses)
 	@$(UV) pip compile pyproject.toml --extra dev --generate-hashes --python-version 3.11 \

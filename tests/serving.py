@@ -56,8 +56,10 @@ class Project:
     def revision(self) -> str:
         return revision(verify(self.bundle, self.public_key))
 
-    def start(self, *options: str, bundle: bool = True, **more: Any) -> subprocess.Popen[str]:
-        """Start a server on a free port, by default of the project's one bundle."""
+    def start(
+        self, *options: str, repository: Path | None = None, **more: Any
+    ) -> subprocess.Popen[str]:
+        """Start a server of the bundle, or of a repository, on a free port."""
         environment = {
             **os.environ,
             "TIDEMILL_CLOCK": str(self.root / "clock.json"),
@@ -65,7 +67,8 @@ class Project:
             **more.pop("env", {}),
         }
         command = [str(TIDEMILL), "--project", str(self.root), "serve"]
-        command += ["--bundle", str(self.bundle), "--version", "7"] if bundle else []
+        one = ["--bundle", str(self.bundle), "--version", "7"]
+        command += ["--repository", str(repository)] if repository else one
         command += ["--port", "0", *options]
         with (self.root / "stderr").open("w") as stderr:
             process = subprocess.Popen(

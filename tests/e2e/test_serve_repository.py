@@ -39,7 +39,7 @@ class Shelf:
         made.rename(place)
 
     def serve(self, *options: str) -> Server:
-        process = self.project.start(*("--repository", str(self.folder), *options), bundle=False)
+        process = self.project.start(*options, repository=self.folder)
         assert process.stdout
         url = process.stdout.readline().strip()
         assert url.startswith("http://"), self.project.stderr

@@ -27,6 +27,9 @@ def serve(
         Path | None, typer.Option(help="Folder MODEL/VERSION/ of bundles, instead of one bundle.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port for gRPC; default: serving.grpc_port, or no gRPC.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address; default: serving.host.")] = "",
     version: Annotated[str, typer.Option(help="Version that answers carry; default: 0.")] = "",
     name: Annotated[str, typer.Option(help="Model name; default: the bundle's.")] = "",
@@ -79,7 +82,10 @@ def serve(
     listening = server.listen(host, port)
     scheme = "https" if certificates else "http"
     typer.echo("{}://{}:{}".format(scheme, *listening.getsockname()[:2]))
-    server.serve(project.server(models), listening, settings, certificates)
+    app = project.server(models)
+    grpc_port = settings.grpc_port if grpc_port is None else grpc_port
+    beside = None if grpc_port is None else project.grpc(app, (host, grpc_port), typer.echo)
+    server.serve(app, listening, settings, certificates, beside)
 
 
 def _report(checks: list[Check]) -> None:

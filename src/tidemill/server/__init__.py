@@ -5,11 +5,13 @@ Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a reque
 (`lookup`, `circuit`), the prediction log (`predictions`, `sampling`, `encoding`, `redaction`), the
 path of one request (`inference`), the models in this process (`repository`), REST (`rest`,
 `records`, `routes`, `documents`) and its description (`operations`, `openapi`), what is admitted
-and answered (`app`), what is seen of it (`metrics`, `trail`, `observer`, `traces`, `access`), the
-parts put together (`build`), who and how much may come in (`guard`, `auth`, `bearer`, `keyring`,
-`keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`, `files`), HTTP/1.1 (`messages`, `connection`,
-`traffic`), the socket (`listener`), start and drain (`process`).
-`tokens` and `jwks` are not imported here: a server without tokens does not pay for their library.
+and answered (`app`), gRPC (`rpc`, a package), what is seen of it all (`metrics`, `trail`,
+`observer`, `traces`, `access`), the parts put together (`build`), who and how much may come in
+(`guard`, `auth`, `bearer`, `keyring`, `keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`,
+`files`), HTTP/1.1 (`messages`, `connection`, `traffic`), the socket (`listener`), start and drain
+(`process`).
+`tokens`, `jwks` and `rpc` are not imported here: who does not use them does not pay for their
+libraries.
 May not live here: an adapter, a training SDK. This process never imports torch, mlflow, feast, kfp,
 evidently or pandas; the store of features, the object store and the clock arrive as ports.
 """

@@ -10,7 +10,7 @@ from tidemill.server.messages import Request
 from tidemill.server.protocol import Rejected
 from tidemill.settings.serving import LimitSettings
 
-__all__ = ["CODES", "Doorkeeper", "Guard", "Need", "too_large", "too_slow"]
+__all__ = ["CODES", "RETRY", "Doorkeeper", "Guard", "Need", "too_large", "too_slow"]
 
 Need = Literal["nothing", "metrics", "infer", "admin"]
 """What a caller must be allowed: `metrics` as the settings say, `nothing` is open to probes."""
@@ -18,7 +18,8 @@ Need = Literal["nothing", "metrics", "infer", "admin"]
 CODES = (
     *("missing_key", "unknown_key", "expired_key", "invalid_token", "expired_token"),
     *("forbidden", "rate_limited", "quota_exceeded"),
-    *("overloaded", "request_timeout", "head_too_large", "malformed_http"),
+    *("overloaded", "request_timeout", "head_too_large"),
+    *("malformed_http", "malformed_message", "draining"),
 )
 """Refusals for reasons that are not in a request's content; each is counted."""
 RETRY = {b"retry-after": b"1"}
@@ -64,12 +65,22 @@ class Guard:
         `pending` requests had arrived and were not answered when it came. Only work is refused
         under overload: probes, metrics and orders to the server are answered.
         """
-        if need == "infer" and request.method == "POST" and pending >= self._most:
+        working = need == "infer" and request.method == "POST"
+        authorization = request.headers.get(b"authorization", b"")
+        return self.let_in(authorization, need, pending if working else 0)
+
+    def let_in(self, authorization: bytes, need: Need, pending: int) -> str:
+        """Let a caller pass whose head is in order, and return who it is.
+
+        `pending` calls for work had arrived and were not answered when this one came. Raises
+        Rejected as `admit` does.
+        """
+        if pending >= self._most:
             raise Rejected("overloaded", f"{self._most} requests wait already", 503, RETRY)
         if self.keys is None or not self.asks(need):
             return ""
         permission: Permission = "infer" if need == "infer" else "admin"
-        return self.keys.admit(request.headers.get(b"authorization", b""), permission)
+        return self.keys.admit(authorization, permission)
 
 
 def too_large(limit: int) -> Rejected:

@@ -10,6 +10,7 @@ as its own; a prior is no model's score, so it is in no prediction log.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -177,6 +178,9 @@ class Inference:
             outcome = "ok"
         except Rejected:
             outcome = "rejected"
+            raise
+        except asyncio.CancelledError:  # over gRPC a caller's deadline ends its call
+            outcome = "cancelled"
             raise
         finally:
             self._counters.in_flight -= 1

@@ -31,6 +31,7 @@ __all__ = ["Counters", "Histogram", "Metrics"]
 
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LABELS = ("model", "version", "revision")
+OUTCOMES = ("ok", "error", "rejected", "overloaded", "cancelled")
 QUEUE_BUCKETS = (0.0001, 0.00025, *BUCKETS)
 ROW_BUCKETS = tuple(float(2**power) for power in range(13))
 STORE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
@@ -79,7 +80,7 @@ class Counters:
         self._slow_seconds = slow_seconds
         self.times = Histogram(sorted({*BUCKETS, slow_seconds}))
         self.logged = logged
-        self.outcomes = Counter({"ok": 0, "error": 0, "rejected": 0, "overloaded": 0})
+        self.outcomes = Counter(dict.fromkeys(OUTCOMES, 0))
         self.slow = 0
         self.invalid = 0
         self.rows = 0

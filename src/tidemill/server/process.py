@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from types import ModuleType
-from typing import Any, TextIO, cast
+from typing import Any, Protocol, TextIO, cast
 
 import structlog
 import uvloop
@@ -30,7 +30,7 @@ from tidemill.server.tls import Certificates
 from tidemill.server.traffic import Traffic
 from tidemill.settings.serving import ServingSettings
 
-__all__ = ["forbid_imports", "log_as_json", "serve"]
+__all__ = ["Beside", "forbid_imports", "log_as_json", "serve"]
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +39,18 @@ SETTLE_SECONDS = 0.25
 POLL_SECONDS = 0.05
 """Between two looks at what is still in flight while it drains."""
 FORBIDDEN = frozenset({"torch", "mlflow", "feast", "kfp", "evidently", "pandas"})
+
+
+class Beside(Protocol):
+    """What listens beside HTTP and is drained with it."""
+
+    async def start(self) -> None:
+        """Take requests."""
+        ...
+
+    async def stop(self, seconds: float) -> None:
+        """Take no more; those in flight get this long."""
+        ...
 
 
 class _StandardError:
@@ -55,6 +67,8 @@ class _StandardError:
 
 def log_as_json() -> None:
     """Write this process's events to standard error, one JSON document per line."""
+    # gRPC's library would write lines of its own, one for each handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -96,10 +110,12 @@ class _Server:
         bound: socket.socket,
         settings: ServingSettings,
         certificates: Certificates | None,
+        beside: Beside | None,
     ) -> None:
         self._app = app
         self._bound = bound
         self._settings = settings
+        self._beside = beside
         self._context = certificates.context if certificates else None
         self._reloads = [part.reload for part in (app.guard.keys, certificates) if part is not None]
         self._traffic = Traffic(app, settings)
@@ -118,12 +134,17 @@ class _Server:
             ssl=self._context,
             ssl_handshake_timeout=self._settings.limits.head_seconds if self._context else None,
         )
+        if self._beside is not None:
+            await self._beside.start()
         self._app.ready = True
         ticking = asyncio.create_task(self._tick())
         await self._ended.wait()
         ticking.cancel()
         listening.close()
-        await self._drain()
+        ends = [self._drain()]
+        if self._beside is not None:
+            ends.append(self._beside.stop(self._settings.drain_seconds))
+        await asyncio.gather(*ends)
 
     async def _tick(self) -> None:
         """Once a second, tell the time and look for files that changed."""
@@ -169,13 +190,14 @@ def serve(
     bound: socket.socket,
     settings: ServingSettings,
     certificates: Certificates | None = None,
+    beside: Beside | None = None,
 ) -> None:
     """Serve until a signal ends it; returns when everything accepted was answered and logged."""
     # A full collection over all that is loaded would stall answers for tens of milliseconds.
     gc.collect()
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Server(app, bound, settings, certificates).run())
+        runner.run(_Server(app, bound, settings, certificates, beside).run())
     app.repository.close()
     app.observer.close()
     log.info("stopped")

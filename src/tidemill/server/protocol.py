@@ -75,6 +75,8 @@ class InferRequest(Struct, forbid_unknown_fields=True, gc=False):
     id: Annotated[str, Meta(max_length=256)] | None = None
     outputs: list[RequestedOutput] = []
     parameters: RequestParameters = RequestParameters()
+    model_name: str = ""
+    """Not in the protocol, and not used: KServe's client repeats here the model of the path."""
 
 
 class OutputTensor(Struct, gc=False):

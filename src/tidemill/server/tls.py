@@ -5,15 +5,24 @@ from __future__ import annotations
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
 from tidemill.errors import ConfigError
 from tidemill.server.files import Watch
 
-__all__ = ["Certificates"]
+__all__ = ["Certificates", "Pem"]
 
 log = structlog.get_logger(__name__)
+
+
+class Pem(NamedTuple):
+    """The files in force, as they were read."""
+
+    cert: bytes
+    key: bytes
+    client_ca: bytes | None
 
 
 class Certificates:
@@ -35,6 +44,8 @@ class Certificates:
                     f"serving.tls.client_ca: {client_ca} cannot be used: {error}"
                 ) from error
             self.context.verify_mode = ssl.CERT_REQUIRED
+        self._client_ca = client_ca.read_bytes() if client_ca else None
+        self.pem = self._read()
 
     def reload(self) -> None:
         """Use a changed certificate for new connections; one that is not in order is not used."""
@@ -44,11 +55,15 @@ class Certificates:
             _, expires = self._load()
             self.context.load_cert_chain(self._cert, self._key)
             self.expires = expires
+            self.pem = self._read()
         except (ConfigError, OSError, ssl.SSLError) as error:
             # Between the replacement of the two files they do not match; the next one is read too.
             log.error("the certificate was not reloaded, the former one stays", reason=str(error))
         else:
             log.info("certificate reloaded")
+
+    def _read(self) -> Pem:
+        return Pem(self._cert.read_bytes(), self._key.read_bytes(), self._client_ca)
 
     def _load(self) -> tuple[ssl.SSLContext, datetime]:
         from cryptography import x509

@@ -176,6 +176,9 @@ class ServingSettings(Group):
 
     host: str = "127.0.0.1"
     """Address to listen on."""
+    grpc_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of the gRPC endpoint, 0 takes a free one. None: no endpoint, as its library takes memory
+    and start-up time that HTTP's callers would pay for."""
     row_id: str = "flight_id"
     """Optional request column that identifies a row: it joins predictions with labels."""
     max_body_bytes: int = Field(default=8_388_608, ge=1024)

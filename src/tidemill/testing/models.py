@@ -114,7 +114,8 @@ def write_profile(folder: Path) -> None:
 
 def _graph(manifest: Manifest, bias: float) -> onnx.ModelProto:
     numbers, texts = manifest.of_type("FP32"), manifest.of_type("BYTES")
-    nodes = [node for name in numbers for node in _number(name)]
+    widths = {column.name: column.width for column in manifest.inputs}
+    nodes = [node for name in numbers for node in _number(name, widths[name])]
     nodes += [node for name in texts for node in _category(name, VALUES.get(name, ("A",)))]
     nodes += [
         helper.make_node("Sum", ["bias", *(f"{n}_term" for n in (*numbers, *texts))], ["logit"]),
@@ -123,30 +124,37 @@ def _graph(manifest: Manifest, bias: float) -> onnx.ModelProto:
     constants = {"bias": bias, "step": 0.1}
     constants |= {f"{name}_mean": MEANS.get(name, 0.0) for name in numbers}
     constants |= {f"{name}_slope": SLOPES.get(name, 0.001) for name in numbers}
-    inputs = [_column(name, TensorProto.FLOAT) for name in numbers]
+    inputs = [_column(name, TensorProto.FLOAT, widths[name]) for name in numbers]
     inputs += [_column(name, TensorProto.STRING) for name in texts]
     graph = helper.make_graph(
         nodes,
         "small",
         inputs,
         [_column(manifest.output, TensorProto.FLOAT)],
-        [numpy_helper.from_array(np.float32(v).reshape(()), k) for k, v in constants.items()],
+        [
+            numpy_helper.from_array(np.array([1]), "lanes"),
+            *(numpy_helper.from_array(np.float32(v).reshape(()), k) for k, v in constants.items()),
+        ],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
-def _column(name: str, kind: int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, ["N"])
+def _column(name: str, kind: int, width: int = 1) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, ["N", width] if width > 1 else ["N"])
 
 
-def _number(name: str) -> list[onnx.NodeProto]:
-    """`(x - mean) * slope`, a missing x being the mean."""
+def _number(name: str, width: int) -> list[onnx.NodeProto]:
+    """`(x - mean) * slope`, a missing x being the mean; a vector's lanes are added up."""
+    term = f"{name}_term"
+    lanes = f"{name}_lanes" if width > 1 else term
+    added = [helper.make_node("ReduceSum", [lanes, "lanes"], [term], keepdims=0)]
     return [
         helper.make_node("IsNaN", [name], [f"{name}_gap"]),
         helper.make_node("Where", [f"{name}_gap", f"{name}_mean", name], [f"{name}_full"]),
         helper.make_node("Sub", [f"{name}_full", f"{name}_mean"], [f"{name}_centred"]),
-        helper.make_node("Mul", [f"{name}_centred", f"{name}_slope"], [f"{name}_term"]),
+        helper.make_node("Mul", [f"{name}_centred", f"{name}_slope"], [lanes]),
+        *(added if width > 1 else []),
     ]
 
 

@@ -11,6 +11,8 @@ from tidemill.settings.secrets import reveal
 from tidemill.wiring.models import ModelParts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tidemill.adapters.store.rollouts import StoredRollouts
     from tidemill.controller.loop import Controller
     from tidemill.controller.orders import Orders
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         Served,
     )
     from tidemill.server.jwks import KeySet
+    from tidemill.server.rpc import Endpoint
 
 __all__ = ["ServingParts"]
 
@@ -41,6 +44,12 @@ class ServingParts(ModelParts):
         from tidemill import server
 
         return server.build_app(repository, self.settings.serving, self.authentication)
+
+    def grpc(self, app: App, address: tuple[str, int], announce: Callable[[str], None]) -> Endpoint:
+        """Return the gRPC endpoint beside an application; `announce` is told its URL."""
+        from tidemill.server.rpc import Endpoint
+
+        return Endpoint(app, self.settings.serving, address, self.certificates, announce)
 
     def repository(self, folder: Path | None = None, *, verify: bool = True) -> Repository:
         """Return the server's models, none loaded yet; `folder` holds those that can be."""
@@ -198,7 +207,9 @@ class ServingParts(ModelParts):
 
     def _serve(self, revision: Revision, port: int) -> tuple[str, ...]:
         bundle = ("--bundle", revision.bundle, "--port", str(port))
-        return self.command("serve", *bundle, "--version", revision.version)
+        # The gateway speaks HTTP alone, and two versions beside each other would want one port.
+        alone = ("--set", "serving.grpc_port=null")
+        return self.command("serve", *bundle, "--version", revision.version, *alone)
 
     @cached_property
     def gateway_spec(self) -> ProcessSpec:

@@ -85,3 +85,7 @@ def test_draining_is_not_ready_but_answers(served: Running) -> None:
     assert (ready.status, ready.body) == (503, {"name": "flight-delay", "ready": False})
     assert served.ask("/v2/health/live", method="GET").status == 200
     assert served.infer(FULL).status == 200
+
+
+def test_kserves_client_may_repeat_the_model(served: Running) -> None:
+    assert served.infer(FULL, model_name="flight-delay").scores == served.infer(FULL).scores

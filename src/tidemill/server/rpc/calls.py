@@ -1,0 +1,159 @@
+"""Who comes in, and how a call ends: gRPC's side of what `app` does for HTTP.
+
+A handler reads the one message of its call itself, although every call is unary: so the caller is
+admitted before the message is read, and a message that does not come does not hold the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import grpc
+import structlog
+
+from tidemill.errors import TidemillError
+from tidemill.server.guard import RETRY, Guard, too_slow
+from tidemill.server.observer import Observer
+from tidemill.server.protocol import Rejected
+from tidemill.server.rpc.schema import SERVICE, parse
+from tidemill.server.rpc.service import Method
+from tidemill.server.trail import Trail
+
+__all__ = ["Calls"]
+
+log = structlog.get_logger(__name__)
+
+Status = grpc.StatusCode
+STATUS = {
+    400: Status.INVALID_ARGUMENT,
+    401: Status.UNAUTHENTICATED,
+    403: Status.PERMISSION_DENIED,
+    404: Status.NOT_FOUND,
+    408: Status.DEADLINE_EXCEEDED,
+    429: Status.RESOURCE_EXHAUSTED,
+    500: Status.INTERNAL,
+    503: Status.UNAVAILABLE,
+}
+"""Of a refusal's HTTP status."""
+GONE = 499
+"""In the access log alone: the caller did not wait, or its deadline was over."""
+CONTEXT = ("traceparent", "tracestate")
+CODE = "error-code"
+"""Trailing metadata: the stable code, which the message starts with too."""
+
+
+class Calls(grpc.GenericRpcHandler):
+    """The handlers; gRPC answers UNIMPLEMENTED for every other path.
+
+    Once `closing` is set, calls that come are refused with a reason, probes excepted.
+    """
+
+    def __init__(
+        self,
+        methods: Iterable[Method],
+        guard: Guard,
+        count: Callable[[Rejected], None],
+        observer: Observer,
+    ) -> None:
+        """`count` counts a refusal."""
+        self._guard = guard
+        self._count = count
+        self._observer = observer
+        self.closing = False
+        self._pending = 0
+        self._arriving: dict[asyncio.Task[Any], float] = {}
+        self._late: set[asyncio.Task[Any]] = set()
+        self._handlers: dict[str, Any] = {
+            f"/{SERVICE}/{method.name}": grpc.stream_unary_rpc_method_handler(
+                partial(self._handle, method)
+            )
+            for method in methods
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """Return the handler of a call; gRPC calls this for each."""
+        return self._handlers.get(details.method)
+
+    def expire(self) -> None:
+        """Give up calls whose message has not come in time; to be called now and then."""
+        before = monotonic() - self._guard.limits.body_seconds
+        for task, began in self._arriving.items():
+            if began > before:
+                break
+            self._late.add(task)
+            task.cancel()
+
+    async def _handle(self, method: Method, _: Any, context: Any) -> bytes:
+        """Answer one call, or end it with a status that tells why not."""
+        trail = Trail("gRPC", f"/{SERVICE}/{method.name}")
+        try:
+            answer = await self._answer(method, context, trail)
+            self._observer.end(trail, 200, len(answer))
+            return answer
+        except Rejected as error:
+            refusal = error
+        except TidemillError as error:
+            log.error("call failed", call=method.name, reason=str(error))
+            refusal = Rejected("unavailable", "the server cannot answer now", 503)
+        except Exception:
+            log.exception("call failed", call=method.name)
+            refusal = Rejected("internal", "the server failed; its log says why", 500)
+        except asyncio.CancelledError:
+            self._observer.end(trail, GONE, 0)
+            raise
+        self._count(refusal)
+        trail.code = refusal.code
+        self._observer.end(trail, refusal.status, 0)
+        headers = {name.decode(): value.decode() for name, value in refusal.headers.items()}
+        return await context.abort(  # type: ignore[no-any-return]  # it raises
+            STATUS.get(refusal.status, Status.INTERNAL),
+            f"{refusal.code}: {refusal.message}",
+            trailing_metadata=((CODE, refusal.code), *headers.items()),
+        )
+
+    async def _answer(self, method: Method, context: Any, trail: Trail) -> bytes:
+        if self.closing and method.need != "nothing":
+            raise Rejected("draining", "the server is going away; ask another", 503, RETRY)
+        metadata = dict(context.invocation_metadata())
+        authorization = metadata.get("authorization", "").encode()
+        pending = self._pending if method.need == "infer" else 0
+        trail.key = self._guard.let_in(authorization, method.need, pending)
+        self._pending += 1
+        try:
+            content = await self._read(context)
+            trail.received = len(content)
+            request = parse(method.request, content)
+            if method.need == "nothing":
+                return await self._ask(method, request, trail)
+            if method.need == "infer":
+                headers = {k.encode(): v.encode() for k, v in metadata.items() if k in CONTEXT}
+                self._observer.trace(trail, headers, method.name)
+            async with self._guard.slots:
+                return await self._ask(method, request, trail)
+        finally:
+            self._pending -= 1
+
+    async def _ask(self, method: Method, request: Any, trail: Trail) -> bytes:
+        return (await method.answer(request, trail)).SerializeToString()  # type: ignore[no-any-return]
+
+    async def _read(self, context: Any) -> bytes:
+        """Return the message of a call; raises Rejected when none comes in time."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._arriving[task] = monotonic()
+        try:
+            message = await context.read()
+        except asyncio.CancelledError:
+            if task not in self._late:
+                raise  # the caller has gone, or its deadline is over
+            raise too_slow("message", self._guard.limits.body_seconds) from None
+        finally:
+            del self._arriving[task]
+            self._late.discard(task)
+        if message is grpc.aio.EOF:
+            raise Rejected("malformed_message", "the call ended without a message")
+        return message  # type: ignore[no-any-return]
