@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 from tests.cluster import sources
 from tests.cluster.access import Cluster
+from tests.cluster.workloads import Workloads
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +53,16 @@ def controllers(cluster: Cluster) -> Cluster:
     if not cluster.controllers:
         pytest.skip(f"{sources.ASSETS} has no kube-controller-manager: nothing would happen")
     return cluster
+
+
+@pytest.fixture(scope="session")
+def node(cluster: Cluster, cluster_folder: Path) -> Iterator[Workloads]:
+    """Return the node that runs pods as processes of this machine."""
+    try:
+        with sources.node(cluster, cluster_folder) as node:
+            yield node
+    except sources.NoCluster as reason:
+        _refuse(str(reason))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

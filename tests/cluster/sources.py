@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tests.cluster import build, shared
 from tests.cluster.access import Cluster
+from tests.cluster.node.node import obstacle
+from tests.cluster.workloads import Workloads
 
 KUBECONFIG = "TIDEMILL_TEST_KUBECONFIG"
 ASSETS = "KUBEBUILDER_ASSETS"
@@ -41,6 +43,24 @@ def cluster(shared_folder: Path, own_folder: Path) -> Iterator[Cluster]:
     with shared.held(shared_folder / "plane", "tests.cluster.plane", [programs]) as ready:
         controllers = (programs / "kube-controller-manager").exists()
         yield Cluster(Path(ready["kubeconfig"]), programs, own_folder, controllers)
+
+
+@contextmanager
+def node(cluster: Cluster, shared_folder: Path) -> Iterator[Workloads]:
+    """Run the process node of this test run's control plane, and yield its table of images.
+
+    Raises:
+        NoCluster: There is no scheduler, the cluster is not ours, or the machine permits no node.
+    """
+    plane, folder = shared_folder / "plane" / "ready.json", shared_folder / "node"
+    if os.environ.get(KUBECONFIG):
+        raise NoCluster(f"{KUBECONFIG} is set: its nodes do not run this machine's files")
+    if not cluster.controllers:
+        raise NoCluster(f"{ASSETS} has no kube-scheduler: no pod would come to a node")
+    if reason := obstacle(cluster.folder / "trial"):
+        raise NoCluster(reason)
+    with shared.held(folder, "tests.cluster.node", [plane]):
+        yield Workloads(folder)
 
 
 def existing(kubeconfig: Path, folder: Path) -> Cluster:
