@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 from tests.cluster import sources
 from tests.cluster.access import Cluster
+from tests.cluster.gateway.world import CLASS
 from tests.cluster.workloads import Workloads
 
 NO_CLUSTER, NO_PODS = "NO CLUSTER TESTS", "NO TESTS OF RUNNING PODS"
@@ -71,6 +72,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _needs_cluster(item):
             item.add_marker("cluster")
+
+
+@pytest.fixture(scope="session")
+def gateway_api(cluster: Cluster) -> None:
+    """Install Gateway API's custom resource definitions."""
+    try:
+        sources.install_gateway_api(cluster)
+    except sources.NoCluster as reason:
+        _refuse(str(reason))
+
+
+@pytest.fixture(scope="session")
+def gateway(gateway_api: None, node: Workloads, cluster_folder: Path) -> Iterator[str]:
+    """Run the stand-in for a Gateway API implementation and return its GatewayClass."""
+    with sources.gateway(cluster_folder):
+        yield CLASS
 
 
 @pytest.hookimpl(wrapper=True)

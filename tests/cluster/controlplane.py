@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import time
 from collections.abc import Iterator
@@ -21,17 +22,38 @@ READY = 60.0
 
 @dataclass(frozen=True)
 class Ready:
-    """What stands in the folder of a control plane that answers."""
+    """A control plane that answers, and the identities that its other parts have there."""
 
     kubeconfig: Path
     server: str
     authority: Path
+    addresses: Addresses
+    admin: pki.Pair
     node: pki.Pair
-    """The kubelet's identity: system:node:NODE."""
-    kubelet: pki.Pair
-    """What the kubelet shows to the API server, which asks it for logs."""
+    """The kubelet: system:node:NODE."""
     proxy: pki.Pair
-    """The service proxy's identity: system:kube-proxy."""
+    """The service proxy: system:kube-proxy."""
+    kubelet: pki.Pair
+    """What the kubelet's port shows to the API server, which asks it for logs."""
+
+    @classmethod
+    def read(cls, path: Path) -> Ready:
+        """Read what the control plane's daemon said when it was ready."""
+        said = json.loads(path.read_text())
+
+        def pair(name: str) -> pki.Pair:
+            return pki.Pair(Path(said[name]["certificate"]), Path(said[name]["key"]))
+
+        return cls(
+            kubeconfig=Path(said["kubeconfig"]),
+            server=said["server"],
+            authority=Path(said["authority"]),
+            addresses=Addresses(**said["addresses"]),
+            admin=pair("admin"),
+            node=pair("node"),
+            proxy=pair("proxy"),
+            kubelet=pair("kubelet"),
+        )
 
 
 class ControlPlane:
@@ -49,20 +71,21 @@ class ControlPlane:
     def start(self) -> Ready:
         """Start everything that `programs` holds; envtest's lacks the two controllers."""
         issue = self._authority.issue
-        kubelet = issue("kubelet", NODE, hosts=[self._addresses.node])
-        admin = self._kubeconfig("admin", "admin", "system:masters")
+        admin = issue("admin", "admin", organization="system:masters")
         self._start_etcd()
         self._start_api_server()
         self._wait()
         if (self._programs / "kube-controller-manager").exists():
             self._start_controllers()
         return Ready(
-            kubeconfig=admin,
+            kubeconfig=self._kubeconfig("admin", admin),
             server=self._server,
             authority=self._authority.path,
+            addresses=self._addresses,
+            admin=admin,
             node=issue("node", f"system:node:{NODE}", organization="system:nodes"),
-            kubelet=kubelet,
             proxy=issue("proxy", "system:kube-proxy"),
+            kubelet=issue("kubelet", NODE, hosts=[self._addresses.node]),
         )
 
     def stop(self) -> None:
@@ -73,10 +96,13 @@ class ControlPlane:
     def _server(self) -> str:
         return f"https://127.0.0.1:{self._port}"
 
-    def _kubeconfig(self, file: str, name: str, group: str = "") -> Path:
-        user = pki.certificate_user(self._authority.issue(file, name, organization=group))
+    def _kubeconfig(self, file: str, identity: pki.Pair) -> Path:
+        user = pki.certificate_user(identity)
         path = self._folder / f"{file}.kubeconfig"
         return pki.write_kubeconfig(path, self._server, self._authority.path.read_bytes(), user)
+
+    def _login(self, program: str) -> Path:
+        return self._kubeconfig(program, self._authority.issue(program, f"system:{program}"))
 
     def _run(self, name: str, **flags: str | Path) -> None:
         options = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items()]
@@ -138,7 +164,7 @@ class ControlPlane:
         manager, scheduler = free_ports(2)
         self._run(
             "kube-controller-manager",
-            kubeconfig=self._kubeconfig("controllers", "system:kube-controller-manager"),
+            kubeconfig=self._login("kube-controller-manager"),
             secure_port=str(manager),
             root_ca_file=self._authority.path,
             service_account_private_key_file=self._token_keys[0],
@@ -147,7 +173,7 @@ class ControlPlane:
         )
         self._run(
             "kube-scheduler",
-            kubeconfig=self._kubeconfig("scheduler", "system:kube-scheduler"),
+            kubeconfig=self._login("kube-scheduler"),
             secure_port=str(scheduler),
             **shared,
         )

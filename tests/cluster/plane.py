@@ -17,7 +17,7 @@ from tests.cluster import addresses, controlplane, shared
 def running(folder: Path, programs: Path) -> Iterator[dict[str, Any]]:
     """Run a control plane on addresses of its own and yield what its holders need to know."""
     with addresses.claimed() as block, controlplane.running(folder, programs, block) as ready:
-        yield {"number": block.number, **asdict(ready)}
+        yield asdict(ready)
     shutil.rmtree(folder / "etcd", ignore_errors=True)  # 130 MB that pytest would keep
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.cluster import build, shared
+from tests.cluster import build, crds, shared
 from tests.cluster.access import Cluster
 from tests.cluster.node.node import obstacle
 from tests.cluster.workloads import Workloads
@@ -61,6 +61,28 @@ def node(cluster: Cluster, shared_folder: Path) -> Iterator[Workloads]:
         raise NoCluster(reason)
     with shared.held(folder, "tests.cluster.node", [plane]):
         yield Workloads(folder)
+
+
+def install_gateway_api(cluster: Cluster) -> None:
+    """Install Gateway API's definitions, if the cluster does not have them.
+
+    Raises:
+        NoCluster: They cannot be fetched.
+    """
+    try:
+        folder = crds.gateway_api()
+    except build.CannotBuild as error:
+        raise NoCluster(str(error)) from error
+    cluster.kubectl("apply", "--server-side", "--filename", folder)
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "--filename", folder)
+
+
+@contextmanager
+def gateway(shared_folder: Path) -> Iterator[None]:
+    """Run the stand-in for a Gateway API implementation on the node's network."""
+    plane = shared_folder / "plane" / "ready.json"
+    with shared.held(shared_folder / "gateway", "tests.cluster.gateway", [plane]):
+        yield
 
 
 def existing(kubeconfig: Path, folder: Path) -> Cluster:

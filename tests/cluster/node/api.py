@@ -48,6 +48,10 @@ class Api:
         """Merge into an object: lists by their keys, as kubelets do."""
         return await self._request("PATCH", path, body, "application/strategic-merge-patch+json")
 
+    async def merge(self, path: str, body: Object) -> Object:
+        """Merge into a custom resource: lists are replaced."""
+        return await self._request("PATCH", path, body, "application/merge-patch+json")
+
     async def delete(self, path: str, options: Object) -> Object:
         """Delete an object."""
         return await self._request("DELETE", path, options)

@@ -10,11 +10,11 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.cluster.addresses import Addresses
+from tests.cluster import build
+from tests.cluster.controlplane import Ready
 from tests.cluster.node.api import Api, Object
 from tests.cluster.node.dns import NameServer
 from tests.cluster.node.images import Images
@@ -24,33 +24,14 @@ from tests.cluster.node.network import Bridge
 from tests.cluster.node.pod import Host
 from tests.cluster.node.proxy import Proxy
 from tests.cluster.node.services import Services
-from tests.cluster.pki import Pair
 
 KUBELET_PORT = 10250
 DNS_PORT = 53
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 
 
-@dataclass(frozen=True)
-class Plane:
-    """What a node needs to know of its control plane, and its own identities there."""
-
-    server: str
-    authority: Path
-    addresses: Addresses
-    version: str
-    node: Pair
-    proxy: Pair
-    kubelet: Pair
-    """What the kubelet's port shows to the API server."""
-
-    def api(self, identity: Pair) -> Api:
-        """Return the access of one identity."""
-        return Api(self.server, self.authority, identity)
-
-
 @asynccontextmanager
-async def running(name: str, plane: Plane, folder: Path) -> AsyncIterator[None]:
+async def running(name: str, plane: Ready, folder: Path) -> AsyncIterator[None]:
     """Run a node; when entered it is ready, and names resolve. Pods end with it.
 
     Raises:
@@ -59,9 +40,9 @@ async def running(name: str, plane: Plane, folder: Path) -> AsyncIterator[None]:
     bridge = Bridge(plane.addresses.bridge, plane.addresses.pods)
     sweep(bridge.name)
     images = Images(folder / "images.json")
-    api = plane.api(plane.node)
+    api = Api(plane.server, plane.authority, plane.node)
     host = Host(api, bridge, images, folder / "pods", plane.addresses.api)
-    kubelet = Kubelet(name, plane.version, KUBELET_PORT, host)
+    kubelet = Kubelet(name, build.version("k8s.io/kubernetes"), KUBELET_PORT, host)
     async with AsyncExitStack() as stack:
         await bridge.up()
         stack.push_async_callback(bridge.down)
@@ -79,7 +60,7 @@ async def running(name: str, plane: Plane, folder: Path) -> AsyncIterator[None]:
 
 
 async def _serve_services(
-    plane: Plane, bridge: Bridge, group: asyncio.TaskGroup
+    plane: Ready, bridge: Bridge, group: asyncio.TaskGroup
 ) -> list[asyncio.Task[None]]:
     """Start name server and proxy; returns the tasks that keep them true."""
     host, _, port = plane.server.removeprefix("https://").rpartition(":")
@@ -96,7 +77,8 @@ async def _serve_services(
             store[uid] = item
         changed.set()
 
-    api, proxy = plane.api(plane.proxy), Proxy(services, bridge)
+    api = Api(plane.server, plane.authority, plane.proxy)
+    proxy = Proxy(services, bridge)
     tasks = [
         group.create_task(api.mirror("/api/v1/services", partial(keep, services.services))),
         group.create_task(api.mirror(SLICES, partial(keep, services.slices))),
