@@ -12,15 +12,17 @@ from tests.cluster import sources
 
 
 def main() -> None:
-    """Start the control plane and, where the machine permits it, the node."""
+    """Start the control plane and, where the machine permits it, node and gateway."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ExitStack() as stack, suppress(KeyboardInterrupt):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-cluster-")))
         cluster = stack.enter_context(sources.cluster(folder, folder / "access"))
         try:
             stack.enter_context(sources.node(cluster, folder))
+            sources.install_gateway_api(cluster)
+            stack.enter_context(sources.gateway(folder))
         except sources.NoCluster as reason:
-            print(f"no node, so no pod will run: {reason}", file=sys.stderr)
+            print(f"control plane only: {reason}", file=sys.stderr)
         print(f"export KUBECONFIG={cluster.kubeconfig} PATH={cluster.programs}:$PATH", flush=True)
         print("Ctrl-C stops the cluster", file=sys.stderr)
         signal.pause()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ class Access:
 
     kubeconfig: Path
     programs: Path
-    """Folder of kubectl and, if they were built, helm and kubeconform."""
+    """Folder of kubectl and, if they were built, helm and kubeconform. Then comes the PATH."""
 
     @cached_property
     def api(self) -> client.ApiClient:
@@ -41,9 +42,13 @@ class Access:
         return self._run("helm", *arguments, stdin=stdin, check=check)
 
     def _run(self, program: str, *arguments: str | Path, stdin: str, check: bool) -> str:
+        path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
+        found = shutil.which(program, path=path)
+        if found is None:
+            raise CommandFailed(f"no {program} in {self.programs} or on the PATH")
         env = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         done = subprocess.run(
-            [self.programs / program, *arguments],
+            [found, *arguments],
             input=stdin, capture_output=True, text=True, env=env, timeout=180, check=False,
         )  # fmt: skip
         if check and done.returncode:

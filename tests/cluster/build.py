@@ -22,7 +22,7 @@ PROGRAMS = (
     *("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"),
     *("kubectl", "helm", "kubeconform"),
 )
-CACHE = "TIDEMILL_CLUSTER_CACHE"
+CACHE = "TIDEMILL_TEST_CLUSTER_CACHE"
 
 
 class CannotBuild(Exception):

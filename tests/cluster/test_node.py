@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 import time
@@ -195,6 +196,22 @@ touch /etc/written 2>&1 || echo refused; touch /s/written && echo scratch; hostn
     assert "NoNewPrivs:\t1" in said
     assert "Read-only file system" in said
     assert said.split()[-4:] == ["refused", "scratch", "tight", "1"]
+
+
+def test_an_image_is_all_that_its_container_sees(
+    space: Namespace, node: Workloads, programs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    shutil.copy(programs / "kubeconform", tmp_path / "bin")  # linked statically
+    image = Image(root=str(tmp_path), entrypoint=["/bin/kubeconform"], cmd=["-v"], user=65532)
+    node.add_image("test/kubeconform:*", image)
+    security = {"readOnlyRootFilesystem": True, "runAsNonRoot": True}
+    inside = {"image": "test/kubeconform:1", "command": None, "securityContext": security}
+    space.run("own-root", container=inside)
+    space.run("no-shell", container=inside | {"command": ["/bin/sh", "-c", "true"]})
+    space.wait("pod/own-root", "jsonpath={.status.phase}=Succeeded")
+    assert space.kubectl("logs", "own-root") == "development\n"
+    space.wait("pod/no-shell", "jsonpath={.status.phase}=Failed")
 
 
 def test_what_cannot_start_says_why(space: Namespace) -> None:

@@ -43,12 +43,35 @@ async def running(plane: Ready, folder: Path) -> AsyncIterator[None]:
     bridge = Bridge(plane.addresses.bridge, plane.addresses.pods)
     envoy = Envoy(folder)
     try:
+        await announce(api)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(Controller(api, bridge, plane.addresses, envoy).run())
             yield
             task.cancel()
     finally:
         envoy.stop()
+
+
+async def announce(api: Api) -> None:
+    """Create the GatewayClass and accept it."""
+    body = {
+        "apiVersion": f"{GROUP}/v1",
+        "kind": "GatewayClass",
+        "metadata": {"name": CLASS},
+        "spec": {"controllerName": CONTROLLER},
+    }
+    try:
+        made = await api.post(f"{API}/gatewayclasses", body)
+    except Refused as error:
+        if error.status != 409:  # it is there from an earlier time
+            raise
+        made = await api.get(f"{API}/gatewayclasses/{CLASS}")
+    accepted = Rejection("Accepted", "the stand-in of tidemill's tests")
+    status = {
+        "conditions": [condition("Accepted", True, accepted, made["metadata"]["generation"])],
+        "supportedFeatures": [{"name": name} for name in FEATURES],
+    }
+    await api.merge(f"{API}/gatewayclasses/{CLASS}/status", {"status": status})
 
 
 class Controller:
@@ -62,8 +85,7 @@ class Controller:
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Announce the GatewayClass and follow the API server for ever."""
-        await self._announce()
+        """Follow the API server for ever."""
         world = self._world
         lists = {
             "/api/v1/services": world.services.services,
@@ -99,26 +121,13 @@ class Controller:
                 await self._report(made)
 
     async def _assign_addresses(self) -> None:
-        for gateway in self._world.ours():
-            uid = gateway["metadata"]["uid"]
+        wanted = [gateway["metadata"]["uid"] for gateway in self._world.ours()]
+        for uid in set(self._addresses) - set(wanted):
+            self._free.append(self._addresses.pop(uid))
+        for uid in wanted:
             if uid not in self._addresses:
                 self._addresses[uid] = self._free.pop(0)
                 await self._bridge.add_service(self._addresses[uid])
-
-    async def _announce(self) -> None:
-        body = {
-            "apiVersion": f"{GROUP}/v1",
-            "kind": "GatewayClass",
-            "metadata": {"name": CLASS},
-            "spec": {"controllerName": CONTROLLER},
-        }
-        made = await self._api.post(f"{API}/gatewayclasses", body)
-        accepted = Rejection("Accepted", "the stand-in of tidemill's tests")
-        status = {
-            "conditions": [condition("Accepted", True, accepted, made["metadata"]["generation"])],
-            "supportedFeatures": [{"name": name} for name in FEATURES],
-        }
-        await self._api.merge(f"{API}/gatewayclasses/{CLASS}/status", {"status": status})
 
     async def _report(self, made: Plan) -> None:
         for gateway in self._world.ours():

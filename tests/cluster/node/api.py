@@ -13,8 +13,8 @@ import httpx
 from tests.cluster.pki import Pair
 
 Object = dict[str, Any]
-RELIST = 1.0
-"""Seconds until a broken watch starts again: a node outlives its API server."""
+RETRY = 1.0
+"""Seconds until a broken watch or a request that was put off is tried again."""
 
 
 class Refused(Exception):
@@ -60,9 +60,11 @@ class Api:
         self, method: str, path: str, body: Object | None = None, kind: str = "application/json"
     ) -> Object:
         content = None if body is None else json.dumps(body)
-        answer = await self._client.request(
-            method, path, content=content, headers={"Content-Type": kind}
-        )
+        headers = {"Content-Type": kind}
+        answer = await self._client.request(method, path, content=content, headers=headers)
+        while answer.status_code == httpx.codes.TOO_MANY_REQUESTS:  # a new kind gets its storage
+            await asyncio.sleep(RETRY)
+            answer = await self._client.request(method, path, content=content, headers=headers)
         if answer.is_error:
             raise Refused(answer.status_code, answer.text)
         return dict(answer.json())
@@ -78,7 +80,7 @@ class Api:
                 await self._list_and_watch(path, known, changed)
             except (httpx.HTTPError, Refused) as error:
                 print(f"watch of {path}: {error!r}", flush=True)
-                await asyncio.sleep(RELIST)
+                await asyncio.sleep(RETRY)
 
     async def _list_and_watch(
         self, path: str, known: set[str], changed: Callable[[str, Object | None], None]
