@@ -217,12 +217,14 @@ def test_an_image_is_all_that_its_container_sees(
 def test_what_cannot_start_says_why(space: Namespace) -> None:
     space.run("absent", container={"image": "missing.example/x:1"})
     space.run("typo", "no-such-program")
+    space.run("network", "true", hostNetwork=True)
     variable = {"name": "A", "valueFrom": {"secretKeyRef": {"name": "none", "key": "a"}}}
     space.run("keyless", "true", container={"env": [variable]})
     reason = "jsonpath={.status.containerStatuses[0].state.waiting.reason}"
     space.wait("pod/absent", f"{reason}=ErrImagePull")
     space.wait("pod/keyless", f"{reason}=CreateContainerConfigError")
     space.wait("pod/typo", "jsonpath={.status.phase}=Failed")
+    space.wait("pod/network", "jsonpath={.status.reason}=UnsupportedByTestNode")
     ended = space.get("pod", "typo")["status"]["containerStatuses"][0]["state"]["terminated"]
     assert ended["reason"] == "StartError"
     assert "no-such-program: [Errno 2]" in ended["message"]

@@ -98,6 +98,21 @@ class Manifest:
         return str(math.ceil(quantity(str(value)) / divisor))
 
 
+def unsupported(spec: Object) -> list[str]:
+    """Return what a pod asks for that the test node would otherwise pass over in silence."""
+    found = [
+        name for name in ("hostNetwork", "hostPID", "hostIPC", "hostAliases") if spec.get(name)
+    ]
+    if any(one.get("restartPolicy") for one in spec.get("initContainers", [])):
+        found.append("sidecar containers")
+    if any("postStart" in one.get("lifecycle", {}) for one in spec["containers"]):
+        found.append("lifecycle.postStart")
+    probes = ("startupProbe", "livenessProbe", "readinessProbe")
+    if any("grpc" in one.get(probe, {}) for one in spec["containers"] for probe in probes):
+        found.append("gRPC probes")
+    return found
+
+
 def port(container: Object, name: int | str) -> int:
     """Return a port number, looked up if it is a name."""
     if isinstance(name, int):

@@ -14,7 +14,7 @@ from tests.cluster.node.api import Api, Object, Refused
 from tests.cluster.node.container import RETRY, Container
 from tests.cluster.node.images import Images
 from tests.cluster.node.launch import Place
-from tests.cluster.node.manifest import Manifest
+from tests.cluster.node.manifest import Manifest, unsupported
 from tests.cluster.node.network import Bridge
 from tests.cluster.node.sources import CannotStart
 from tests.cluster.node.status import Progress, pod_status
@@ -71,9 +71,9 @@ class Pod:
         stopping = asyncio.ensure_future(self._stop_in_time())
         try:
             await self._run_containers()
-        except Exception:  # noqa: BLE001 - a node outlives whatever a pod does
+        except Exception as error:  # noqa: BLE001 - a node outlives whatever a pod does
             traceback.print_exc()
-            self._progress.reason = "NodeError"
+            self._progress.reason, self._progress.message = "NodeError", repr(error)
         finally:
             reporting.cancel()
             stopping.cancel()
@@ -101,6 +101,10 @@ class Pod:
         self._news.set()
 
     async def _run_containers(self) -> None:
+        if lacks := unsupported(self.manifest.spec):
+            self._progress.reason = "UnsupportedByTestNode"
+            self._progress.message = f"the test node has no {', '.join(lacks)}"
+            return
         self._changed()
         place = await self._prepare()
         if place is None:

@@ -21,6 +21,7 @@ class Progress:
     """All its containers have ended for good."""
     reason: str = ""
     """Why it was ended as a whole: DeadlineExceeded."""
+    message: str = ""
 
 
 def phase(progress: Progress, inits: Sequence[Container], mains: Sequence[Container]) -> str:
@@ -52,6 +53,7 @@ def pod_status(
     return {
         "phase": name,
         "reason": progress.reason or None,
+        "message": progress.message or None,
         "hostIP": node,
         "hostIPs": [{"ip": node}],
         "podIP": address,
