@@ -51,6 +51,11 @@ class Edge:
         conditions = json.loads(found)["status"]["parents"][0]["conditions"]
         return {one["type"]: (one["status"], one["reason"]) for one in conditions}
 
+    def create(self, kind: str, name: str, spec: dict[str, Any]) -> None:
+        meta = {"name": name, "labels": {"app": name}}
+        body = {"apiVersion": "v1", "kind": kind, "metadata": meta, "spec": spec}
+        self.cluster.kubectl("apply", "-f", "-", *self.inside, stdin=json.dumps(body))
+
     def ask(self, times: int) -> Counter[str]:
         answers = [self.client.get("/ask").raise_for_status().text for _ in range(times)]
         return Counter(answer.split()[0] for answer in answers)
@@ -115,6 +120,48 @@ def test_what_it_cannot_do_is_not_accepted(edge: Edge) -> None:
     rewrite = {"type": "URLRewrite", "urlRewrite": {"hostname": "other"}}
     status = edge.route({"backendRefs": [STABLE], "filters": [rewrite]})
     assert status["Accepted"] == ("False", "UnsupportedValue")
+
+
+ECHO = """
+import concurrent.futures, grpc, sys
+
+def answer(request, context):
+    return sys.argv[1].encode() + b" " + request
+
+methods = {"Say": grpc.unary_unary_rpc_method_handler(answer)}
+server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
+server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", methods)])
+server.add_insecure_port("0.0.0.0:8080")
+server.start()
+server.wait_for_termination()
+"""
+
+
+def test_grpc_calls_are_routed_by_method(edge: Edge) -> None:
+    grpc = pytest.importorskip("grpc")
+    for name in ("one", "two"):
+        container = {
+            "name": "main",
+            "image": "test/python",
+            "args": ["-c", ECHO, name],
+            "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+        }
+        pod = {"containers": [container], "terminationGracePeriodSeconds": 0}
+        service = {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
+        edge.create("Pod", name, pod)
+        edge.create("Service", name, service)
+    edge.cluster.kubectl(
+        "wait", "pod/one", "pod/two", "--for=condition=Ready", TIMEOUT, *edge.inside
+    )
+    match = {"method": {"service": "test.Echo", "method": "Say"}}
+    backends = [{"name": "one", "port": 80, "weight": 1}, {"name": "two", "port": 80, "weight": 1}]
+    status = edge.route({"matches": [match], "backendRefs": backends}, kind="GRPCRoute")
+    assert status["ResolvedRefs"] == ("True", "ResolvedRefs")
+    with grpc.insecure_channel(edge.url.removeprefix("http://")) as channel:
+        say = channel.unary_unary("/test.Echo/Say")
+        assert {say(b"hello") for _ in range(50)} == {b"one hello", b"two hello"}
+        with pytest.raises(grpc.RpcError):
+            channel.unary_unary("/test.Echo/Shout")(b"hello")
 
 
 def test_a_grpc_method_is_a_path() -> None:
