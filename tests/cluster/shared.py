@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 START = 120.0
 """Seconds that a daemon may take until it is ready."""
 STOP = 15.0
-"""Seconds that the last holder waits for the end of the daemon. Others may hold it longer."""
+"""Seconds that the last holder waits for the end of the daemon."""
 
 
 @contextmanager
@@ -40,9 +40,19 @@ def held(folder: Path, module: str, arguments: Sequence[str | Path]) -> Iterator
             if not ready.exists():
                 _start(folder, ready, module, arguments)
         yield json.loads(ready.read_text())
+        last = _alone(lease)
     deadline = time.monotonic() + STOP
-    while ready.exists() and time.monotonic() < deadline:
+    while last and ready.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+def _alone(lease: IO[str]) -> bool:
+    """Return whether no other process holds the lease."""
+    try:
+        fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _start(folder: Path, ready: Path, module: str, arguments: Sequence[str | Path]) -> None:

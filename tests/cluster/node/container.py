@@ -144,6 +144,8 @@ class Container:
         assert self._process is not None
         self._prober = Prober(self._spec, self._perform, self._changed)
         self._changed()
+        if self._stopping.is_set():  # it was told to stop while it started
+            await self._terminate(self._pod.grace)
         probing = asyncio.ensure_future(self._prober.watch())
         exited = asyncio.ensure_future(self._process.wait())
         try:

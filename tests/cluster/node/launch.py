@@ -63,11 +63,13 @@ async def _failure(process: asyncio.subprocess.Process, pipe: Path) -> str:
     """Return what is written to the pipe until its writer closes it, which it does on exec."""
     reading = asyncio.ensure_future(asyncio.to_thread(pipe.read_text))
     exited = asyncio.ensure_future(process.wait())
-    await asyncio.wait({reading, exited}, return_when=asyncio.FIRST_COMPLETED)
-    if not reading.done():  # it may have ended before it opened the pipe: end the reading
-        with contextlib.suppress(OSError):
-            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-    exited.cancel()
+    try:
+        await asyncio.wait({reading, exited}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        exited.cancel()
+        if not reading.done():  # it may have ended before it opened the pipe: end the reading
+            with contextlib.suppress(OSError):
+                os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
     return await reading
 
 
