@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 UV := .uv/bin/uv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint bench docs proto clean lock
+.PHONY: help setup demo test cluster lint bench docs proto clean lock
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,7 +36,11 @@ demo: setup ## Play the whole loop on real flights of 2013
 	@$(BIN)/tidemill demo --into .tidemill/demo
 
 test: setup ## Pass the tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m tests.cluster.build >/dev/null || true # without, its tests say why they skip
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+cluster: setup ## Run a Kubernetes cluster of local processes until Ctrl-C
+	@$(BIN)/python -m tests.cluster
 
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff format --check .

@@ -23,7 +23,10 @@ from tidemill.settings import Settings, load
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     page.relative_to(ROOT)
-    for folder in (".", "docs", "docs/decisions", "docs/runbooks", "infra/project", "serving")
+    for folder in (
+        *(".", "docs", "docs/decisions", "docs/kubernetes", "docs/runbooks"),
+        *("infra/project", "serving"),
+    )
     for page in (ROOT / folder).glob("*.md")
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

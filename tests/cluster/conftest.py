@@ -1,0 +1,120 @@
+"""Fixtures of the tests that need a Kubernetes API, most of them real controllers too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from tests.cluster import sources
+from tests.cluster.access import Cluster
+from tests.cluster.gateway.world import CLASS
+from tests.cluster.workloads import Workloads
+
+NO_CLUSTER, NO_PODS = "NO CLUSTER TESTS", "NO TESTS OF RUNNING PODS"
+
+
+@pytest.fixture(scope="session")
+def cluster_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all processes of this test run share; it keeps the logs."""
+    return _shared(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def cluster(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Return the administrator's access to the cluster of this test run."""
+    try:
+        with sources.cluster(cluster_folder, tmp_path_factory.mktemp("access")) as cluster:
+            yield cluster
+    except sources.NoCluster as reason:
+        _refuse(str(reason))
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """Return the folder of helm and kubeconform (and the rest of go.mod's), cluster or not."""
+    try:
+        return sources.built_programs()
+    except sources.NoCluster as reason:
+        _refuse(str(reason))
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """Return a new namespace, deleted after the test."""
+    name = cluster.namespace()
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def controllers(cluster: Cluster) -> Cluster:
+    """Return the cluster if it has a controller manager and a scheduler."""
+    if not cluster.controllers:
+        pytest.skip(f"{NO_CLUSTER}: {sources.ASSETS} has no kube-controller-manager")
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def node(cluster: Cluster, cluster_folder: Path) -> Iterator[Workloads]:
+    """Return the node that runs pods as processes of this machine."""
+    try:
+        with sources.node(cluster, cluster_folder) as node:
+            yield node
+    except sources.NoCluster as reason:
+        pytest.skip(f"{NO_PODS}: {reason}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a cluster, so that `-m 'not cluster'` leaves it out."""
+    for item in items:
+        if _needs_cluster(item):
+            item.add_marker("cluster")
+
+
+@pytest.fixture(scope="session")
+def gateway_api(cluster: Cluster) -> None:
+    """Install Gateway API's custom resource definitions."""
+    try:
+        sources.install_gateway_api(cluster)
+    except sources.NoCluster as reason:
+        _refuse(str(reason))
+
+
+@pytest.fixture(scope="session")
+def gateway(gateway_api: None, node: Workloads, cluster_folder: Path) -> Iterator[str]:
+    """Run the stand-in for a Gateway API implementation and return its GatewayClass."""
+    with sources.gateway(cluster_folder):
+        yield CLASS
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say where the logs are when a test fails, and why all are skipped on one line."""
+    report = yield
+    if report.failed and _needs_cluster(item):
+        folder = _shared(item.config._tmp_path_factory)  # type: ignore[attr-defined]
+        report.sections.append(("cluster", f"logs: {folder}/*/*.log"))
+    why = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    if NO_CLUSTER in why or NO_PODS in why:
+        report.longrepr = (__file__, 1, why)  # the same place for all
+    return report
+
+
+def _needs_cluster(item: pytest.Item) -> bool:
+    return "cluster" in getattr(item, "fixturenames", ())
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    base = factory.getbasetemp()
+    return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cluster"
+
+
+def _refuse(reason: str) -> NoReturn:
+    if os.environ.get(sources.REQUIRE):
+        pytest.fail(f"{sources.REQUIRE} is set, and there is no cluster: {reason}")
+    pytest.skip(f"{NO_CLUSTER}: {reason}")

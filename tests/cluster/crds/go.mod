@@ -1,0 +1,6 @@
+// Custom resources of others that the tests install; nothing of it is compiled.
+module tidemill.dev/tests/crds
+
+go 1.24.0
+
+require sigs.k8s.io/gateway-api v1.4.1
