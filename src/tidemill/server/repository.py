@@ -189,7 +189,8 @@ class Repository:
 
     def require(self, name: str, version: str) -> None:
         """Raise Rejected unless a version, by default any, is loaded or in the folder."""
-        self._choose(name, version)
+        if not any(k == (name, version or k[1]) for k in self._held() | self._served.keys()):
+            raise self._unknown(name, version)
 
     async def get(self, name: str, version: str = "") -> Served:
         """Return what serves a version, which is loaded if need be; raises Rejected.
