@@ -104,7 +104,7 @@ def _complete(
     maturation: timedelta,
 ) -> datetime | None:
     """Return the exclusive end of the hours about which nothing can arrive any more."""
-    ends = [log.filter(pl.col("revision") == arm.revision)["at"].max() for arm in arms]
+    ends = [log.filter(pl.col("revision") == arm.reported)["at"].max() for arm in arms]
     known = labels["label_at"].max()
     reached = [end for end in ends if isinstance(end, datetime)]
     if len(reached) < len(arms) or not isinstance(known, datetime):
@@ -142,7 +142,7 @@ def _cohort(rows: pl.DataFrame, span: Span, arms: tuple[Revision, Revision]) -> 
             .otherwise(0.0)
         )
         requests = (
-            rows.filter(inside & (pl.col("revision") == arm.revision))
+            rows.filter(inside & (pl.col("revision") == arm.reported))
             .with_columns(loss=loss)
             .group_by("request_id")
             .agg(level=(pl.col("loss").mean() * LEVELS).round().cast(pl.Int64))
