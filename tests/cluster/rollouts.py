@@ -5,14 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tidemill.adapters.kubernetes.access import connect
-from tidemill.adapters.kubernetes.client import KubeClient
+from tidemill.adapters.kubernetes.client import PODS, ROLLOUTS, KubeClient, Resource
+from tidemill.adapters.kubernetes.owned import Owner
+from tidemill.errors import Conflict
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "charts/tidemill/crds"
@@ -101,3 +106,73 @@ def change(body: Any, path: str, value: Any) -> None:
         body.pop(last, None)
     else:
         body[last] = value
+
+
+def owner(api: KubeClient, namespace: str, **changes: Any) -> Owner:
+    """Create a ModelRollout and return it as an owner."""
+    made = api.create(ROLLOUTS, manifest(namespace, **changes))
+    return Owner(namespace, made["metadata"]["name"], made["metadata"]["uid"])
+
+
+def set_status(api: KubeClient, resource: Resource, name: str, namespace: str, status: Any) -> None:
+    """Say what a gateway or a kubelet would say, at the object's present generation."""
+    for _ in range(20):
+        found = api.get(resource, namespace, name)
+        try:
+            api.replace(resource, found | {"status": found.get("status", {}) | status}, "status")
+        except Conflict:
+            continue
+        return
+    raise AssertionError(f"{name} never comes to rest")
+
+
+def accept(api: KubeClient, resource: Resource, name: str, namespace: str, **says: str) -> None:
+    """Play the Gateway: take the route up, or say why not."""
+    found = api.get(resource, namespace, name)
+    moment = "2026-01-01T00:00:00Z"
+    conditions = [
+        {
+            "type": kind,
+            "status": "False" if kind in says else "True",
+            "reason": says.get(kind, kind),
+            "message": "",
+            "lastTransitionTime": moment,
+            "observedGeneration": found["metadata"]["generation"],
+        }
+        for kind in ("Accepted", "ResolvedRefs")
+    ]
+    parents = [
+        {"parentRef": ref, "controllerName": "tests.tidemill.dev/gateway", "conditions": conditions}
+        for ref in found["spec"]["parentRefs"]
+    ]
+    set_status(api, resource, name, namespace, {"parents": parents})
+
+
+def run_pods(api: KubeClient, namespace: str, labels: dict[str, str], count: int) -> None:
+    """Play the kubelet: wait for `count` pods and let them be ready."""
+    pods = eventually(lambda: _exactly(api.select(PODS, namespace, labels), count))
+    for number, pod in enumerate(pods):
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        address = f"10.9.0.{number + 1}"
+        status = {
+            "phase": "Running",
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "conditions": [ready],
+        }
+        set_status(api, PODS, pod["metadata"]["name"], namespace, status)
+
+
+def _exactly(found: list[Any], count: int) -> list[Any]:
+    return found if len(found) == count else []
+
+
+def eventually(look: Callable[[], T], seconds: float = 30) -> T:
+    """Return what `look` finds, as soon as it finds anything."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found or time.monotonic() > deadline:
+            assert found, "never"
+            return found
+        time.sleep(0.1)
