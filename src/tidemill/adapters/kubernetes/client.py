@@ -6,7 +6,9 @@ types; see docs/rollout-kubernetes.md for the measurement behind that.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -117,6 +119,7 @@ class KubeClient:
     def __init__(self, http: httpx.Client) -> None:
         """`http` knows the server's address, authority and credentials; see `access`."""
         self._http = http
+        self._watching: set[socket.socket] = set()
 
     def get(self, resource: Resource, namespace: str, name: str) -> Manifest:
         """Return one object."""
@@ -162,13 +165,25 @@ class KubeClient:
                 if answer.is_error:
                     answer.read()
                     raise _error("GET", path, answer.status_code, _status(answer))
-                for line in answer.iter_lines():
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise _error("GET", path, event["object"].get("code", 500), event["object"])
-                    yield event["type"], event["object"]
+                with self._interruptible(answer):
+                    yield from _events(answer, path)
         except (httpx.HTTPError, ValueError) as error:
             raise Unavailable(f"the watch of {resource.plural} broke off: {error!r}") from error
+
+    def interrupt(self) -> None:
+        """Let every watch that waits for an event end now."""
+        for connection in list(self._watching):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def _interruptible(self, answer: httpx.Response) -> Iterator[None]:
+        connection = answer.extensions["network_stream"].get_extra_info("socket")
+        self._watching.add(connection)
+        try:
+            yield
+        finally:
+            self._watching.discard(connection)
 
     def create(self, resource: Resource, manifest: Manifest) -> Manifest:
         """Make an object."""
@@ -221,6 +236,14 @@ class KubeClient:
             raise _error(method, path, answer.status_code, _status(answer))
         parsed: Manifest = answer.json()
         return parsed
+
+
+def _events(answer: httpx.Response, path: str) -> Iterator[tuple[str, Manifest]]:
+    for line in answer.iter_lines():
+        event = json.loads(line)
+        if event["type"] == "ERROR":
+            raise _error("GET", path, event["object"].get("code", 500), event["object"])
+        yield event["type"], event["object"]
 
 
 def _where(resource: Resource, manifest: Manifest, sub: str = "") -> str:
