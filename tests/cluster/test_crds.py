@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from tests.cluster.rollouts import SPEC, change, client, install, manifest
 
+from tidemill.adapters.kubernetes.analysis import AnalysisSpec
 from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, KubeClient
-from tidemill.adapters.kubernetes.resources import AnalysisSpec, ModelRolloutSpec
+from tidemill.adapters.kubernetes.resources import ModelRolloutSpec
 from tidemill.errors import Refused
 
 POLICY = SPEC["analysis"]["inline"]

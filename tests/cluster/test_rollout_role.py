@@ -31,9 +31,9 @@ from tidemill.adapters.kubernetes.events import DecisionEvents
 from tidemill.adapters.kubernetes.finalizer import set_mark
 from tidemill.adapters.kubernetes.lease import Election
 from tidemill.adapters.kubernetes.owned import Owner
-from tidemill.adapters.kubernetes.resources import Traffic
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
 from tidemill.adapters.kubernetes.routes import GatewayRouter
+from tidemill.adapters.kubernetes.traffic import Traffic
 from tidemill.adapters.kubernetes.workloads import DeploymentWorkloads
 from tidemill.domain.rollout.model import Backend, Decision, Route, State
 from tidemill.errors import NotFound, TidemillError

@@ -17,8 +17,8 @@ from tidemill.adapters.kubernetes.client import (
     Resource,
 )
 from tidemill.adapters.kubernetes.owned import Owner
-from tidemill.adapters.kubernetes.resources import Traffic
 from tidemill.adapters.kubernetes.routes import GatewayRouter
+from tidemill.adapters.kubernetes.traffic import Traffic
 from tidemill.domain.rollout.model import Backend, Route
 from tidemill.errors import Conflict, Unavailable
 

@@ -28,9 +28,9 @@ from tidemill.adapters.kubernetes.finalizer import marked, set_mark
 from tidemill.adapters.kubernetes.keys import concerned
 from tidemill.adapters.kubernetes.lease import Election
 from tidemill.adapters.kubernetes.owned import ROLLOUT, Owner
-from tidemill.adapters.kubernetes.resources import Traffic
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
 from tidemill.adapters.kubernetes.routes import GatewayRouter
+from tidemill.adapters.kubernetes.traffic import Traffic
 from tidemill.adapters.kubernetes.workloads import DeploymentWorkloads
 from tidemill.controller.fleet import Fleet
 from tidemill.controller.gauges import Gauges

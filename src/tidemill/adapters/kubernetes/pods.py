@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tidemill.adapters.kubernetes.runtime import Runtime
 from tidemill.domain.rollout.model import Revision
 
 __all__ = ["PORT", "server_pod"]
@@ -17,10 +18,10 @@ PROBE_SECONDS = 5
 
 def server_pod(revision: Revision, chosen: Mapping[str, str]) -> dict[str, Any]:
     """Return the specification of a pod; `chosen` are the labels of all servers of the revision."""
-    runtime = revision.runtime
-    claim = runtime.get("bundles")
+    runtime = Runtime.model_validate(revision.runtime)
+    claim = runtime.bundles
     models = (
-        {"persistentVolumeClaim": {"claimName": claim["claimName"], "readOnly": True}}
+        {"persistentVolumeClaim": {"claimName": claim.claim_name, "readOnly": True}}
         if claim
         else {"emptyDir": {}}
     )
@@ -34,7 +35,7 @@ def server_pod(revision: Revision, chosen: Mapping[str, str]) -> dict[str, Any]:
             "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "terminationGracePeriodSeconds": runtime["terminationGraceSeconds"],
+        "terminationGracePeriodSeconds": runtime.termination_grace_seconds,
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -43,47 +44,46 @@ def server_pod(revision: Revision, chosen: Mapping[str, str]) -> dict[str, Any]:
                 "labelSelector": {"matchLabels": dict(chosen)},
             }
         ],
-        "containers": [_server(revision)],
+        "containers": [_server(revision, runtime)],
         "volumes": [
             {"name": "models", **models},
             {"name": "state", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
         ],
     }
-    if "serviceAccountName" in runtime:
-        spec["serviceAccountName"] = runtime["serviceAccountName"]
-    if not claim:
-        spec["initContainers"] = [_fetch(revision)]
+    if runtime.service_account_name:
+        spec["serviceAccountName"] = runtime.service_account_name
+    if runtime.fetch_image:
+        spec["initContainers"] = [_fetch(revision, runtime, runtime.fetch_image)]
     return spec
 
 
-def _server(revision: Revision) -> dict[str, Any]:
+def _server(revision: Revision, runtime: Runtime) -> dict[str, Any]:
     arguments = ("serve", "--bundle", revision.bundle, "--version", revision.version)
     listening = ("--name", revision.model, "--host", "0.0.0.0", "--port", str(PORT))  # noqa: S104
     return {
-        **_container("server", revision.runtime["image"], [*arguments, *listening], revision),
+        **_container("server", runtime.image, [*arguments, *listening], runtime),
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "startupProbe": _probe("/v2/health/live", 1, failures=120),
         "readinessProbe": _probe("/v2/health/ready", PROBE_SECONDS, failures=2),
         "livenessProbe": _probe("/v2/health/live", 2 * PROBE_SECONDS, failures=3),
-        "resources": {k: v for k, v in revision.runtime["resources"].items() if v},
+        "resources": runtime.resources.model_dump(exclude_defaults=True),
     }
 
 
-def _fetch(revision: Revision) -> dict[str, Any]:
+def _fetch(revision: Revision, runtime: Runtime, image: str) -> dict[str, Any]:
     """Fetch the bundle from the registry, digest and signature checked."""
     reference = f"{revision.model}/{revision.version}"
     arguments = ["registry", "fetch", reference, revision.bundle]
-    return _container("fetch", revision.runtime["fetchImage"], arguments, revision)
+    return _container("fetch", image, arguments, runtime)
 
 
-def _container(name: str, image: str, arguments: list[str], revision: Revision) -> dict[str, Any]:
-    runtime = revision.runtime
+def _container(name: str, image: str, arguments: list[str], runtime: Runtime) -> dict[str, Any]:
     sources = []
-    if "configMap" in runtime:
-        sources.append({"configMapRef": {"name": runtime["configMap"]["name"]}})
-    if "secret" in runtime:
-        sources.append({"secretRef": {"name": runtime["secret"]["name"]}})
+    if runtime.config_map:
+        sources.append({"configMapRef": {"name": runtime.config_map.name}})
+    if runtime.secret:
+        sources.append({"secretRef": {"name": runtime.secret.name}})
     read_only = name == "server"
     return {
         "name": name,

@@ -8,9 +8,9 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from tidemill.adapters.kubernetes.analysis import AnalysisSpec
 from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, Manifest, Objects
 from tidemill.adapters.kubernetes.resources import (
-    AnalysisSpec,
     ModelRolloutSpec,
     make_command,
     make_plan,

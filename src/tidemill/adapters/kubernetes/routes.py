@@ -14,7 +14,7 @@ from typing import Any
 from tidemill.adapters.kubernetes.client import GRPC_ROUTES, HTTP_ROUTES, Manifest, Objects
 from tidemill.adapters.kubernetes.owned import Applied, Owner
 from tidemill.adapters.kubernetes.pods import PORT
-from tidemill.adapters.kubernetes.resources import Traffic
+from tidemill.adapters.kubernetes.traffic import Traffic
 from tidemill.domain.rollout.model import Backend, Route
 from tidemill.errors import Conflict, NotFound, Refused, Unavailable
 

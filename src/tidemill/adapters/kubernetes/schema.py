@@ -7,8 +7,10 @@ from pathlib import Path
 
 import yaml
 
+from tidemill.adapters.kubernetes.analysis import AnalysisSpec
 from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, Manifest, Resource
-from tidemill.adapters.kubernetes.resources import AnalysisSpec, ModelRolloutSpec, Schema, rules
+from tidemill.adapters.kubernetes.fields import Schema, rules
+from tidemill.adapters.kubernetes.resources import ModelRolloutSpec
 from tidemill.adapters.kubernetes.status import ModelRolloutStatus
 
 __all__ = ["definitions", "render"]

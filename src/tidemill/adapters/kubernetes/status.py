@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from tidemill.adapters.kubernetes.resources import Schema
+from tidemill.adapters.kubernetes.fields import Schema
 from tidemill.domain.evidence import Assessment
 from tidemill.domain.rollout.model import Condition, Decision, Phase, Revision, State
 from tidemill.errors import DataError, Refused

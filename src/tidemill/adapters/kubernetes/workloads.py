@@ -13,6 +13,7 @@ from typing import Any
 from tidemill.adapters.kubernetes.client import DEPLOYMENTS, PODS, SERVICES, Manifest, Objects
 from tidemill.adapters.kubernetes.owned import REVISION, ROLLOUT, Applied, Owner
 from tidemill.adapters.kubernetes.pods import PORT, server_pod
+from tidemill.adapters.kubernetes.runtime import Runtime
 from tidemill.domain.rollout.model import Revision, Workload
 from tidemill.errors import NotFound, Refused, Unavailable
 
@@ -95,15 +96,15 @@ class DeploymentWorkloads:
 def _deployment(owner: Owner, revision: Revision) -> Manifest:
     metadata = owner.metadata(owner.object_name(revision.revision), revision.revision)
     chosen = {ROLLOUT: owner.name, REVISION: revision.revision}
-    runtime = revision.runtime
+    ready_seconds = Runtime.model_validate(revision.runtime).min_ready_seconds
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata,
         "spec": {
             "selector": {"matchLabels": chosen},
-            "minReadySeconds": runtime["minReadySeconds"],
-            "progressDeadlineSeconds": max(600, runtime["minReadySeconds"] + 1),
+            "minReadySeconds": ready_seconds,
+            "progressDeadlineSeconds": 600 + ready_seconds,
             "revisionHistoryLimit": 0,
             "strategy": {
                 "type": "RollingUpdate",
