@@ -49,10 +49,13 @@ class Outcomes:
     def matured(self, state: State, clock: datetime) -> tuple[tuple[Cohort, ...], datetime | None]:
         """Return what has matured since the attempt's cursor, and the cursor after it.
 
-        `(), None` when that is nothing, or when no metric waits for labels.
+        `(), None` when that is nothing, when no metric waits for labels, or when both arms serve
+        the same bundle: their rows in the log are not told apart.
         """
         attempt, arms = state.attempt, state.arms
         if attempt is None or arms is None or not attempt.evidence.spans:
+            return (), None
+        if arms[0].reported == arms[1].reported:
             return (), None
         if not any(metric.delayed for metric in attempt.plan.metrics):
             return (), None

@@ -68,6 +68,7 @@ class _Tenant:
     uid: str
     traffic: Traffic
     controller: Controller
+    rollouts: ResourceRollouts
     workloads: DeploymentWorkloads
     router: GatewayRouter
 
@@ -185,6 +186,8 @@ class RolloutFleet:
         if tenant.traffic.mode == "Attach" and not marked(found):
             set_mark(self._cache, found, present=True)
         wait = tenant.controller.tick()
+        if wait != 0.0:
+            tenant.rollouts.acknowledge(name)
         attempt = self._cache.get(ROLLOUTS, namespace, name).get("status", {}).get("attempt")
         return RESYNC_SECONDS if wait is None or (wait and not attempt) else wait
 
@@ -209,7 +212,7 @@ class RolloutFleet:
         rollouts = ResourceRollouts(self._cache, namespace, _now, self._heard)
         hands = Hands(workloads, router, self._evidence(), self._releases)
         controller = Controller(name, rollouts, rollouts, hands, self._clock, _now)
-        return _Tenant(uid, traffic, controller, workloads, router)
+        return _Tenant(uid, traffic, controller, rollouts, workloads, router)
 
     def _forget(self, key: str) -> None:
         with self._lock:

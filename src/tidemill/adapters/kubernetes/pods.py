@@ -8,9 +8,11 @@ from typing import Any
 from tidemill.adapters.kubernetes.runtime import Runtime
 from tidemill.domain.rollout.model import Revision
 
-__all__ = ["PORT", "server_pod"]
+__all__ = ["GRPC_PORT", "PORT", "server_pod"]
 
 PORT = 8080
+GRPC_PORT = 8081
+"""Where a server listens that is told to offer gRPC (`serving.grpc_port`)."""
 USER = 10001
 """User of the images; see infra/Dockerfile."""
 PROBE_SECONDS = 5
@@ -63,7 +65,10 @@ def _server(revision: Revision, runtime: Runtime) -> dict[str, Any]:
     listening = ("--name", revision.model, "--host", "0.0.0.0", "--port", str(PORT))  # noqa: S104
     return {
         **_container("server", runtime.image, [*arguments, *listening], runtime),
-        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "ports": [
+            {"name": "http", "containerPort": PORT, "protocol": "TCP"},
+            {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
+        ],
         "startupProbe": _probe("/v2/health/live", 1, failures=120),
         "readinessProbe": _probe("/v2/health/ready", PROBE_SECONDS, failures=2),
         "livenessProbe": _probe("/v2/health/live", 2 * PROBE_SECONDS, failures=3),

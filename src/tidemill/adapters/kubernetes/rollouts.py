@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -42,6 +41,8 @@ class ResourceRollouts:
         self._namespace = namespace
         self._wall = wall
         self._heard = heard
+        self._read_at = 0
+        """Generation of the last specification that was given out and could run."""
 
     def spec(self, name: str) -> Spec | None:
         """Return the specification; of a broken one what an attempt in flight began with.
@@ -52,16 +53,31 @@ class ResourceRollouts:
             found = self._object(name)
         except NotFound:
             return None
-        state = read_state(found.get("status", {}))
-        spec, problem = self._read(found)
-        attempt = state.attempt
-        if spec is None and attempt is not None:
-            spec = Spec(attempt.generation, attempt.canary, attempt.plan)
+        attempt = read_state(found.get("status", {})).attempt
+        spec, _ = self._read(found)
+        if spec is not None:
+            self._read_at = spec.generation
+        elif attempt is not None:
             paused = bool(found["spec"].get("paused"))
-            spec = replace(spec, generation=found["metadata"]["generation"], paused=paused)
-        if spec is None and problem.message not in _messages(found):
-            self._write(found, state, None)
+            generation = found["metadata"]["generation"]
+            return Spec(generation, attempt.canary, attempt.plan, paused=paused)
         return spec
+
+    def acknowledge(self, name: str) -> None:
+        """Say about the newest specification what the status does not say yet.
+
+        For after a look that changed nothing: its generation was observed, and whether it can run.
+        """
+        found = self._object(name)
+        _, said = self._read(found)
+        status = found.get("status", {})
+        known = {c["type"]: c for c in status.get("conditions", [])}
+        same = known.get("SpecValid", {}).get("message") == said.message
+        behind = min((c["observedGeneration"] for c in known.values()), default=0)
+        wanted = found["metadata"]["generation"] if said.status == "False" else self._read_at
+        current = status.get("observedGeneration", 0) >= wanted
+        if not (same and current and (said.status == "False" or behind >= wanted)):
+            self._write(found, read_state(status), None)
 
     def propose(self, name: str, spec: Spec) -> None:
         """Want another model, a pause or a command; raises Conflict, NotFound, Refused.
@@ -156,8 +172,8 @@ class ResourceRollouts:
             found.get("status", {}),
             state,
             decision,
-            (said,),
-            metadata["generation"],
+            said,
+            (metadata["generation"], self._read_at),
             self._wall(),
         )
         written = self._objects.replace(ROLLOUTS, found | {"status": status}, "status")
@@ -193,11 +209,6 @@ def _changed(body: Manifest, before: Spec, wanted: Spec) -> Manifest:
 
 def _decimal(number: float) -> str:
     return f"{number:.9f}".rstrip("0").rstrip(".")
-
-
-def _messages(found: Manifest) -> list[str]:
-    conditions = found.get("status", {}).get("conditions", [])
-    return [c["message"] for c in conditions if c["type"] == "SpecValid"]
 
 
 def _brief(error: ValidationError) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tidemill.adapters.kubernetes.client import GRPC_ROUTES, HTTP_ROUTES, Manifest, Objects
 from tidemill.adapters.kubernetes.owned import Applied, Owner
-from tidemill.adapters.kubernetes.pods import PORT
+from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT
 from tidemill.adapters.kubernetes.traffic import Traffic
 from tidemill.domain.rollout.model import Backend, Route
 from tidemill.errors import Conflict, NotFound, Refused, Unavailable
@@ -149,7 +149,7 @@ class GatewayRouter:
             "group": "",
             "kind": "Service",
             "name": name,
-            "port": PORT,
+            "port": GRPC_PORT if self._resource == GRPC_ROUTES else PORT,
             "weight": backend.weight,
         }
 

@@ -173,13 +173,15 @@ def make_status(
     before: dict[str, Any],
     state: State,
     decision: Decision | None,
-    extra: tuple[Condition, ...],
-    generation: int,
+    said: Condition,
+    generations: tuple[int, int],
     now: datetime,
 ) -> dict[str, Any]:
-    """Return the status that says `state`; `extra` are conditions that the core does not know.
+    """Return the status that says `state`; `said` is about the specification itself.
 
-    Raises Refused when it would be too large.
+    `generations` are that of the specification, and the one that the state's own conditions were
+    found under: `kubectl wait` believes no condition of an older one. Raises Refused when the
+    status would be too large.
     """
     checkpoint = STATE.dump_json(state).decode()
     if len(checkpoint) > MAX_BYTES:
@@ -187,10 +189,10 @@ def make_status(
             f"the state has {len(checkpoint)} bytes, more than {MAX_BYTES}",
             hint="fewer metrics in the analysis need less",
         )
-    attempt = state.attempt
+    attempt, (newest, judged) = state.attempt, generations
     decisions = before.get("decisions", []) + ([_decision(decision)] if decision else [])
     found = ModelRolloutStatus(
-        observed_generation=generation,
+        observed_generation=newest,
         phase=state.phase,
         stable=_revision(state.stable),
         canary=_revision(attempt.canary if attempt else None),
@@ -209,7 +211,10 @@ def make_status(
             )
             for o in state.history
         ],
-        conditions=_conditions(before, (*extra, *state.conditions), generation, now),
+        conditions=[
+            *_conditions(before, (said,), newest, now),
+            *_conditions(before, state.conditions, judged, now),
+        ],
         checkpoint=checkpoint,
     )
     return found.model_dump(mode="json", by_alias=True, exclude_none=True)

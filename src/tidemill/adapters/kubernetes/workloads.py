@@ -12,7 +12,7 @@ from typing import Any
 
 from tidemill.adapters.kubernetes.client import DEPLOYMENTS, PODS, SERVICES, Manifest, Objects
 from tidemill.adapters.kubernetes.owned import REVISION, ROLLOUT, Applied, Owner
-from tidemill.adapters.kubernetes.pods import PORT, server_pod
+from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT, server_pod
 from tidemill.adapters.kubernetes.runtime import Runtime
 from tidemill.domain.rollout.model import Revision, Workload
 from tidemill.errors import NotFound, Refused, Unavailable
@@ -127,6 +127,12 @@ def _service(owner: Owner, revision: Revision) -> Manifest:
             "selector": {ROLLOUT: owner.name, REVISION: revision.revision},
             "ports": [
                 {"name": "http", "port": PORT, "targetPort": "http", "appProtocol": "http"},
+                {
+                    "name": "grpc",
+                    "port": GRPC_PORT,
+                    "targetPort": "grpc",
+                    "appProtocol": "kubernetes.io/h2c",
+                },
             ],
         },
     }
