@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -30,6 +35,7 @@ from tidemill.wiring.kubernetes import LEASE, RolloutFleet
 
 RULES = yaml.safe_load((ROOT / "charts/tidemill/files/rollout-controller-rules.yaml").read_text())
 ACCOUNT = "rollout-controller"
+MAIN = "from tidemill.cli import main; main()"
 NAME = "flight-delay"
 FAST = {
     "traffic__settleSeconds": 0,
@@ -226,3 +232,36 @@ def test_a_route_of_others_is_tidied_before_the_rollout_goes(api, namespace, acc
         api.delete(ROLLOUTS, namespace, NAME)
         eventually(lambda: not api.select(ROLLOUTS, namespace, {}))
         assert api.get(HTTP_ROUTES, namespace, "api")["spec"] == before["spec"]
+
+
+def test_the_command_runs_until_it_is_told_to_end(api, namespace, account, tmp_path):
+    (tmp_path / "configs").mkdir()
+    shutil.copy(ROOT / "configs/base.yaml", tmp_path / "configs")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ("rollout", "controller", "--on", "kubernetes", "--namespace", namespace)
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(account.kubeconfig),
+        "TIDEMILL_PROJECT": str(tmp_path),
+    }
+    # Its own namespace is `default` outside of a pod: there this account may hold no Lease.
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words, "--listen", f"127.0.0.1:{port}"],
+        env=environment,
+    )
+    try:
+        eventually(lambda: answers(port, "/readyz"))
+        assert answers(port, "/healthz")
+        assert not api.select(LEASES, namespace, {})
+    finally:
+        process.terminate()
+    assert process.wait(20) == 0
+
+
+def answers(port: int, path: str) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).text == "ok"
+    except httpx.ConnectError:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -140,6 +141,21 @@ def test_an_edit_by_hand_is_taken_back(cluster, api, owned, servers, revision):
     cluster.kubectl("set", "image", name, "server=evil:latest", "-n", owned.namespace)
     servers.ensure(revision)
     assert deployment(api, owned, revision)["spec"] == before
+
+
+def test_a_forged_note_on_a_deployment_reaches_no_other_object(
+    cluster, api, owned, servers, revision
+):
+    servers.ensure(revision)
+    live = deployment(api, owned, revision)
+    forged = json.loads(live["metadata"]["annotations"][module.KEPT])
+    forged["metadata"] = {"name": "elsewhere", "namespace": "kube-system"}
+    name = f"deployment/{owned.object_name(revision.revision)}"
+    note = f"{module.KEPT}={json.dumps(forged)}"
+    cluster.kubectl("annotate", name, note, "--overwrite", "-n", owned.namespace)
+    with contextlib.suppress(Unavailable):
+        DeploymentWorkloads(api, owned, replicas=2).ensure(revision)
+    assert "elsewhere" not in cluster.kubectl("get", "deployments", "-A", "-o", "name")
 
 
 def test_replicas_follow_the_specification(api, owned, servers, revision):

@@ -1,7 +1,7 @@
 """Servers of a rollout: per revision one Deployment and one Service that never change again.
 
-The manifest that a revision was made with is kept on its Deployment and applied from there. So a
-newer controller, with another idea of a pod, restarts no stable server.
+The specification that a revision was made with is kept on its Deployment and applied from there. So
+a newer controller, with another idea of a pod, restarts no stable server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from tidemill.errors import NotFound, Refused, Unavailable
 
 __all__ = ["DeploymentWorkloads"]
 
-MANIFEST = "serving.tidemill.dev/manifest"
+KEPT = "serving.tidemill.dev/spec"
+"""Annotation: the specification that a revision was made with. Name and namespace are never read
+from it: who may write it could reach further by us than by himself."""
 
 
 class DeploymentWorkloads:
@@ -38,12 +40,10 @@ class DeploymentWorkloads:
         name = self._owner.object_name(revision.revision)
         try:
             live = self._objects.get(DEPLOYMENTS, self._owner.namespace, name)
-            manifest = json.loads(live["metadata"]["annotations"][MANIFEST])
+            spec = json.loads(live["metadata"]["annotations"][KEPT])
         except (NotFound, KeyError, ValueError):
-            manifest = _deployment(self._owner, revision)
-        kept = json.dumps(manifest, sort_keys=True)
-        manifest["metadata"]["annotations"] = {MANIFEST: kept}
-        manifest["spec"]["replicas"] = self.replicas
+            spec = _spec(self._owner, revision)
+        manifest = _deployment(self._owner, revision, spec, self.replicas)
         try:
             self._applied.apply(SERVICES, _service(self._owner, revision))
             self._applied.apply(DEPLOYMENTS, manifest)
@@ -93,27 +93,31 @@ class DeploymentWorkloads:
         )
 
 
-def _deployment(owner: Owner, revision: Revision) -> Manifest:
+def _deployment(owner: Owner, revision: Revision, spec: Manifest, replicas: int) -> Manifest:
     metadata = owner.metadata(owner.object_name(revision.revision), revision.revision)
-    chosen = {ROLLOUT: owner.name, REVISION: revision.revision}
-    ready_seconds = Runtime.model_validate(revision.runtime).min_ready_seconds
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata,
-        "spec": {
-            "selector": {"matchLabels": chosen},
-            "minReadySeconds": ready_seconds,
-            "progressDeadlineSeconds": 600 + ready_seconds,
-            "revisionHistoryLimit": 0,
-            "strategy": {
-                "type": "RollingUpdate",
-                "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
-            },
-            "template": {
-                "metadata": {"labels": metadata["labels"]},
-                "spec": server_pod(revision, chosen),
-            },
+        "metadata": metadata | {"annotations": {KEPT: json.dumps(spec, sort_keys=True)}},
+        "spec": spec | {"replicas": replicas},
+    }
+
+
+def _spec(owner: Owner, revision: Revision) -> Manifest:
+    chosen = {ROLLOUT: owner.name, REVISION: revision.revision}
+    ready_seconds = Runtime.model_validate(revision.runtime).min_ready_seconds
+    return {
+        "selector": {"matchLabels": chosen},
+        "minReadySeconds": ready_seconds,
+        "progressDeadlineSeconds": 600 + ready_seconds,
+        "revisionHistoryLimit": 0,
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+        },
+        "template": {
+            "metadata": {"labels": owner.labels | chosen},
+            "spec": server_pod(revision, chosen),
         },
     }
 
@@ -164,7 +168,7 @@ def _detail(status: Mapping[str, Any], pods: list[Manifest]) -> str:
 
 
 def _answers(pod: Manifest) -> bool:
-    """Whether a pod can have counted requests: it is or was ready, and still runs."""
+    """Whether a pod is ready and stays: only such a one is sent requests."""
     status = pod.get("status", {})
     if status.get("phase") != "Running" or not status.get("podIP"):
         return False
