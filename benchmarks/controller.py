@@ -2,9 +2,9 @@
 
 Needs what the tests in `tests/cluster` need. The controller runs in a process of its own; nodes,
 gateways and evidence are absent, so rollouts rest in `initializing` and changes are edits that it
-must acknowledge: the cost of the driver, not of a data plane. The test cluster has addresses for 253
-Services; the other rollouts are refused theirs and ask again at every look, which is all that the
-calls at rest are.
+must acknowledge: the cost of the driver, not of a data plane. The test cluster has addresses for
+253 Services; the other rollouts are refused theirs and ask again at every look, which is all that
+the calls at rest are.
 """
 
 from __future__ import annotations
