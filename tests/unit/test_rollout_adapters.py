@@ -204,6 +204,14 @@ def test_requests_at_the_edge_of_a_weight_belong_to_neither(objects):
     assert cohort.requests == (2, 2), "31 min is the edge itself; 41 and 51 min count"
 
 
+def test_two_revisions_of_one_bundle_have_no_outcomes(objects):
+    fill(objects)
+    state = watched()
+    image = replace(revision("v1"), revision="0123456789", runtime={"image": "another"})
+    same = replace(state, attempt=replace(state.attempt, canary=image))
+    assert Outcomes(objects).matured(same, START + 3 * HOUR) == ((), None)
+
+
 def test_an_unreadable_file_is_missing_evidence(objects):
     fill(objects)
     objects.put(f"predictions/{NAME}/dt=2013-04-01/zz.parquet", b"half a file")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import httpx
 
 from tidemill.adapters.outcomes import Outcomes
 from tidemill.adapters.rehearsal import Rehearsal
 from tidemill.domain.rollout.model import Counters, Now, Reading, State, Workload
+from tidemill.domain.rollout.windows import total
 
 __all__ = ["ServerEvidence", "parse"]
 
@@ -40,14 +42,25 @@ class ServerEvidence:
         problems: list[str] = []
         compared = state.arms[0] if state.arms else state.stable
         tails = compared.score_tails if compared else None
+        reported = {r.revision: r.reported for r in (*(state.arms or ()), state.stable) if r}
         for revision, workload in workloads.items():
             try:
-                counters[revision] = self._scrape(revision, workload.address, tails)
+                counters[revision] = self._count(workload, reported.get(revision, revision), tails)
             except (httpx.HTTPError, ValueError, KeyError) as error:
                 problems.append(f"{revision}: {error}")
         cohorts, until = self._outcomes.matured(state, now.clock)
         rehearsal = self._rehearsal.verdict(state, workloads)
         return Reading(counters, cohorts, until, "; ".join(problems), rehearsal)
+
+    def _count(self, workload: Workload, revision: str, tails: Tails | None) -> Counters:
+        """Read every server of a revision, or none: a part of them would look like a loss."""
+        if not workload.servers:
+            return self._scrape(revision, workload.address, tails)
+        servers = {
+            name: self._scrape(revision, address, tails)
+            for name, address in workload.servers.items()
+        }
+        return replace(total(servers.values()), servers=servers)
 
     def _scrape(self, revision: str, address: str, tails: Tails | None) -> Counters:
         answer = self._client.get(f"http://{address}/metrics")

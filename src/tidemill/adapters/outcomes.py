@@ -51,10 +51,13 @@ class Outcomes:
     def matured(self, state: State, clock: datetime) -> tuple[tuple[Cohort, ...], datetime | None]:
         """Return what has matured since the attempt's cursor, and the cursor after it.
 
-        `(), None` when that is nothing, or when no metric waits for labels.
+        `(), None` when that is nothing, when no metric waits for labels, or when both arms serve
+        the same bundle: their rows in the log are not told apart.
         """
         attempt, arms = state.attempt, state.arms
         if attempt is None or arms is None or not attempt.evidence.spans:
+            return (), None
+        if arms[0].reported == arms[1].reported:
             return (), None
         if not any(metric.delayed for metric in attempt.plan.metrics):
             return (), None
@@ -108,7 +111,7 @@ def _complete(
     maturation: timedelta,
 ) -> datetime | None:
     """Return the exclusive end of the hours about which nothing can arrive any more."""
-    ends = [log.filter(pl.col("revision") == arm.revision)["at"].max() for arm in arms]
+    ends = [log.filter(pl.col("revision") == arm.reported)["at"].max() for arm in arms]
     known = labels["label_at"].max()
     reached = [end for end in ends if isinstance(end, datetime)]
     if len(reached) < len(arms) or not isinstance(known, datetime):
@@ -146,7 +149,7 @@ def _cohort(rows: pl.DataFrame, span: Span, arms: tuple[Revision, Revision]) -> 
             .otherwise(0.0)
         )
         requests = (
-            rows.filter(inside & (pl.col("revision") == arm.revision))
+            rows.filter(inside & (pl.col("revision") == arm.reported))
             .with_columns(loss=loss)
             .group_by("request_id")
             .agg(level=(pl.col("loss").mean() * LEVELS).round().cast(pl.Int64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -155,15 +155,34 @@ def plan(
 
 
 @app.command()
-def controller() -> None:
-    """Run the controller until a signal ends it; `tidemill up` does."""
+def controller(
+    on: Annotated[
+        Literal["local", "kubernetes"], typer.Option(help="This machine, or a cluster.")
+    ] = "local",
+    namespace: Annotated[
+        str, typer.Option(help="Namespace of the rollouts on a cluster; default: all.")
+    ] = "",
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT of /healthz, /readyz and /metrics on a cluster.")
+    ] = "127.0.0.1:8081",
+) -> None:
+    """Run the controller until a signal ends it; `tidemill up` does.
+
+    On a cluster it runs all rollouts, as the service account of its pod or as the kubeconfig says;
+    several of them elect one that acts.
+    """
     import signal
     from threading import Event
 
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    open_project().controller.run(stop)
+    project = open_project()
+    if on == "local":
+        project.controller.run(stop)
+        return
+    host, _, port = listen.rpartition(":")
+    project.rollout_fleet(namespace, (host, int(port))).run(stop)
 
 
 def _say(action: str, spec: Spec) -> None:

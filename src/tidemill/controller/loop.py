@@ -21,7 +21,7 @@ from tidemill.domain.rollout.model import (
     intent,
 )
 from tidemill.domain.rollout.reconcile import reconcile
-from tidemill.errors import Conflict, PermanentError, RetryableError
+from tidemill.errors import Conflict, PermanentError, RetryableError, TidemillError
 from tidemill.ports.clock import Clock
 from tidemill.ports.rollout import EvidenceSource, Releases, Router, Specs, States, Workloads
 
@@ -157,10 +157,13 @@ class Controller:
 
 
 def _attempt(act: Callable[..., None], *arguments: object) -> None:
-    """Act; what does not answer now is noticed by the next look and tried again."""
+    """Act; what fails now is noticed by the next look and tried again.
+
+    A refusal, too: servers that may not be started must not end the protection of those that run.
+    """
     try:
         act(*arguments)
-    except RetryableError as error:
+    except TidemillError as error:
         log.warning("not done yet", problem=error.message)
 
 

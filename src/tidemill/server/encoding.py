@@ -122,7 +122,9 @@ class Encoder:
         self._redaction.apply(written)
         table = pa.Table.from_pydict(written, schema=self._schema)
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        # Numbers hardly repeat: a dictionary of them costs a third of the time, and space as well.
+        texts = [field.name for field in self._schema if pa.types.is_string(field.type)]
+        pq.write_table(table, sink, compression="zstd", use_dictionary=texts)
         return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
     def _array(self, name: str, values: Any) -> pa.Array:

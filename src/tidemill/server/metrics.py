@@ -108,8 +108,10 @@ class Counters:
     def scored(self, scores: list[float]) -> None:
         """Count the rows of one request, and the request once under its mean score."""
         self.rows += len(scores)
-        if all(0.0 <= score <= 1.0 for score in scores):  # NaN compares false
-            self.scores.observe(sum(scores) / len(scores))
+        total = sum(scores)
+        # `min` and `max` may pass NaN over, a sum does not; NaN is not equal to itself.
+        if total == total and min(scores) >= 0.0 and max(scores) <= 1.0:
+            self.scores.observe(total / len(scores))
         else:
             self.invalid += 1
 

@@ -13,6 +13,7 @@ from tidemill.wiring.models import ModelParts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tidemill.adapters.evidence import ServerEvidence
     from tidemill.adapters.store.rollouts import StoredRollouts
     from tidemill.controller.loop import Controller
     from tidemill.controller.orders import Orders
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     )
     from tidemill.server.jwks import KeySet
     from tidemill.server.rpc import Endpoint
+    from tidemill.steps.release import RegistryReleases
+    from tidemill.wiring.kubernetes import RolloutFleet
 
 __all__ = ["ServingParts"]
 
@@ -169,16 +172,10 @@ class ServingParts(ModelParts):
         import httpx
 
         from tidemill.adapters.envoy import EnvoyRouter
-        from tidemill.adapters.evidence import ServerEvidence
-        from tidemill.adapters.outcomes import Outcomes
         from tidemill.adapters.workloads import ProcessWorkloads
         from tidemill.controller.loop import Controller, Hands
-        from tidemill.steps.release import RegistryReleases
 
         client = httpx.Client(timeout=2.0, trust_env=False)
-        key = reveal(self.settings.serving.auth.controller_key)
-        keyed = {"authorization": f"Bearer {key}"} if key else {}
-        asking = httpx.Client(timeout=2.0, trust_env=False, headers=keyed)
         admin = f"http://127.0.0.1:{self.settings.gateway.admin_port}"
         serving = self.settings.serving
         hands = Hands(
@@ -193,8 +190,8 @@ class ServingParts(ModelParts):
                 + 1,
             ),
             EnvoyRouter(self.paths.state / "gateway", admin, client),
-            ServerEvidence(Outcomes(self.objects), asking),
-            RegistryReleases(self.registry, self.ledger, self.clock),
+            self._evidence(),
+            self._releases,
         )
         return Controller(
             self.settings.name,
@@ -204,6 +201,48 @@ class ServingParts(ModelParts):
             self.clock,
             lambda: datetime.now(UTC),
         )
+
+    def rollout_fleet(self, namespace: str, address: tuple[str, int]) -> RolloutFleet:
+        """Return the controller of all rollouts of a namespace of the cluster, or of all.
+
+        Its probes answer at `address`.
+        """
+        import os
+        import socket
+
+        from tidemill.adapters.kubernetes.access import connect
+        from tidemill.adapters.kubernetes.access import namespace as home
+        from tidemill.adapters.kubernetes.client import KubeClient
+        from tidemill.wiring.kubernetes import RolloutFleet
+
+        return RolloutFleet(
+            KubeClient(connect()),
+            namespace,
+            home(),
+            address,
+            self.clock,
+            self._evidence,
+            self._releases,
+            f"{socket.gethostname()}-{os.getpid()}",
+        )
+
+    @property
+    def _releases(self) -> RegistryReleases:
+        from tidemill.steps.release import RegistryReleases
+
+        return RegistryReleases(self.registry, self.ledger, self.clock)
+
+    def _evidence(self) -> ServerEvidence:
+        """Return what asks the servers, with the key that they give the controller."""
+        import httpx
+
+        from tidemill.adapters.evidence import ServerEvidence
+        from tidemill.adapters.outcomes import Outcomes
+
+        key = reveal(self.settings.serving.auth.controller_key)
+        keyed = {"authorization": f"Bearer {key}"} if key else {}
+        asking = httpx.Client(timeout=2.0, trust_env=False, headers=keyed)
+        return ServerEvidence(Outcomes(self.objects), asking)
 
     def _serve(self, revision: Revision, port: int) -> tuple[str, ...]:
         bundle = ("--bundle", revision.bundle, "--port", str(port))

@@ -46,6 +46,8 @@ def _available(snapshot: Snapshot) -> Condition:
 def _applied(snapshot: Snapshot) -> Condition:
     if snapshot.route is None:
         return Condition("TrafficApplied", "Unknown", "NotObserved", "the gateway did not answer")
+    if snapshot.route.problem:
+        return _of("TrafficApplied", False, "RouteNotAccepted", snapshot.route.problem)
     return _of("TrafficApplied", snapshot.applied, "InForce" if snapshot.applied else "Differs")
 
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from tidemill.domain.evidence import TOTAL, Assessment, Loss, Metric, Pair, Segment, Tolerance
 
@@ -63,7 +63,7 @@ class Revision:
     """
 
     revision: str
-    """First ten hex digits of the bundle's digest."""
+    """First ten hex digits of the bundle's digest; on Kubernetes of the digest and `runtime`."""
     model: str
     version: str
     digest: str
@@ -73,6 +73,13 @@ class Revision:
     """A score at or above it predicts the event; the event's share in training."""
     score_tails: tuple[float, float]
     """About a quarter of its scores is at most the first, a quarter above the second."""
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    """What serves it on Kubernetes, image and resources; empty on one machine."""
+
+    @property
+    def reported(self) -> str:
+        """What its servers call themselves: the first ten hex digits of the bundle's digest."""
+        return self.digest.removeprefix("sha256:")[:10]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +148,14 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What one revision's server has counted since it started; only ever grows."""
+    """What one revision's servers have counted since they started; only ever grows."""
 
     started: float
     """Start of the process, Unix seconds: another one means that the counters began anew."""
     requests: int
     events: Mapping[str, int]
+    servers: Mapping[str, Counters] = field(default_factory=dict)
+    """The parts by server, where there may be several; empty: it is one server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +337,8 @@ class Workload:
     address: str
     """Where the data plane reaches it: `host:port` here, a Service on Kubernetes."""
     detail: str = ""
+    servers: Mapping[str, str] = field(default_factory=dict)
+    """Where each server behind `address` is reached itself, by name; empty: it is one server."""
 
     def carries(self, weight: int) -> bool:
         """Whether enough servers are ready for `weight`."""
@@ -347,6 +358,8 @@ class Route:
     """How requests are split."""
 
     backends: tuple[Backend, ...] = ()
+    problem: str = field(default="", compare=False)
+    """Why the data plane does not have in force what it was asked for, if it says so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tidemill.domain.evidence import LEVELS, TOTAL, Pair, Segment, assess, extend
 from tidemill.domain.rollout.model import (
@@ -18,7 +19,7 @@ from tidemill.domain.rollout.model import (
     State,
 )
 
-__all__ = ["REQUESTS", "absorb", "close_span", "settled"]
+__all__ = ["REQUESTS", "absorb", "close_span", "settled", "total"]
 
 REQUESTS = "requests"
 """Name of the series of bare traffic."""
@@ -89,9 +90,11 @@ def _consume(
         return _open_span(evidence, state, now)
     if evidence.seen_at == now.wall:
         return evidence
-    began_anew = [arm for arm in arms if _reset(evidence.baseline[arm], fresh[arm])]
+    since = evidence.seen_at or now.wall
+    gains = {arm: _gain(evidence.baseline[arm], fresh[arm], since) for arm in arms}
+    began_anew = [arm for arm, gain in gains.items() if gain is None]
     if began_anew:
-        lost = (now.wall - (evidence.seen_at or now.wall)).total_seconds()
+        lost = (now.wall - since).total_seconds()
         return replace(
             evidence,
             baseline=fresh,
@@ -99,7 +102,8 @@ def _consume(
             gap_seconds=evidence.gap_seconds + lost,
             problem=f"the counters of {', '.join(began_anew)} began anew",
         )
-    series = _windows(evidence, attempt, state, arms, fresh)
+    stable, canary = (gain for gain in gains.values() if gain is not None)
+    series = _windows(evidence, attempt, state, stable, canary)
     return replace(evidence, series=series, baseline=fresh, seen_at=now.wall, problem="")
 
 
@@ -111,22 +115,55 @@ def _open_span(evidence: Evidence, state: State, now: Now) -> Evidence:
     )
 
 
-def _reset(before: Counters, after: Counters) -> bool:
-    return (
-        after.started != before.started
-        or after.requests < before.requests
-        or any(after.events.get(name, 0) < count for name, count in before.events.items())
-    )
+def _gain(before: Counters, after: Counters, since: datetime) -> Counters | None:
+    """Return what was counted between two looks; None when it cannot be known.
+
+    Of several servers one that is gone counts up to the look before, and one that started after
+    that look counts whole. One that was running then but not read may have counted under another
+    weight.
+    """
+    if not (before.servers or after.servers):
+        return _grown(before, after)
+    gains = []
+    for name, now in after.servers.items():
+        gain = _grown(before.servers.get(name), now)
+        if gain is None and now.started >= since.timestamp():
+            gain = now
+        if gain is None:
+            return None
+        gains.append(gain)
+    return total(gains)
+
+
+def _grown(before: Counters | None, after: Counters) -> Counters | None:
+    """Return what one server counted; None when it is another process, or its counters fell."""
+    if before is None or after.started != before.started:
+        return None
+    names = before.events.keys() | after.events.keys()
+    events = {name: after.events.get(name, 0) - before.events.get(name, 0) for name in names}
+    requests = after.requests - before.requests
+    if min(requests, *events.values(), 0) < 0:
+        return None
+    return Counters(after.started, requests, events)
+
+
+def total(parts: Iterable[Counters]) -> Counters:
+    """Add up what several servers counted; it started when the first of them did."""
+    parts = list(parts)
+    events: Counter[str] = Counter()
+    for part in parts:
+        events.update(part.events)
+    started = min((part.started for part in parts), default=0.0)
+    return Counters(started, sum(part.requests for part in parts), dict(events))
 
 
 def _windows(
     evidence: Evidence,
     attempt: Attempt,
     state: State,
-    arms: tuple[str, ...],
-    fresh: Mapping[str, Counters],
+    stable: Counters,
+    canary: Counters,
 ) -> dict[str, tuple[Segment, ...]]:
-    stable, canary = (_Delta(evidence.baseline[arm], fresh[arm]) for arm in arms)
     requests: Pair = (stable.requests, canary.requests)
     series = dict(evidence.series)
     if not any(requests):
@@ -134,20 +171,12 @@ def _windows(
     bare = Segment(0, state.epoch, state.weight, requests, requests, ())
     series[REQUESTS] = extend(series.get(REQUESTS, ()), bare)
     for metric in (m for m in attempt.plan.metrics if not m.delayed):
-        bad = stable.events(metric.event), canary.events(metric.event)
+        bad = _events(stable, metric.event), _events(canary, metric.event)
         piece = replace(bare, losses=((LEVELS, *bad),) if any(bad) else ())
         series[metric.name] = extend(series.get(metric.name, ()), piece)
     return series
 
 
-class _Delta:
-    """What one arm counted between two looks."""
-
-    def __init__(self, before: Counters, after: Counters) -> None:
-        self._before, self._after = before, after
-        self.requests = after.requests - before.requests
-
-    def events(self, name: str) -> int:
-        """Bad requests; never more than requests, also when the looks were not simultaneous."""
-        found = self._after.events.get(name, 0) - self._before.events.get(name, 0)
-        return min(found, self.requests)
+def _events(gain: Counters, name: str) -> int:
+    """Bad requests; never more than requests, also when the looks were not simultaneous."""
+    return min(gain.events.get(name, 0), gain.requests)

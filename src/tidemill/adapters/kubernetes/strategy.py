@@ -1,0 +1,109 @@
+"""How a revision takes over: its steps, and what is done in the cases that are no verdict."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from tidemill.adapters.kubernetes.analysis import MAX_METRICS
+from tidemill.adapters.kubernetes.fields import Name, Schema, Seconds, rules
+from tidemill.domain.rollout.model import Policy, Step
+
+__all__ = ["Strategy", "make_policy", "make_step"]
+
+MAX_STEPS = 16
+
+
+class StepSpec(Schema):
+    """A weight, and what must hold to leave it."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self.minSeconds <= self.maxSeconds", "minSeconds must not be above maxSeconds")
+        )
+    )
+
+    name: Name
+    """Its name, unique in the plan."""
+    weight: Annotated[int, Field(ge=1, le=9999)]
+    """Share of requests that the canary gets, in 1/10000."""
+    gate: list[Name] = Field(default=[], max_length=MAX_METRICS)
+    """Metrics that must all pass; none: requests and durations alone."""
+    min_events: Annotated[int, Field(ge=0, le=1_000_000_000)] = 500
+    """Requests that both arms together must have answered in this step."""
+    min_seconds: Seconds = 0
+    """Shortest stay."""
+    max_seconds: Annotated[int, Field(ge=1, le=31_622_400)] = 604_800
+    """Undecided after this: `onInconclusive`."""
+    approval: bool = False
+    """Wait for a command `Approve`."""
+
+
+class Strategy(Schema):
+    """How a revision takes over."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.steps.map(s, s.weight).isSorted() && "
+                "self.steps.all(a, self.steps.exists_one(b, b.weight == a.weight))",
+                "weights must increase from step to step",
+            ),
+            (
+                "self.steps.all(a, self.steps.exists_one(b, b.name == a.name))",
+                "names of steps must be unique",
+            ),
+        )
+    )
+
+    steps: Annotated[list[StepSpec], Field(min_length=1, max_length=MAX_STEPS)]
+    """The steps; after the last one the canary is promoted."""
+    on_harm: Literal["Rollback", "Freeze"] = "Rollback"
+    """What a harm verdict does."""
+    on_inconclusive: Literal["Pause", "Rollback", "Continue"] = "Pause"
+    """What an undecided gate does when its time is over."""
+    on_missing_evidence: Literal["Pause", "Rollback"] = "Pause"
+    """What missing evidence does; it is never read as health."""
+    on_stable_unhealthy: Literal["Freeze", "Proceed"] = "Freeze"
+    """Stable itself is above a maxRate: wait, or let a canary that may be the cure go on."""
+    on_new_revision: Literal["Supersede", "QueueLatest"] = "Supersede"
+    """A newer revision during an attempt: replace it, or wait for its end."""
+    missing_after_seconds: Annotated[int, Field(ge=1, le=86_400)] = 60
+    """How long evidence may be missing."""
+    max_gap_percent: Annotated[int, Field(ge=0, le=99)] = 5
+    """Share of a step whose evidence may be lost before nothing passes."""
+    progress_deadline_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """The canary's servers must be available, and a route in force, within this time."""
+    scale_down_delay_seconds: Seconds = 600
+    """The old servers live this long after promotion, for an instant way back."""
+    interval_seconds: Annotated[int, Field(ge=1, le=3600)] = 10
+    """Time between two looks at the evidence."""
+
+
+def make_policy(strategy: Strategy) -> Policy:
+    """Return the policy in the core's words."""
+    return Policy(
+        on_harm=_lower(strategy.on_harm),
+        on_inconclusive=_lower(strategy.on_inconclusive),
+        on_missing_evidence=_lower(strategy.on_missing_evidence),
+        on_stable_unhealthy=_lower(strategy.on_stable_unhealthy),
+        on_new_revision="queue" if strategy.on_new_revision == "QueueLatest" else "supersede",
+    )
+
+
+def make_step(step: StepSpec) -> Step:
+    """Return the step in the core's words."""
+    return Step(
+        name=step.name,
+        weight=step.weight,
+        gate=tuple(step.gate),
+        min_events=step.min_events,
+        min_seconds=float(step.min_seconds),
+        max_seconds=float(step.max_seconds),
+        approval=step.approval,
+    )
+
+
+def _lower(word: str) -> Any:
+    return word.lower()

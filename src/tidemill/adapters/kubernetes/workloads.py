@@ -1,0 +1,183 @@
+"""Servers of a rollout: per revision one Deployment and one Service that never change again.
+
+The specification that a revision was made with is kept on its Deployment and applied from there. So
+a newer controller, with another idea of a pod, restarts no stable server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tidemill.adapters.kubernetes.client import DEPLOYMENTS, PODS, SERVICES, Manifest, Objects
+from tidemill.adapters.kubernetes.owned import REVISION, ROLLOUT, Applied, Owner
+from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT, server_pod
+from tidemill.adapters.kubernetes.runtime import Runtime
+from tidemill.domain.rollout.model import Revision, Workload
+from tidemill.errors import NotFound, Refused, Unavailable
+
+__all__ = ["DeploymentWorkloads"]
+
+KEPT = "serving.tidemill.dev/spec"
+"""Annotation: the specification that a revision was made with. Name and namespace are never read
+from it: who may write it could reach further by us than by himself."""
+
+
+class DeploymentWorkloads:
+    """Implements `ports.rollout.Workloads` for one rollout."""
+
+    def __init__(self, objects: Objects, owner: Owner, replicas: int) -> None:
+        self._objects = objects
+        self._owner = owner
+        self._applied = Applied(objects)
+        self._refused: dict[str, str] = {}
+        self.replicas = replicas
+        """Servers per revision; may be changed while the rollout runs."""
+
+    def ensure(self, revision: Revision) -> None:
+        """Make the servers of a revision run; raises Unavailable with what the cluster refuses."""
+        name = self._owner.object_name(revision.revision)
+        try:
+            live = self._objects.get(DEPLOYMENTS, self._owner.namespace, name)
+            spec = json.loads(live["metadata"]["annotations"][KEPT])
+        except (NotFound, KeyError, ValueError):
+            spec = _spec(self._owner, revision)
+        manifest = _deployment(self._owner, revision, spec, self.replicas)
+        try:
+            self._applied.apply(SERVICES, _service(self._owner, revision))
+            self._applied.apply(DEPLOYMENTS, manifest)
+        except Refused as error:
+            self._refused[revision.revision] = error.message
+            raise Unavailable(error.message) from error
+        self._refused.pop(revision.revision, None)
+
+    def remove(self, revision: str) -> None:
+        """Delete what serves a revision."""
+        name = self._owner.object_name(revision)
+        self._refused.pop(revision, None)
+        for resource in (DEPLOYMENTS, SERVICES):
+            self._objects.delete(resource, self._owner.namespace, name)
+
+    def observe(self) -> Mapping[str, Workload]:
+        """Return what is seen of every revision; one that is being deleted is gone already."""
+        mine = {ROLLOUT: self._owner.name}
+        namespace = self._owner.namespace
+        pods: dict[str, list[Manifest]] = {}
+        for pod in self._objects.select(PODS, namespace, mine):
+            pods.setdefault(pod["metadata"]["labels"].get(REVISION, ""), []).append(pod)
+        refused = {
+            revision: Workload(0, self.replicas, self._address(revision), why)
+            for revision, why in self._refused.items()
+        }
+        return refused | {
+            revision: self._workload(revision, deployment, pods.get(revision, []))
+            for deployment in self._objects.select(DEPLOYMENTS, namespace, mine)
+            if "deletionTimestamp" not in deployment["metadata"]
+            and (revision := deployment["metadata"]["labels"].get(REVISION))
+        }
+
+    def _address(self, revision: str) -> str:
+        name = self._owner.object_name(revision)
+        return f"{name}.{self._owner.namespace}.svc:{PORT}"
+
+    def _workload(self, revision: str, deployment: Manifest, pods: list[Manifest]) -> Workload:
+        status, metadata = deployment.get("status", {}), deployment["metadata"]
+        current = status.get("observedGeneration", 0) >= metadata["generation"]
+        return Workload(
+            ready=status.get("availableReplicas", 0) if current else 0,
+            desired=deployment["spec"]["replicas"],
+            address=self._address(revision),
+            detail="" if current and not _waiting(status) else _detail(status, pods),
+            servers={pod["metadata"]["uid"]: _host(pod) for pod in pods if _answers(pod)},
+        )
+
+
+def _deployment(owner: Owner, revision: Revision, spec: Manifest, replicas: int) -> Manifest:
+    metadata = owner.metadata(owner.object_name(revision.revision), revision.revision)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata | {"annotations": {KEPT: json.dumps(spec, sort_keys=True)}},
+        "spec": spec | {"replicas": replicas},
+    }
+
+
+def _spec(owner: Owner, revision: Revision) -> Manifest:
+    chosen = {ROLLOUT: owner.name, REVISION: revision.revision}
+    ready_seconds = Runtime.model_validate(revision.runtime).min_ready_seconds
+    return {
+        "selector": {"matchLabels": chosen},
+        "minReadySeconds": ready_seconds,
+        "progressDeadlineSeconds": 600 + ready_seconds,
+        "revisionHistoryLimit": 0,
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+        },
+        "template": {
+            "metadata": {"labels": owner.labels | chosen},
+            "spec": server_pod(revision, chosen),
+        },
+    }
+
+
+def _service(owner: Owner, revision: Revision) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": owner.metadata(owner.object_name(revision.revision), revision.revision),
+        "spec": {
+            "selector": {ROLLOUT: owner.name, REVISION: revision.revision},
+            "ports": [
+                {"name": "http", "port": PORT, "targetPort": "http", "appProtocol": "http"},
+                {
+                    "name": "grpc",
+                    "port": GRPC_PORT,
+                    "targetPort": "grpc",
+                    "appProtocol": "kubernetes.io/h2c",
+                },
+            ],
+        },
+    }
+
+
+def _waiting(status: Mapping[str, Any]) -> bool:
+    return bool(status.get("availableReplicas", 0) < status.get("replicas", 1))
+
+
+def _detail(status: Mapping[str, Any], pods: list[Manifest]) -> str:
+    """Say why servers are missing: a pod's own reason, else the Deployment's."""
+    for pod in pods:
+        found = pod.get("status", {})
+        for container in (
+            *found.get("initContainerStatuses", []),
+            *found.get("containerStatuses", []),
+        ):
+            waiting = container.get("state", {}).get("waiting", {})
+            if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+                return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+        for condition in found.get("conditions", []):
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                return f"{condition.get('reason')}: {condition.get('message', '')}"
+    for condition in status.get("conditions", []):
+        failed = condition["type"] == "ReplicaFailure" and condition["status"] == "True"
+        if failed or condition.get("reason") == "ProgressDeadlineExceeded":
+            return f"{condition['reason']}: {condition.get('message', '')}"
+    return f"{status.get('availableReplicas', 0)} of {status.get('replicas', 0)} are available"
+
+
+def _answers(pod: Manifest) -> bool:
+    """Whether a pod is ready and stays: only such a one is sent requests."""
+    status = pod.get("status", {})
+    if status.get("phase") != "Running" or not status.get("podIP"):
+        return False
+    if "deletionTimestamp" in pod["metadata"]:
+        return False
+    ready = {c["type"]: c["status"] for c in status.get("conditions", [])}
+    return ready.get("Ready") == "True"
+
+
+def _host(pod: Manifest) -> str:
+    address = pod["status"]["podIP"]
+    return f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"

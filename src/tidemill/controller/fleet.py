@@ -1,0 +1,83 @@
+"""Many rollouts, some workers: each rollout is looked at by one worker at a time."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from threading import Event, Thread
+
+import structlog
+
+from tidemill.controller.queue import WorkQueue
+from tidemill.errors import TidemillError
+
+__all__ = ["Fleet"]
+
+log = structlog.get_logger(__name__)
+FIRST_RETRY = 1.0
+MAX_RETRY = 60.0
+STUCK_SECONDS = 120.0
+"""Longer than any look can take whose calls all run into their timeouts: then a worker hangs."""
+
+
+class Fleet:
+    """Looks at each key when it is due, again after what the look says, later after an error."""
+
+    def __init__(
+        self,
+        look: Callable[[str], float | None],
+        queue: WorkQueue,
+        observed: Callable[[float, str], None] = lambda _seconds, _result: None,
+    ) -> None:
+        """`look` returns seconds until the next look, None for never.
+
+        `observed` is told how long a look took and how it ended: done, failed or broken.
+        """
+        self._look = look
+        self._queue = queue
+        self._observed = observed
+        self._failures: Counter[str] = Counter()
+
+    def run(self, stop: Event, workers: int) -> None:
+        """Work until `stop` is set and every look that was begun has ended."""
+        threads = [Thread(target=self._work, name=f"worker-{n}") for n in range(workers)]
+        for thread in threads:
+            thread.start()
+        stop.wait()
+        self._queue.close()
+        for thread in threads:
+            thread.join()
+
+    def problem(self) -> str:
+        """Say that reconciling has stopped; empty while it goes on."""
+        overdue = self._queue.overdue()
+        return f"a rollout waits since {overdue:.0f} s" if overdue > STUCK_SECONDS else ""
+
+    def _work(self) -> None:
+        while (key := self._queue.take()) is not None:
+            wait = self._once(key)
+            self._queue.done(key)
+            if wait is not None:
+                self._queue.add(key, wait)
+
+    def _once(self, key: str) -> float | None:
+        """Look at a key; whatever goes wrong with it is no reason to leave the others alone."""
+        began, result = time.monotonic(), "done"
+        try:
+            wait = self._look(key)
+            self._failures.pop(key, None)
+        except TidemillError as error:
+            result, wait = "failed", self._later(key)
+            log.warning("will look again", rollout=key, problem=error.message, after=wait)
+        except Exception:
+            result, wait = "broken", self._later(key)
+            log.exception("a look broke off", rollout=key, after=wait)
+        self._observed(time.monotonic() - began, result)
+        return wait
+
+    def _later(self, key: str) -> float:
+        self._failures[key] += 1
+        wait = min(MAX_RETRY, FIRST_RETRY * 2.0 ** (self._failures[key] - 1))
+        return wait * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries

@@ -1,0 +1,249 @@
+"""The split of requests on a real API server; the Gateway is played."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.cluster.rollouts import accept, client, install, owner
+
+from tidemill.adapters.kubernetes.client import (
+    GRPC_ROUTES,
+    HTTP_ROUTES,
+    KubeClient,
+    Manifest,
+    Resource,
+)
+from tidemill.adapters.kubernetes.owned import Owner
+from tidemill.adapters.kubernetes.routes import GatewayRouter
+from tidemill.adapters.kubernetes.traffic import Traffic
+from tidemill.domain.rollout.model import Backend, Route
+from tidemill.errors import Conflict, Unavailable
+
+NAME = "flight-delay"
+OLD, NEW = "a" * 10, "b" * 10
+SPLIT = Route((Backend(OLD, 9500), Backend(NEW, 500)))
+KINDS = [HTTP_ROUTES, GRPC_ROUTES]
+
+
+@pytest.fixture(scope="module")
+def api(cluster) -> Iterator[KubeClient]:
+    install(cluster)
+    with client(cluster) as api:
+        yield api
+
+
+@pytest.fixture
+def owned(api, namespace) -> Owner:
+    return owner(api, namespace)
+
+
+def router(api: Any, owned: Owner, **traffic: Any) -> GatewayRouter:
+    wanted = {"parentRefs": [{"name": "gateway"}]} | traffic
+    return GatewayRouter(api, owned, Traffic.model_validate(wanted))
+
+
+@pytest.mark.parametrize("resource", KINDS, ids=lambda r: r.kind)
+def test_a_route_of_its_own_is_in_force_once_it_is_taken_up(api, owned, resource):
+    gateway = router(api, owned, kind=resource.kind, hostnames=["models.example.com"])
+    assert gateway.observe().problem == f"there is no {resource.kind} {NAME}"
+    gateway.apply(SPLIT, {})
+    assert gateway.observe().problem == "Gateway gateway has not answered"
+    accept(api, resource, NAME, owned.namespace)
+    assert gateway.observe() == SPLIT
+    gateway.apply(Route((Backend(OLD, 10000), Backend(NEW, 0))), {})
+    assert "has not taken up generation 2" in gateway.observe().problem
+    accept(api, resource, NAME, owned.namespace)
+    assert gateway.observe() == Route((Backend(OLD, 10000), Backend(NEW, 0)))
+    gateway.apply(Route((Backend(OLD, 10000),)), {})
+    found = api.get(resource, owned.namespace, NAME)
+    assert [b["name"] for b in found["spec"]["rules"][0]["backendRefs"]] == [f"{NAME}-{OLD}"]
+
+
+@pytest.mark.parametrize("refused", ["Accepted", "ResolvedRefs"])
+def test_a_route_that_is_refused_is_not_in_force(api, owned, refused):
+    gateway = router(api, owned)
+    gateway.apply(SPLIT, {})
+    accept(api, HTTP_ROUTES, NAME, owned.namespace, **{refused: "BackendNotFound"})
+    assert gateway.observe() == Route()
+    assert gateway.observe().problem == f"Gateway gateway: not {refused}: BackendNotFound: "
+
+
+def test_every_parent_must_have_taken_it_up(api, owned):
+    parents = [{"name": "one"}, {"name": "two", "sectionName": "https"}]
+    gateway = router(api, owned, parentRefs=parents)
+    gateway.apply(SPLIT, {})
+    accept(api, HTTP_ROUTES, NAME, owned.namespace)
+    found = api.get(HTTP_ROUTES, owned.namespace, NAME)
+    found["status"]["parents"] = found["status"]["parents"][:1]
+    api.replace(HTTP_ROUTES, found, "status")
+    assert gateway.observe().problem == "Gateway two has not answered"
+
+
+def test_an_edit_by_hand_is_taken_back(api, owned):
+    gateway = router(api, owned)
+    gateway.apply(SPLIT, {})
+    found = api.get(HTTP_ROUTES, owned.namespace, NAME)
+    found["spec"]["rules"][0]["backendRefs"][1]["weight"] = 9000
+    api.replace(HTTP_ROUTES, found)
+    accept(api, HTTP_ROUTES, NAME, owned.namespace)
+    assert gateway.observe() != SPLIT
+    gateway.apply(SPLIT, {})
+    accept(api, HTTP_ROUTES, NAME, owned.namespace)
+    assert gateway.observe() == SPLIT
+
+
+def test_nothing_is_written_when_nothing_changed(api, owned):
+    class ReadOnlyAfterwards:
+        writes = 0
+
+        def apply(self, *arguments: Any) -> Manifest:
+            ReadOnlyAfterwards.writes += 1
+            return api.apply(*arguments)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(api, name)
+
+    gateway = router(ReadOnlyAfterwards(), owned)
+    for _ in range(3):
+        gateway.apply(SPLIT, {})
+    accept(api, HTTP_ROUTES, NAME, owned.namespace)
+    gateway.apply(SPLIT, {})
+    assert ReadOnlyAfterwards.writes == 1
+
+
+LEGACY = {"group": "", "kind": "Service", "name": "legacy", "port": 80, "weight": 3}
+FILTER = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [
+    {"name": "x-team", "value": "ml"}]}}  # fmt: skip
+MATCH = {
+    "HTTPRoute": {"path": {"type": "PathPrefix", "value": "/v2"}},
+    "GRPCRoute": {"method": {"type": "Exact", "service": "inference.GRPCInferenceService"}},
+}
+
+
+def foreign(api: KubeClient, namespace: str, resource: Resource) -> Manifest:
+    """Create a route that a platform team owns, with more in it than we know of."""
+    rules = [
+        {"name": "docs", "backendRefs": [LEGACY | {"name": "docs"}], "filters": [FILTER]},
+        {
+            "name": "infer",
+            "matches": [MATCH[resource.kind]],
+            "filters": [FILTER],
+            "backendRefs": [LEGACY | {"filters": [FILTER]}],
+        },
+    ]
+    return api.create(
+        resource,
+        {
+            "apiVersion": resource.api,
+            "kind": resource.kind,
+            "metadata": {
+                "name": "api",
+                "namespace": namespace,
+                "labels": {"team": "platform"},
+                "annotations": {"argocd.argoproj.io/sync-wave": "3"},
+            },
+            "spec": {
+                "parentRefs": [{"name": "gateway"}],
+                "hostnames": ["api.example.com"],
+                "rules": rules,
+            },
+        },
+    )
+
+
+def attached(api: Any, owned: Owner, resource: Resource = HTTP_ROUTES) -> GatewayRouter:
+    reference = {"name": "api", "rule": "infer"}
+    return router(
+        api, owned, mode="Attach", kind=resource.kind, parentRefs=None, routeRef=reference
+    )
+
+
+def without_ours(route: Manifest) -> Manifest:
+    """Return a route without our backends and what every write changes."""
+    bare = copy.deepcopy(route)
+    for rule in bare["spec"]["rules"]:
+        rule["backendRefs"] = [
+            b for b in rule["backendRefs"] if not b["name"].startswith(f"{NAME}-")
+        ]
+    for field in ("generation", "resourceVersion", "managedFields"):
+        bare["metadata"].pop(field)
+    bare.pop("status", None)
+    return bare
+
+
+@pytest.mark.parametrize("resource", KINDS, ids=lambda r: r.kind)
+def test_of_a_foreign_route_only_our_weights_change(api, owned, resource):
+    before = foreign(api, owned.namespace, resource)
+    gateway = attached(api, owned, resource)
+    for route in (
+        SPLIT,
+        Route((Backend(OLD, 5000), Backend(NEW, 5000))),
+        Route((SPLIT.backends[1],)),
+    ):
+        gateway.apply(route, {})
+        found = api.get(resource, owned.namespace, "api")
+        assert without_ours(found) == without_ours(before)
+        accept(api, resource, "api", owned.namespace)
+        assert gateway.observe() == route
+    gateway.release()
+    after = api.get(resource, owned.namespace, "api")
+    assert after["spec"] == before["spec"]
+    assert "ownerReferences" not in after["metadata"]
+
+
+def test_our_backends_keep_what_others_put_on_them(api, owned):
+    foreign(api, owned.namespace, HTTP_ROUTES)
+    gateway = attached(api, owned)
+    gateway.apply(SPLIT, {})
+    found = api.get(HTTP_ROUTES, owned.namespace, "api")
+    found["spec"]["rules"][1]["backendRefs"][1]["filters"] = [FILTER]
+    api.replace(HTTP_ROUTES, found)
+    gateway.apply(Route((Backend(OLD, 1), Backend(NEW, 9999))), {})
+    ours = api.get(HTTP_ROUTES, owned.namespace, "api")["spec"]["rules"][1]["backendRefs"][1]
+    assert (ours["weight"], ours["filters"]) == (1, [FILTER])
+
+
+class Contended:
+    """The platform team edits the same route between our reading and our writing."""
+
+    def __init__(self, api: KubeClient, times: int) -> None:
+        self.api, self.times = api, times
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Manifest:
+        found = self.api.get(resource, namespace, name)
+        if self.times:
+            self.times -= 1
+            other = copy.deepcopy(found)
+            other["metadata"]["annotations"]["edit"] = str(self.times)
+            self.api.replace(resource, other)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.api, name)
+
+
+def test_an_edit_at_the_same_time_is_kept(api, owned):
+    foreign(api, owned.namespace, HTTP_ROUTES)
+    attached(Contended(api, 2), owned).apply(SPLIT, {})
+    found = api.get(HTTP_ROUTES, owned.namespace, "api")
+    assert found["metadata"]["annotations"]["edit"] == "0"
+    assert len(found["spec"]["rules"][1]["backendRefs"]) == 3
+    with pytest.raises(Conflict):
+        attached(Contended(api, 3), owned).apply(Route(), {})
+
+
+def test_a_rule_that_vanished_is_said(api, owned):
+    gateway = attached(api, owned)
+    with pytest.raises(Unavailable, match="not found"):
+        gateway.apply(SPLIT, {})
+    gateway.release()
+    found = foreign(api, owned.namespace, HTTP_ROUTES)
+    found["spec"]["rules"][1]["name"] = "predict"
+    api.replace(HTTP_ROUTES, found)
+    with pytest.raises(Unavailable, match="no rule named infer, it has: docs, predict"):
+        gateway.apply(SPLIT, {})
+    assert "no rule named infer" in gateway.observe().problem
+    gateway.release()
