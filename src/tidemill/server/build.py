@@ -70,7 +70,12 @@ def build_served(
         logged=predictions.counts,
         trained=_trained(manifest),
     )
-    validator = Validator(manifest, max_rows=settings.max_rows, nan_policy=settings.nan_policy)
+    validator = Validator(
+        manifest,
+        max_rows=settings.max_rows,
+        max_text_length=settings.limits.max_text_length,
+        nan_policy=settings.nan_policy,
+    )
     lookup = Lookup(manifest, reader, settings, counters)
     inference = Inference(
         model,

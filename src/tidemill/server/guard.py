@@ -20,6 +20,7 @@ CODES = (
     *("forbidden", "rate_limited", "quota_exceeded"),
     *("overloaded", "request_timeout", "head_too_large"),
     *("malformed_http", "malformed_message", "draining"),
+    *("body_too_large", "unsupported_encoding", "not_loaded"),
 )
 """Refusals for reasons that are not in a request's content; each is counted."""
 RETRY = {b"retry-after": b"1"}

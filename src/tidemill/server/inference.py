@@ -141,7 +141,10 @@ class Inference:
             reason=repr(failure.__cause__),
         )
         for kind in self._fallback:
-            for older in self.older() if kind == "previous" else ():
+            tried: set[Inference] = set()
+            # Looked at anew each time: meanwhile a version may have been unloaded, its log closed.
+            while kind == "previous" and (older := self._next_older(tried)):
+                tried.add(older)
                 with suppress(ModelFailed, Rejected):  # it may take other inputs
                     mark = {"fallback": f"version {older.model.version}"}
                     answer = await older._counted(read, write, trail, mark)
@@ -149,14 +152,24 @@ class Inference:
                     return answer
             if kind == "prior":
                 self._counters.fallbacks[kind] += 1
-                return self._answer_prior(failure, write)
+                return self._answer_prior(failure, write, trail)
         raise failure
 
-    def _answer_prior(self, failure: ModelFailed, write: Callable[[Scored], T]) -> T:
+    def _next_older(self, tried: set[Inference]) -> Inference | None:
+        return next((older for older in self.older() if older not in tried), None)
+
+    def _answer_prior(self, failure: ModelFailed, write: Callable[[Scored], T], trail: Trail) -> T:
         scores = np.full(failure.rows, self.model.manifest.prior, np.float32)
         marks = {"revision": self.model.revision, "fallback": "prior"}
         name = self._name(failure.request)
+        self._sign(trail)
+        trail.rows, trail.request_id = failure.rows, name
         return write(Scored(self.model, failure.request, name, scores, scores.tolist(), marks))
+
+    def _sign(self, trail: Trail) -> None:
+        """Note which version answers."""
+        model = self.model
+        trail.model, trail.version, trail.revision = model.name, model.version, model.revision
 
     def _name(self, request: InferRequest) -> str:
         return f"{self._boot}-{next(self._numbers)}" if request.id is None else request.id
@@ -171,8 +184,7 @@ class Inference:
         started = perf_counter()
         outcome = "error"
         self._counters.in_flight += 1
-        model = self.model
-        trail.model, trail.version, trail.revision = model.name, model.version, model.revision
+        self._sign(trail)
         try:
             answer = await self._score(read(), write, trail, started, marks)
             outcome = "ok"

@@ -144,7 +144,7 @@ class Lookup:
         read = self._threads.submit(self._verified_read, views, keys, moment)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(read), self._deadline)
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError):  # over gRPC a caller may go meanwhile
             if not read.cancel() and not read.done():
                 self._hung.add(read)
                 read.add_done_callback(self._hung.discard)

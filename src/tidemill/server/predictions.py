@@ -68,6 +68,7 @@ class PredictionLog:
         self._lost = 0
         self._changed = threading.Condition()
         self._closing = False
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
 
     def start(self) -> None:
@@ -93,21 +94,29 @@ class PredictionLog:
             return self._stored, self._lost
 
     def close(self, timeout: float) -> int:
-        """Write what is left, for at most `timeout` seconds; return the rows that were lost."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        """Write what is left, for at most `timeout` seconds; return the rows that were lost.
+
+        After that nothing more is written; a second call returns 0.
+        """
+        self.begin_close()
         self._thread.join(timeout)
         with self._changed:
+            self._abandoned = True
             self._lost += self._held
             lost, self._held = self._held, 0
         return lost
 
+    def begin_close(self) -> None:
+        """Take nothing more, and begin to write what is left."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
     def _run(self) -> None:
-        while self._wait():
+        while not self._abandoned and self._wait():
             if not self._unwritten:
                 self._encode()
-            while self._unwritten and self._store(self._unwritten[0]):
+            while self._unwritten and not self._abandoned and self._store(self._unwritten[0]):
                 self._unwritten.popleft()
 
     def _wait(self) -> bool:
@@ -161,6 +170,8 @@ class PredictionLog:
 
     def _settle(self, rows: int, *, stored: bool) -> None:
         with self._changed:
+            if self._abandoned:
+                return  # they were counted as lost
             self._held -= rows
             if stored:
                 self._stored += rows

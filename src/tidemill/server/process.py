@@ -127,6 +127,8 @@ class _Server:
         self._ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
+        if self._beside is not None:
+            await self._beside.start()
         listening = await loop.create_server(
             lambda: Connection(self._traffic),
             sock=self._bound,
@@ -134,8 +136,6 @@ class _Server:
             ssl=self._context,
             ssl_handshake_timeout=self._settings.limits.head_seconds if self._context else None,
         )
-        if self._beside is not None:
-            await self._beside.start()
         self._app.ready = True
         ticking = asyncio.create_task(self._tick())
         await self._ended.wait()
@@ -151,7 +151,10 @@ class _Server:
         while True:
             self._traffic.tick()
             for reload in self._reloads:
-                reload()
+                try:
+                    reload()
+                except Exception:  # else none would be read again, and nobody would notice
+                    log.exception("a reload failed, what was in force stays")
             await asyncio.sleep(1)
 
     def _stop(self, number: int) -> None:
@@ -196,8 +199,10 @@ def serve(
     # A full collection over all that is loaded would stall answers for tens of milliseconds.
     gc.collect()
     gc.freeze()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Server(app, bound, settings, certificates, beside).run())
-    app.repository.close()
-    app.observer.close()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_Server(app, bound, settings, certificates, beside).run())
+    finally:
+        app.repository.close()
+        app.observer.close()
     log.info("stopped")

@@ -29,6 +29,8 @@ __all__ = ["Call", "Route", "Routes"]
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 OCTETS = b"application/octet-stream"
 T = TypeVar("T", bound=Struct)
+LONGEST = 512
+"""Paths up to this length are remembered: they are the client's, and it may be anybody."""
 
 
 class Call(NamedTuple):
@@ -95,10 +97,13 @@ class Routes:
         ]
 
         # The same few paths come again and again, each looked up at its head and when it is whole.
-        self.find = lru_cache(maxsize=1024)(self._find)
+        self._known = lru_cache(maxsize=1024)(self._find)
+
+    def find(self, path: str) -> tuple[Route, dict[str, str]] | None:
+        """Return the route of a path and what the path names; None when there is none."""
+        return self._known(path) if len(path) <= LONGEST else self._find(path)
 
     def _find(self, path: str) -> tuple[Route, dict[str, str]] | None:
-        """Return the route of a path and what the path names; None when there is none."""
         for route in self._routes:
             if found := route.pattern.fullmatch(path):
                 return route, found.groupdict()

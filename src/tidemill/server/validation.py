@@ -68,9 +68,15 @@ class Validator:
     """Checks requests against one model's manifest."""
 
     def __init__(
-        self, manifest: Manifest, *, max_rows: int, nan_policy: Literal["allow", "reject"]
+        self,
+        manifest: Manifest,
+        *,
+        max_rows: int,
+        max_text_length: int,
+        nan_policy: Literal["allow", "reject"],
     ) -> None:
         self._max_rows = max_rows
+        self._max_text_length = max_text_length
         self._nan_policy = nan_policy
         self._output = manifest.output
         self._row_id = manifest.row_id
@@ -101,6 +107,9 @@ class Validator:
         views = self._views_to_read(tensors)
         rows = self._rows(request.inputs)
         data = {name: self._column(tensor, rows, raw) for name, tensor in tensors.items()}
+        for tensor in tensors.values():
+            if type(tensor) is BytesTensor:
+                self._refuse_long(tensor.name, data[tensor.name])
         if self._nan_policy == "reject":
             _refuse_null(data, self._inputs)
         missing = [None] * rows
@@ -117,6 +126,14 @@ class Validator:
             views,
             data.keys(),
         )
+
+    def _refuse_long(self, name: str, values: Column) -> None:
+        limit = self._max_text_length
+        if any(value is not None and len(value) > limit for value in values):  # type: ignore[arg-type]
+            raise Rejected(
+                "invalid_request",
+                f"input '{name}' holds a text that is longer than {limit} characters",
+            )
 
     def _check_outputs(self, outputs: list[RequestedOutput]) -> None:
         for output in outputs:

@@ -27,7 +27,7 @@ def warm_up(model: Model, folder: Path) -> None:
     path = folder / WARM_UP
     if not path.exists():
         return
-    validator = Validator(model.manifest, max_rows=2**31, nan_policy="allow")
+    validator = Validator(model.manifest, max_rows=2**31, max_text_length=2**31, nan_policy="allow")
     try:
         for body in msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw]):
             batch = validator.check(decode(bytes(body)), {})

@@ -115,6 +115,9 @@ class LimitSettings(Group):
     a full queue is half a second."""
     max_head_bytes: int = Field(default=32_768, ge=1024)
     """A larger request line with headers is refused with 431."""
+    max_text_length: int = Field(default=1024, ge=1)
+    """Characters of one BYTES element, key or row id; a longer one is refused with 400. It bounds
+    what a row takes in the prediction log's buffer, which counts rows."""
     head_seconds: float = Field(default=10.0, gt=0)
     """A request line with headers that takes longer to arrive is refused with 408."""
     body_seconds: float = Field(default=30.0, gt=0)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.server_app import AS_OF, FULL, ROW, Answer, expected, start
+from tests.server_app import AS_OF, FULL, ROW, Answer, expected, request, start
 from tests.server_shelf import Broken, Shelf, code_of, version_of
 
 from tidemill.adapters.evidence import parse
+from tidemill.server import rest
+from tidemill.server.trail import Trail
 from tidemill.testing.models import MANIFEST
 from tidemill.testing.online import MemoryOnline
 
@@ -190,3 +193,20 @@ def test_a_single_model_falls_back_on_its_prior(bundle: Path) -> None:
     answer = served.infer(FULL, 3)
     assert answer.scores == pytest.approx([MANIFEST.prior] * 3)
     assert served.metric("tidemill_requests_total", outcome="error") == 1
+
+
+def test_a_trail_names_the_version_that_the_answer_names(shelf: Shelf) -> None:
+    shelf.open().fill()
+    for version in BIASES:
+        shelf.break_("late", version)
+    served = shelf.models.find("late", "7")
+    assert served
+    trail = Trail()
+
+    async def talk() -> Any:
+        body = json.dumps(request(FULL)).encode()
+        return await served.inference.answer(lambda: rest.read(body, None), rest.write, trail)
+
+    told = json.loads(shelf.run(talk).body)
+    assert told["parameters"]["fallback"] == "prior"
+    assert (trail.version, trail.request_id) == (told["model_version"], told["id"])

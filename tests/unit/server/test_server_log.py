@@ -182,8 +182,10 @@ def test_a_store_that_stays_down_is_counted_at_the_end() -> None:
         log.append(prediction(number))
     assert log.close(1) == 5
     assert log.counts() == (0, 5)
+    puts = objects.puts
+    assert log.close(20) == 0  # the thread has ended, and nothing is counted twice
     objects.failure = None
-    log.close(20)  # lets the thread end; in a server the process does
+    assert (log.counts(), objects.puts) == ((0, 5), puts)
 
 
 def test_a_store_that_refuses_is_not_asked_again() -> None:

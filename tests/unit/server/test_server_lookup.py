@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from tests.server_app import AS_OF, FULL, NOW, ROW, Running, expected, start
+from tests.server_app import AS_OF, FULL, INFER, NOW, ROW, Running, expected, request, start
 
 from tidemill.errors import Unavailable
 from tidemill.server import lookup
 from tidemill.testing.models import MANIFEST
 from tidemill.testing.online import MemoryOnline
+from tidemill.testing.serving import ask
 
 BROKEN = {
     "down": Unavailable("the store does not answer"),
@@ -184,3 +188,20 @@ def test_answers_from_an_old_store_are_marked_above_the_limit(bundle: Path) -> N
     assert "stale" not in beyond.infer(FULL).body["parameters"]  # read nothing
     assert beyond.metric("tidemill_store_aged_total") == 1
     assert beyond.metric("tidemill_defaults_total", view="plane") == 0
+
+
+def test_reads_whose_callers_have_gone_are_bounded_too(bundle: Path) -> None:
+    hanging = Hanging()
+    served = start(bundle, online=hanging, lookup_deadline_ms=60_000, lookup_failures=1)
+
+    async def leave() -> None:
+        content = json.dumps(request(ROW | {"tailnum": "N1"})).encode()
+        for _ in range(10):
+            call = asyncio.create_task(ask(served.app, "POST", INFER, content))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(call, 0.05)
+
+    asyncio.run(leave())
+    assert hanging.reads == lookup.THREADS
+    assert served.metric("tidemill_store_open") == 1
+    hanging.released.set()

@@ -220,3 +220,11 @@ def test_the_docs_list_every_error_code() -> None:
     table = (root / "docs/serving.md").read_text().partition("| status | codes |")[2]
     listed = set(re.findall(r"`(\w+)`", table.partition("\n\n")[0]))
     assert raised == listed
+
+
+def test_a_text_that_is_too_long_is_refused(served: Running) -> None:
+    for name in ("carrier", "flight_id"):
+        assert served.infer(FULL | {name: "x" * 1024}).status == 200
+        answer = served.infer(FULL | {name: "x" * 1025})
+        assert (answer.status, answer.body["code"]) == (400, "invalid_request")
+        assert f"'{name}' holds a text that is longer than 1024" in answer.body["error"]
