@@ -188,9 +188,13 @@ class Repository:
         return [entry.version for entry in self.index() if entry.name == name]
 
     def require(self, name: str, version: str) -> None:
-        """Raise Rejected unless a version, by default any, is loaded or in the folder."""
+        """Raise Rejected unless a version, by default any, is loaded or in the folder.
+
+        The refusal names no other, as it is told to callers without a key.
+        """
         if not any(k == (name, version or k[1]) for k in self._held() | self._served.keys()):
-            raise self._unknown(name, version)
+            code, message, _ = self._missing(name, version)
+            raise Rejected(code, message, 404)
 
     async def get(self, name: str, version: str = "") -> Served:
         """Return what serves a version, which is loaded if need be; raises Rejected.
@@ -281,19 +285,15 @@ class Repository:
             )
 
     def _unknown(self, name: str, version: str) -> Rejected:
-        known = {key[0] for key in self._held() | self._served.keys()}
-        if name not in known:
-            return Rejected(
-                "unknown_model",
-                f"there is no model '{name:.80}'; this server has {_list(known)}",
-                404,
-            )
-        versions = {key[1] for key in self._held() | self._served.keys() if key[0] == name}
-        return Rejected(
-            "unknown_version",
-            f"there is no version '{version:.80}' of '{name}'; this server has {_list(versions)}",
-            404,
-        )
+        code, message, there = self._missing(name, version)
+        return Rejected(code, f"{message}; this server has {_list(there)}", 404)
+
+    def _missing(self, name: str, version: str) -> tuple[str, str, set[str]]:
+        """Return code and message of a refusal, and the names that would have been found."""
+        known = self._held() | self._served.keys()
+        if versions := {key[1] for key in known if key[0] == name}:
+            return "unknown_version", f"there is no version '{version:.80}' of '{name}'", versions
+        return "unknown_model", f"there is no model '{name:.80}'", {key[0] for key in known}
 
     async def _bring(self, key: Key) -> None:
         """Try to load a version of the folder, once however many ask for it meanwhile."""

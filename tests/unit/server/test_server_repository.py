@@ -91,6 +91,20 @@ def test_what_is_not_there_is_a_404_that_names_what_is(shelf: Shelf) -> None:
     assert "'1', '10', '2'" in answers[1].body["error"]
 
 
+def test_a_probe_without_a_key_learns_no_names(shelf: Shelf) -> None:
+    shelf.open().fill()
+
+    async def talk() -> list[Answer]:
+        paths = ("nosuch/ready", "nosuch/versions/1/ready", "late/versions/99/ready")
+        return [await shelf.ask(f"/v2/models/{path}", method="GET") for path in paths]
+
+    assert [(code_of(a), a.body["error"]) for a in shelf.run(talk)] == [
+        ((404, "unknown_model"), "there is no model 'nosuch'"),
+        ((404, "unknown_model"), "there is no model 'nosuch'"),
+        ((404, "unknown_version"), "there is no version '99' of 'late'"),
+    ]
+
+
 def test_the_least_recently_used_makes_room(shelf: Shelf) -> None:
     shelf.open(max_models=2).fill()
 
