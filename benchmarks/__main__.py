@@ -1,6 +1,7 @@
 """Run benchmarks by name, or all of them: `python -m benchmarks [NAME …]`, `… NAME --OPTION …`."""
 
 import importlib
+import inspect
 import pkgutil
 import sys
 from itertools import takewhile
@@ -15,5 +16,8 @@ if unknown := set(names) - set(known):
 if options and len(names) != 1:
     sys.exit(f"{' '.join(options)}: options belong to one benchmark")
 for name in names or known:
+    main = importlib.import_module(f"benchmarks.{name}").main
+    if options and not inspect.signature(main).parameters:
+        sys.exit(f"{' '.join(options)}: the benchmark {name} has no options")
     print(f"== {name}")
-    importlib.import_module(f"benchmarks.{name}").main(*options)
+    main(*options)

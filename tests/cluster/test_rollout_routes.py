@@ -232,7 +232,7 @@ def test_an_edit_at_the_same_time_is_kept(api, owned):
     assert found["metadata"]["annotations"]["edit"] == "0"
     assert len(found["spec"]["rules"][1]["backendRefs"]) == 3
     with pytest.raises(Conflict):
-        attached(Contended(api, 3), owned).apply(Route(), {})
+        attached(Contended(api, 5), owned).apply(Route(), {})
 
 
 def test_a_rule_that_vanished_is_said(api, owned):

@@ -1,5 +1,6 @@
 """What the pages show holds: links, commands with their options, settings, code."""
 
+import ast
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from tidemill.adapters.kubernetes.resources import ModelRolloutSpec
 from tidemill.cli.app import app, split
 from tidemill.settings import Settings, load
 
@@ -113,7 +115,9 @@ def test_there_are_commands_to_check() -> None:
     assert len(NAMED) > 40
 
 
-SETTINGS = list(blocks("yaml"))
+RESOURCES = [(page, text) for page, text in blocks("yaml") if "apiVersion:" in text]
+KINDS = {"ModelRollout": ModelRolloutSpec}
+SETTINGS = [(page, text) for page, text in blocks("yaml") if "apiVersion:" not in text]
 
 
 @pytest.mark.parametrize(("page", "block"), SETTINGS, ids=[str(page) for page, _ in SETTINGS])
@@ -124,6 +128,20 @@ def test_settings_in_a_block_are_accepted(page: Path, block: str, tmp_path: Path
     shown = yaml.safe_load(block)
     read = load(tmp_path, variables={}).settings.model_dump(mode="json", include=set(shown))
     assert read.keys() == shown.keys()
+
+
+@pytest.mark.parametrize(("page", "block"), RESOURCES, ids=[str(page) for page, _ in RESOURCES])
+def test_resources_in_a_block_are_valid(page: Path, block: str) -> None:
+    whole = block.replace("sha256:…", f"sha256:{'0' * 64}")
+    for shown in yaml.safe_load_all(whole):
+        KINDS[shown["kind"]].model_validate(shown["spec"])
+
+
+@pytest.mark.parametrize("block", [text for _, text in blocks("python")])
+def test_what_a_block_of_python_imports_is_there(block: str) -> None:
+    imports = [n for n in ast.parse(block).body if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert imports
+    exec(compile(ast.Module(imports, type_ignores=[]), "block", "exec"), {})
 
 
 def fields(value: Any, at: str = "") -> Iterator[str]:
@@ -155,7 +173,7 @@ def test_no_other_code_is_shown() -> None:
     languages = {
         language for page in PAGES for language, _ in FENCE.findall((ROOT / page).read_text())
     }
-    assert languages <= {"console", "sh", "yaml", "text", "json"}
+    assert languages <= {"console", "sh", "yaml", "text", "json", "python"}
 
 
 @pytest.mark.slow

@@ -123,4 +123,4 @@ def test_options_belong_to_one_benchmark() -> None:
     )
 
     assert done.returncode == 1
-    assert "serving alone has any" in done.stderr
+    assert "the benchmark gates has no options" in done.stderr

@@ -397,6 +397,7 @@ def project(folder: Path) -> None:
     }
     (folder / "configs").mkdir()
     (folder / "configs" / "base.yaml").write_text(yaml.safe_dump(settings))
+    shutil.copy(ROOT / "configs" / "contract.yaml", folder / "configs")
     (folder / "data").mkdir()
     frame = flights.training_set()
     shuffled = frame["late"].sample(fraction=1, shuffle=True, seed=5)

@@ -23,7 +23,7 @@ __all__ = ["RULE", "GatewayRouter"]
 RULE = "infer"
 """Name of the rule in an owned route."""
 KINDS = {resource.kind: resource for resource in (HTTP_ROUTES, GRPC_ROUTES)}
-WRITES = 3
+WRITES = 5
 """How often a write is repeated when somebody else edits the same route."""
 
 
