@@ -12,6 +12,7 @@ Whoever holds an entry may finish with it: its log is closed after the last.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -42,6 +43,10 @@ IDLE_SECONDS = 0.02
 RETRY_SECONDS = 10.0
 """A bundle that was refused is not looked at again for this long, unless it is loaded by order:
 verifying a large one for each request would stall all others."""
+
+LISTING_SECONDS = 1.0
+"""The folder is listed at most so often, however many ask, orders excepted: on a network's file
+system that takes milliseconds, in which nothing else is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,8 @@ class Repository:
         """`load` verifies and loads the bundle of a folder under a version and a name."""
         self._load = load
         self._folder = folder
+        self._listing: frozenset[Key] = frozenset()
+        self._listed = -math.inf
         self._max_models = max_models
         self._drain_seconds = drain_seconds
         self._served: OrderedDict[Key, Served] = OrderedDict()
@@ -174,12 +181,18 @@ class Repository:
         return self._served.get((name, version))
 
     def only(self) -> str:
-        """Return the name of the only model; raises Rejected when there are several."""
-        names = {entry.name for entry in self.index()}
+        """Return the name of the only model; raises Rejected when there are several.
+
+        A model of which nothing is or may be loaded does not count beside others.
+        """
+        known = self._known()
+        out = self._refused.keys() | self._withdrawn
+        able = {key for key in known if key in self._served or key not in out}
+        names = {name for name, _ in able or known}
         if len(names) != 1:
             raise Rejected(
                 "ambiguous_model",
-                f"this server has the models {_list(names)}; name one: /v2/models/MODEL/predict",
+                f"this server has the models {_names(names)}; name one: /v2/models/MODEL/predict",
             )
         return names.pop()
 
@@ -192,9 +205,8 @@ class Repository:
 
         The refusal names no other, as it is told to callers without a key.
         """
-        if not any(k == (name, version or k[1]) for k in self._held() | self._served.keys()):
-            code, message, _ = self._missing(name, version)
-            raise Rejected(code, message, 404)
+        if not any(key == (name, version or key[1]) for key in self._known()):
+            raise self._unknown(name, version, tell=False)
 
     async def get(self, name: str, version: str = "") -> Served:
         """Return what serves a version, which is loaded if need be; raises Rejected.
@@ -213,7 +225,7 @@ class Repository:
 
         Raises Rejected with the reason; what is served meanwhile stays.
         """
-        self._changeable()
+        self._look_again()
         key = self._newest_held(name) if not version else (name, version)
         if key not in self._held():
             raise self._unknown(name, version)
@@ -229,8 +241,8 @@ class Repository:
 
         Requests that were accepted are answered first.
         """
-        self._changeable()
-        keys = [k for k in self._held() | self._served.keys() if k == (name, version or k[1])]
+        self._look_again()
+        keys = [key for key in self._known() if key == (name, version or key[1])]
         if not keys:
             raise self._unknown(name, version)
         self._withdrawn.update(keys)
@@ -239,7 +251,7 @@ class Repository:
 
     def index(self) -> list[Entry]:
         """Return every version that is loaded or in the folder, by name and version."""
-        keys = sorted(self._held() | self._served.keys(), key=lambda k: (k[0], _order(k[1])))
+        keys = sorted(self._known(), key=lambda key: (key[0], _order(key[1])))
         return [self._entry(key) for key in keys]
 
     def close(self) -> None:
@@ -278,22 +290,24 @@ class Repository:
             raise self._unknown(name, "")
         return max(held, key=lambda key: _order(key[1]))
 
-    def _changeable(self) -> None:
+    def _look_again(self) -> None:
+        """Have an order find the folder as it is now; raises Rejected when there is none."""
         if self._folder is None:
             raise Rejected(
                 "unsupported", "this server was started with one bundle and has no repository"
             )
+        self._listed = -math.inf
 
-    def _unknown(self, name: str, version: str) -> Rejected:
-        code, message, there = self._missing(name, version)
-        return Rejected(code, f"{message}; this server has {_list(there)}", 404)
-
-    def _missing(self, name: str, version: str) -> tuple[str, str, set[str]]:
-        """Return code and message of a refusal, and the names that would have been found."""
-        known = self._held() | self._served.keys()
-        if versions := {key[1] for key in known if key[0] == name}:
-            return "unknown_version", f"there is no version '{version:.80}' of '{name}'", versions
-        return "unknown_model", f"there is no model '{name:.80}'", {key[0] for key in known}
+    def _unknown(self, name: str, version: str, *, tell: bool = True) -> Rejected:
+        """Return a refusal, which by default tells what there is."""
+        known = self._known()
+        versions = {key[1] for key in known if key[0] == name}
+        there = _names(versions or {key[0] for key in known})
+        told = f"; this server has {there}" if tell else ""
+        if versions:
+            what = f"there is no version '{version:.80}' of '{name}'"
+            return Rejected("unknown_version", what + told, 404)
+        return Rejected("unknown_model", f"there is no model '{name:.80}'{told}", 404)
 
     async def _bring(self, key: Key) -> None:
         """Try to load a version of the folder, once however many ask for it meanwhile."""
@@ -360,18 +374,27 @@ class Repository:
         assert self._folder is not None
         return self._folder / key[0] / key[1]
 
-    def _held(self) -> set[Key]:
-        """Return the versions that the folder holds now."""
-        if self._folder is None:
-            return set()
-        try:
-            return {
-                (path.parent.parent.name, path.parent.name)
-                for path in self._folder.glob("*/*/manifest.json")
-                if NAME.fullmatch(path.parent.name) and NAME.fullmatch(path.parent.parent.name)
-            }
-        except OSError:
-            return set()
+    def _known(self) -> frozenset[Key]:
+        """Return the versions that are loaded or in the folder."""
+        return self._held() | self._served.keys()
+
+    def _held(self) -> frozenset[Key]:
+        """Return the versions that the folder holds, as seen LISTING_SECONDS ago at most."""
+        if self._folder is not None and monotonic() - self._listed >= LISTING_SECONDS:
+            self._listing = _list_bundles(self._folder)
+            self._listed = monotonic()
+        return self._listing
+
+
+def _list_bundles(folder: Path) -> frozenset[Key]:
+    try:
+        return frozenset(
+            (path.parent.parent.name, path.parent.name)
+            for path in folder.glob("*/*/manifest.json")
+            if NAME.fullmatch(path.parent.name) and NAME.fullmatch(path.parent.parent.name)
+        )
+    except OSError:
+        return frozenset()
 
 
 def _order(version: str) -> tuple[int, str]:
@@ -398,5 +421,5 @@ def _not_loaded(key: Key) -> Rejected:
     )
 
 
-def _list(names: Iterable[str]) -> str:
+def _names(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names)) or "none"

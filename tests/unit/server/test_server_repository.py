@@ -13,6 +13,7 @@ from tests.server_shelf import Shelf, code_of, version_of
 
 from tidemill.errors import IntegrityError, NotFound
 from tidemill.server import repository
+from tidemill.server.rpc.health import Health
 from tidemill.testing.models import write_bundle
 
 BIASES = {"1": -1.0, "2": 0.0, "10": 1.0}
@@ -27,7 +28,10 @@ def shelf(tmp_path: Path) -> Shelf:
     return made
 
 
-def test_the_index_tells_what_there_is_and_what_is_loaded(shelf: Shelf) -> None:
+def test_the_index_tells_what_there_is_and_what_is_loaded(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "LISTING_SECONDS", 0.0)
     shelf.open(max_models=3).fill()
     shelf.spoil("taxi", "8")
     index = shelf.run(shelf.index)
@@ -103,6 +107,57 @@ def test_a_probe_without_a_key_learns_no_names(shelf: Shelf) -> None:
         ((404, "unknown_model"), "there is no model 'nosuch'"),
         ((404, "unknown_version"), "there is no version '99' of 'late'"),
     ]
+
+
+def test_any_number_of_requests_lists_the_folder_once_until_an_order(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[str] = []
+    glob = Path.glob
+
+    def counted(path: Path, pattern: str) -> Any:
+        walks.append(pattern)
+        return glob(path, pattern)
+
+    monkeypatch.setattr(Path, "glob", counted)
+    monkeypatch.setattr(repository, "LISTING_SECONDS", 3600.0)
+    models = shelf.open(max_models=2)
+    models.fill()
+    health = Health(models, lambda: True)
+
+    async def talk() -> Any:
+        for _ in range(9):
+            await shelf.infer("nosuch")
+            await shelf.ask("/predict", {"records": [FULL]})
+            await shelf.index()
+            health._status("nosuch")
+        before = len(walks)
+        shelf.put("late", "11")
+        unseen = await shelf.infer("late", "11")
+        await shelf.order("load", "late")
+        return before, code_of(unseen), version_of(await shelf.infer("late")), len(walks)
+
+    before, unseen, newest, after = shelf.run(talk)
+    assert (before, unseen) == (1, (404, "unknown_version"))
+    assert (newest, after) == ("11", 2)
+
+
+def test_a_model_that_cannot_be_asked_does_not_make_the_only_one_ambiguous(shelf: Shelf) -> None:
+    shelf.spoil("wreck", "1")
+    shelf.open(max_models=8).fill()
+
+    async def talk() -> list[Answer]:
+        asked = [await shelf.ask("/predict", {"records": [FULL]})]
+        for name in ("taxi", "late"):
+            await shelf.order("unload", name)
+            asked.append(await shelf.ask("/predict", {"records": [FULL]}))
+        return asked
+
+    two, one, none = shelf.run(talk)
+    assert code_of(two) == (400, "ambiguous_model")
+    assert "wreck" not in two.body["error"]
+    assert (one.status, one.body["model"]) == (200, "late")
+    assert code_of(none) == (400, "ambiguous_model")
 
 
 def test_the_least_recently_used_makes_room(shelf: Shelf) -> None:
