@@ -52,6 +52,9 @@ class Context:
             await asyncio.Event().wait()
         return self.sent
 
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self.trailing = dict(metadata)
+
     async def abort(self, code: Any, details: str, trailing_metadata: Any) -> None:
         self.status, self.details, self.trailing = code, details, dict(trailing_metadata)
         raise Aborted
@@ -90,7 +93,7 @@ class Client:
     def __init__(self, served: Running, calls: Calls | None = None) -> None:
         app = served.app
         service = Service(app.repository, lambda: app.ready and not app.draining)
-        self.calls = calls or Calls(service.methods, app.guard, app.count, app.observer)
+        self.calls = calls or Calls(service.methods, app)
 
     def call(self, name: str, sent: Any = b"", **metadata: str) -> Answer:
         content = sent if isinstance(sent, bytes) else sent.SerializeToString()
@@ -104,7 +107,7 @@ class Client:
             answer = await handler.stream_unary(None, context)
         except Aborted:
             return Answer(context.status.name, context.details, context.trailing, None)
-        return Answer("OK", "", {}, message(f"{name}Response").FromString(answer))
+        return Answer("OK", "", context.trailing, message(f"{name}Response").FromString(answer))
 
     def infer(self, inputs: Sequence[dict[str, Any]], **more: Any) -> Answer:
         return self.call("ModelInfer", request(inputs, **more))

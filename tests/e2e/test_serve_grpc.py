@@ -24,6 +24,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from tests.certificates import Authority
+from tests.collector import collector
 from tests.grpc_calls import request
 from tests.serving import FULL, KEYS, Project, Server, body, make_project, wait_until
 from tests.tensors import as_raw
@@ -277,6 +278,22 @@ def test_keys_and_traces_come_in_metadata(project: Project) -> None:
     assert server.http.stop() == 0
     rows = project.log().filter(request_id="kept")
     assert rows["trace_id"].to_list() == [trace] * ROWS
+
+
+def test_a_trace_leads_to_the_collector_and_back_to_the_caller(project: Project) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    context = (("traceparent", f"00-{trace}-00f067aa0ba902b7-01"),)
+    with collector() as received:
+        server = serve(project, "--set", f"serving.traces.endpoint={received.url}")
+        with grpc.insecure_channel(server.target) as channel:
+            _, scored = call(channel).with_call(message(), metadata=context)
+            with pytest.raises(grpc.RpcError) as refused:
+                call(channel)(message(model_name="other"), metadata=context)
+        assert server.http.stop() == 0
+    told = [dict(c.trailing_metadata())["traceparent"] for c in (scored, refused.value)]
+    spans = [span.id for span in received.spans if span.name == "infer"]
+    assert told == [f"00-{trace}-{span}-01" for span in spans]
+    assert dict(refused.value.trailing_metadata())["error-code"] == "unknown_model"
 
 
 def test_a_call_that_stalls_and_a_deadline_that_passes_free_their_place(project: Project) -> None:

@@ -25,7 +25,7 @@ class Trail:
     """W3C trace id, 32 hexadecimal digits."""
     request_id: str = ""
     key: str = ""
-    """Id of the API key."""
+    """Id of the API key, or `token:` and a hash of the token's subject."""
     model: str = ""
     version: str = ""
     revision: str = ""
@@ -36,7 +36,7 @@ class Trail:
     """Why the request was refused."""
     started: float = field(default_factory=perf_counter)
     headers: Mapping[bytes, bytes] = field(default_factory=lambda: NONE)
-    """What the answer carries of it."""
+    """What the answer carries of it: HTTP's headers, gRPC's trailing metadata."""
     span: Any = None
     """The request's span, if it is traced; `steps` begins one below it."""
     steps: Callable[[str, Trail], AbstractContextManager[Any]] | None = None

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.collector import collector
 from tests.grpc_calls import FIELDS, Answer, Client, Context, fill
 from tests.grpc_calls import request as grpc_request
 from tests.server_app import FULL, INFER, ROW, Running, request, start
@@ -154,6 +155,7 @@ def test_it_tells_what_it_serves(shared: Running, client: Client) -> None:
     assert list(told.versions) == ["7"]
     unknown = client.call("ModelReady", _named("ModelReady", version="8"))
     assert (unknown.status, unknown.code) == ("NOT_FOUND", "unknown_version")
+    assert "'7'" not in unknown.details  # it asks for no key
     shared.app.draining = True
     try:
         assert not client.call("ServerReady").message.ready
@@ -321,7 +323,7 @@ def test_what_fails_inside_is_told_without_its_reason(
 
     app = shared.app
     method = Method("ServerLive", "infer", schema.message("ServerLiveRequest"), fail)
-    answer = Client(shared, Calls([method], app.guard, app.count, app.observer)).call("ServerLive")
+    answer = Client(shared, Calls([method], app)).call("ServerLive")
     assert (answer.status, answer.code) == (status, code)
     assert "secret" not in answer.details
 
@@ -339,6 +341,8 @@ def test_more_calls_than_fit_the_queue_are_refused(bundle: Path) -> None:
             third = await client.run("ModelInfer", Context(content))
             assert (third.status, third.code) == ("UNAVAILABLE", "overloaded")
             assert third.trailing["retry-after"] == "1"
+            about = await client.run("ServerMetadata", Context(b""))
+            assert about.code == "overloaded"
             assert (await client.run("ServerLive", Context(b""))).status == "OK"
         assert (await second).status == "OK"
         first.cancel()
@@ -347,6 +351,49 @@ def test_more_calls_than_fit_the_queue_are_refused(bundle: Path) -> None:
         assert (await client.run("ModelInfer", Context(content))).status == "OK"
 
     asyncio.run(crowd())
+    text = served.ask("/metrics", method="GET").content.decode()
+    assert 'tidemill_refused_total{code="overloaded"} 2.0' in text
+    labels = {"model": "flight-delay", "version": "7"}
+    assert served.metric("tidemill_requests_total", outcome="overloaded", **labels) == 1
+
+
+def test_overload_is_no_models_where_several_are_loaded(bundle: Path) -> None:
+    """The message, which names the model, is not read."""
+    served = start(bundle, limits={"max_in_flight": 1, "max_waiting": 0})
+    served.app.repository.add(bundle, "8")
+    client = Client(served)
+    content = grpc_request(inputs()).SerializeToString()
+
+    async def crowd() -> None:
+        async with served.app.guard.slots:
+            waiting = asyncio.create_task(client.run("ModelInfer", Context(content)))
+            await asyncio.sleep(0)
+            assert (await client.run("ModelInfer", Context(content))).code == "overloaded"
+        assert (await waiting).status == "OK"
+
+    asyncio.run(crowd())
+    assert [s.counters.outcomes["overloaded"] for s in served.app.repository] == [0, 0]
+    text = served.ask("/metrics", method="GET").content.decode()
+    assert 'tidemill_refused_total{code="overloaded"} 1.0' in text
+
+
+def test_a_scored_call_is_a_span_and_carries_its_context(bundle: Path) -> None:
+    with collector() as received:
+        traces = {"endpoint": received.url, "ratio": 1.0, "flush_seconds": 0.05}
+        served = start(bundle, traces=traces)
+        client = Client(served)
+        caller = f"00-{TRACE}-00f067aa0ba902b7-01"
+        content = grpc_request(inputs(), id="mine")
+        scored = client.call("ModelInfer", content, traceparent=caller)
+        refused = client.call("ModelInfer", grpc_request([]), traceparent=caller)
+        described = client.call("ModelMetadata", _named("ModelMetadata"), traceparent=caller)
+        served.app.observer.close()
+    assert (scored.status, refused.code) == ("OK", "missing_input")
+    assert (described.status, described.trailing) == ("OK", {})
+    ids = [span.id for span in received.spans if span.name == "infer"]
+    told = [answer.trailing["traceparent"] for answer in (scored, refused)]
+    assert told == [f"00-{TRACE}-{span}-01" for span in ids]
+    assert {span.name for span in received.spans} == {"infer", "predict"}
 
 
 def test_a_message_that_does_not_come_ends_its_call(bundle: Path) -> None:

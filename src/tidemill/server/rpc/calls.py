@@ -7,7 +7,7 @@ admitted before the message is read, and a message that does not come does not h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -16,8 +16,9 @@ import grpc
 import structlog
 
 from tidemill.errors import TidemillError
-from tidemill.server.guard import RETRY, Guard, too_slow
-from tidemill.server.observer import Observer
+from tidemill.server.app import App
+from tidemill.server.guard import RETRY, too_slow
+from tidemill.server.operations import INFER
 from tidemill.server.protocol import Rejected
 from tidemill.server.rpc.schema import SERVICE, parse
 from tidemill.server.rpc.service import Method
@@ -41,6 +42,8 @@ STATUS = {
 """Of a refusal's HTTP status."""
 GONE = 499
 """In the access log alone: the caller did not wait, or its deadline was over."""
+SCORE = "ModelInfer"
+"""The call that scores rows: it alone is traced and counted for a model, as of REST's requests."""
 CONTEXT = ("traceparent", "tracestate")
 CODE = "error-code"
 """Trailing metadata: the stable code, which the message starts with too."""
@@ -52,17 +55,11 @@ class Calls(grpc.GenericRpcHandler):
     Once `closing` is set, calls that come are refused with a reason, probes excepted.
     """
 
-    def __init__(
-        self,
-        methods: Iterable[Method],
-        guard: Guard,
-        count: Callable[[Rejected], None],
-        observer: Observer,
-    ) -> None:
-        """`count` counts a refusal."""
-        self._guard = guard
-        self._count = count
-        self._observer = observer
+    def __init__(self, methods: Iterable[Method], app: App) -> None:
+        """`app` is HTTP's application: its guard, counters, observer and models hold here too."""
+        self._app = app
+        self._guard = app.guard
+        self._observer = app.observer
         self.closing = False
         self._pending = 0
         self._arriving: dict[asyncio.Task[Any], float] = {}
@@ -92,6 +89,7 @@ class Calls(grpc.GenericRpcHandler):
         trail = Trail("gRPC", f"/{SERVICE}/{method.name}")
         try:
             answer = await self._answer(method, context, trail)
+            context.set_trailing_metadata(tuple(_texts(trail.headers)))
             self._observer.end(trail, 200, len(answer))
             return answer
         except Rejected as error:
@@ -105,14 +103,14 @@ class Calls(grpc.GenericRpcHandler):
         except asyncio.CancelledError:
             self._observer.end(trail, GONE, 0)
             raise
-        self._count(refusal)
+        self._app.count(refusal)
         trail.code = refusal.code
         self._observer.end(trail, refusal.status, 0)
-        headers = {name.decode(): value.decode() for name, value in refusal.headers.items()}
+        told = _texts({**refusal.headers, **trail.headers})
         return await context.abort(  # type: ignore[no-any-return]  # it raises
             STATUS.get(refusal.status, Status.INTERNAL),
             f"{refusal.code}: {refusal.message}",
-            trailing_metadata=((CODE, refusal.code), *headers.items()),
+            trailing_metadata=((CODE, refusal.code), *told),
         )
 
     async def _answer(self, method: Method, context: Any, trail: Trail) -> bytes:
@@ -120,8 +118,7 @@ class Calls(grpc.GenericRpcHandler):
             raise Rejected("draining", "the server is going away; ask another", 503, RETRY)
         metadata = dict(context.invocation_metadata())
         authorization = metadata.get("authorization", "").encode()
-        pending = self._pending if method.need == "infer" else 0
-        trail.key = self._guard.let_in(authorization, method.need, pending)
+        trail.key = self._admit(method, authorization)
         self._pending += 1
         try:
             content = await self._read(context)
@@ -129,13 +126,32 @@ class Calls(grpc.GenericRpcHandler):
             request = parse(method.request, content)
             if method.need == "nothing":
                 return await self._ask(method, request, trail)
-            if method.need == "infer":
+            if method.name == SCORE:
                 headers = {k.encode(): v.encode() for k, v in metadata.items() if k in CONTEXT}
-                self._observer.trace(trail, headers, method.name)
+                self._observer.trace(trail, headers, INFER.name)
             async with self._guard.slots:
                 return await self._ask(method, request, trail)
         finally:
             self._pending -= 1
+
+    def _admit(self, method: Method, authorization: bytes) -> str:
+        """Let a call pass, and return whose it is; raises Rejected."""
+        pending = self._pending if method.need == "infer" else 0
+        try:
+            return self._guard.let_in(authorization, method.need, pending)
+        except Rejected as refusal:
+            if refusal.code == "overloaded" and method.name == SCORE:
+                self._turn_away()
+            raise
+
+    def _turn_away(self) -> None:
+        """Count a refused call for its model, where only one version is loaded.
+
+        Which one it is for stands in the message, and that was not read.
+        """
+        loaded = list(self._app.repository)
+        if len(loaded) == 1:
+            loaded[0].counters.turned_away()
 
     async def _ask(self, method: Method, request: Any, trail: Trail) -> bytes:
         return (await method.answer(request, trail)).SerializeToString()  # type: ignore[no-any-return]
@@ -157,3 +173,8 @@ class Calls(grpc.GenericRpcHandler):
         if message is grpc.aio.EOF:
             raise Rejected("malformed_message", "the call ended without a message")
         return message  # type: ignore[no-any-return]
+
+
+def _texts(headers: Mapping[bytes, bytes]) -> list[tuple[str, str]]:
+    """Return headers of HTTP as metadata of gRPC."""
+    return [(name.decode(), value.decode()) for name, value in headers.items()]

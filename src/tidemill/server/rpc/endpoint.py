@@ -47,9 +47,7 @@ class Endpoint:
         self._certificates = certificates
         self._announce = announce
         ready = lambda: app.ready and not app.draining  # noqa: E731
-        self._calls = Calls(
-            Service(app.repository, ready).methods, app.guard, app.count, app.observer
-        )
+        self._calls = Calls(Service(app.repository, ready).methods, app)
         self._health = Health(app.repository, ready)
 
     async def start(self) -> None:
