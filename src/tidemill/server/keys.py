@@ -38,7 +38,8 @@ class ApiKey(Group):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the token, hexadecimal."""
     permissions: frozenset[Permission] = Field(min_length=1)
-    """`infer`: models and their metadata. `admin`: metrics. Neither includes the other."""
+    """`infer`: models and their metadata. `admin`: orders to the repository, and metrics where they
+    are not open. Neither includes the other."""
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Requests a second in this process; none: no limit."""
     burst: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None

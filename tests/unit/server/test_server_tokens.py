@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -123,6 +124,19 @@ def test_claims(door: Door, claims: dict[str, Any], code: str) -> None:
     given = {k: now + v.total_seconds() if type(v) is timedelta else v for k, v in claims.items()}
     token = door.issuer.token(**given)
     assert [door.code(token), door.code(token)] == [code, code]
+
+
+@pytest.mark.parametrize("subject", ["ann@shop.example", "x" * 5000, "\ud800"])
+def test_a_caller_is_known_by_a_hash_of_its_subject(door: Door, subject: str) -> None:
+    token = door.issuer.token(sub=subject).encode()
+    caller = door.tokens.admit(token, "infer")
+    assert re.fullmatch("token:[0-9a-f]{16}", caller)
+    assert door.tokens.admit(door.issuer.token(sub=subject, jti="2").encode(), "infer") == caller
+    assert door.tokens.admit(door.issuer.token(sub=f"{subject}.").encode(), "infer") != caller
+
+
+def test_a_token_without_a_subject_has_no_caller(door: Door) -> None:
+    assert door.tokens.admit(door.issuer.token().encode(), "infer") == ""
 
 
 def test_the_issuer_is_optional_and_the_claim_a_choice(issuer: Issuer) -> None:
