@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -42,7 +43,8 @@ def check(project: Project, *options: str, **values: Any) -> tuple[int, dict[str
 
 def run(project: Project, *options: str, **values: Any) -> subprocess.CompletedProcess[str]:
     command = [str(TIDEMILL), "--project", str(project.root), "serve", "--check", "--port", "0"]
-    command += ["--bundle", str(project.bundle), *options]
+    one = [] if "--repository" in options else ["--bundle", str(project.bundle)]
+    command += [*one, *options]
     for name, value in values.items():
         command += ["--set", f"serving.{name.replace('__', '.')}={value}"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -126,6 +128,61 @@ def test_faults_behind_a_bundle_that_is_in_order(project: Project, tmp_path: Pat
     assert code == 1
     assert [checks[name]["state"] for name in ("bundle", "features")] == ["warn", "warn"]
     assert checks["prediction log"]["state"] == "fail"
+
+
+def test_every_version_of_a_repository_is_looked_at(project: Project, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    for version in ("1", "2"):
+        shutil.copytree(project.bundle, folder / "late" / version)
+    (folder / "late/2/model.onnx").write_bytes(b"something else")
+    code, checks = check(project, "--repository", str(folder))
+    assert code == 1
+    states = {name: c["state"] for name, c in checks.items() if "late/" in name}
+    assert states == {
+        "bundle late/1": "ok",
+        "features late/1": "ok",
+        "prediction log late/1": "ok",
+        "bundle late/2": "fail",
+        "features late/2": "skipped",
+        "prediction log late/2": "skipped",
+    }
+    assert checks["bundle late/1"]["found"].startswith("late ")
+    shutil.rmtree(folder / "late/2")
+    assert check(project, "--repository", str(folder))[0] == 0
+    shutil.rmtree(folder / "late/1")
+    code, checks = check(project, "--repository", str(folder))
+    assert code == 1
+    assert checks["repository"]["state"] == "fail"
+    assert "registry fetch" in checks["repository"]["next"]
+
+
+def test_the_port_for_grpc_is_looked_at_where_one_is_set(project: Project) -> None:
+    _, checks = check(project, "--grpc-port", "0")
+    assert (checks["gRPC port"]["state"], checks["gRPC port"]["found"]) == ("ok", "any, free")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, checks = check(project, grpc_port=port)
+    assert code == 1
+    assert "Address already in use" in checks["gRPC port"]["found"]
+    assert "--grpc-port" in checks["gRPC port"]["next"]
+    both = str(free_port())
+    code, checks = check(project, "--port", both, "--grpc-port", both)
+    assert (code, checks["port"]["state"]) == (1, "ok")
+    assert f"{both} is the port for HTTP" in checks["gRPC port"]["found"]
+
+
+def test_grpcs_library_is_asked_for_with_its_port_alone(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = "raise ModuleNotFoundError('No module named grpc')"
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without/grpc.py").write_text(absent)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "without"))
+    assert check(project)[0] == 0
+    code, checks = check(project, "--grpc-port", "0")
+    assert code == 1
+    assert "No module named grpc" in checks["gRPC port"]["found"]
+    assert checks["gRPC port"]["next"] == "pip install 'tidemill[serve]'"
 
 
 def test_people_get_a_table(project: Project) -> None:

@@ -1,4 +1,4 @@
-"""`tidemill serve`: serve one model bundle; make the keys of its callers."""
+"""`tidemill serve`: serve a bundle or a repository of them, over HTTP and gRPC; make API keys."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ def serve(
 ) -> None:
     """Serve model bundles over the Open Inference Protocol until a signal ends it.
 
-    With --check nothing is served: exit 0 if it would start, 1 if not.
+    With --check nothing is served: exit 0 if all of it would be served, 1 if not.
     """
     if context.invoked_subcommand is not None:
         return
-    if (bundle is None) == (repository is None) or port is None:
+    source = bundle or repository
+    if source is None or (bundle and repository) or port is None:
         raise UsageError(
             "a server needs a bundle or a repository, and a port",
             hint="give --bundle FOLDER or --repository FOLDER, and --port",
@@ -64,13 +65,19 @@ def serve(
     settings = project.settings.serving
     host = host or settings.host
     verified = settings.verify if verify is None else verify
+    grpc_port = settings.grpc_port if grpc_port is None else grpc_port
     if check:
-        if bundle is None:
-            raise UsageError(
-                "a check looks at one bundle",
-                hint=f"give --bundle {repository}/MODEL/VERSION instead of --repository",
-            )
-        _report(inspect(project, Deployment(bundle, host, port, version or "0", name, verified)))
+        wanted = Deployment(
+            source,
+            host,
+            port,
+            verified,
+            grpc_port=grpc_port,
+            repository=bundle is None,
+            version=version or "0",
+            name=name,
+        )
+        _report(inspect(project, wanted))
         return
     server.refuse_exposure(host, settings)
     certificates = project.certificates
@@ -83,7 +90,6 @@ def serve(
     scheme = "https" if certificates else "http"
     typer.echo("{}://{}:{}".format(scheme, *listening.getsockname()[:2]))
     app = project.server(models)
-    grpc_port = settings.grpc_port if grpc_port is None else grpc_port
     beside = None if grpc_port is None else project.grpc(app, (host, grpc_port), typer.echo)
     server.serve(app, listening, settings, certificates, beside)
 

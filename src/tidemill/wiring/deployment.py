@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from tidemill.errors import RetryableError, TidemillError
+from tidemill.errors import NotFound, RetryableError, TidemillError, Unavailable
 
 if TYPE_CHECKING:
     from tidemill.server import Model
@@ -41,12 +41,27 @@ class Check:
 class Deployment:
     """What would be served, and where."""
 
-    bundle: Path
+    source: Path
+    """The bundle's folder, or the repository's."""
     host: str
     port: int
+    verify: bool
+    grpc_port: int | None = None
+    """None: no gRPC."""
+    repository: bool = False
+    """`source` holds MODEL/VERSION/ with a bundle each, which name their models."""
+    version: str = "0"
+    name: str = ""
+
+
+class Offer(NamedTuple):
+    """One bundle of a deployment."""
+
+    bundle: Path
     version: str
     name: str
-    verify: bool
+    label: str = ""
+    """In the names of its checks."""
 
 
 def inspect(project: ServingParts, wanted: Deployment) -> list[Check]:
@@ -57,16 +72,41 @@ def inspect(project: ServingParts, wanted: Deployment) -> list[Check]:
 def _checks(project: ServingParts, wanted: Deployment) -> Iterator[Check]:
     yield _check("address", lambda: _address(project, wanted))
     yield _check("port", lambda: _port(wanted))
-    loaded: list[Model] = []
-    yield _check("bundle", lambda: _bundle(project, wanted, loaded))
-    for name, part in (("features", _features), ("prediction log", _log)):
-        if loaded:
-            yield _check(name, lambda part=part: part(project, loaded[0]))  # type: ignore[misc]
-        else:
-            yield Check(name, "skipped", "depends on the bundle")
+    if wanted.grpc_port is not None:
+        yield _check("gRPC port", lambda: _grpc_port(wanted))
+    offers = _offers(project, wanted)
+    if not offers:
+        yield _check("repository", lambda: _empty(wanted))
+    for offer in offers:
+        yield from _model(project, offer, wanted.verify)
     yield _check("API keys", lambda: _keys(project))
     yield _check("tokens", lambda: _tokens(project))
     yield _check("certificate", lambda: _certificate(project))
+
+
+def _offers(project: ServingParts, wanted: Deployment) -> list[Offer]:
+    if not wanted.repository:
+        return [Offer(wanted.source, wanted.version, wanted.name)]
+    return [
+        Offer(
+            wanted.source / entry.name / entry.version,
+            entry.version,
+            entry.name,
+            f" {entry.name}/{entry.version}",
+        )
+        for entry in project.repository(wanted.source).index()
+    ]
+
+
+def _model(project: ServingParts, offer: Offer, verify: bool) -> Iterator[Check]:
+    """Check one bundle and what depends on it; its model is held no longer than that."""
+    loaded: list[Model] = []
+    yield _check(f"bundle{offer.label}", lambda: _bundle(project, offer, verify, loaded))
+    for name, part in (("features", _features), ("prediction log", _log)):
+        if loaded:
+            yield _check(f"{name}{offer.label}", lambda part=part: part(project, loaded[0]))  # type: ignore[misc]
+        else:
+            yield Check(f"{name}{offer.label}", "skipped", "depends on the bundle")
 
 
 def _check(name: str, look: Callable[[], Found]) -> Check:
@@ -101,13 +141,38 @@ def _port(wanted: Deployment) -> Found:
     return f"{wanted.port or 'any'}, free", ""
 
 
-def _bundle(project: ServingParts, wanted: Deployment, loaded: list[Model]) -> Found:
-    model = project.load_model(
-        wanted.bundle, version=wanted.version, name=wanted.name, verify=wanted.verify
+def _grpc_port(wanted: Deployment) -> Found:
+    from tidemill import server
+
+    try:
+        import tidemill.server.rpc  # noqa: F401
+    except ImportError as error:
+        raise Unavailable(
+            f"gRPC's library is not there: {error}", hint="pip install 'tidemill[serve]'"
+        ) from error
+    port = wanted.grpc_port or 0
+    hint = "choose another port with --grpc-port; 0 takes a free one"
+    if port and port == wanted.port:
+        raise Unavailable(f"{port} is the port for HTTP, expected another", hint=hint)
+    try:
+        server.listen(wanted.host, port).close()
+    except Unavailable as error:
+        raise Unavailable(error.message, hint=hint) from error
+    return f"{port or 'any'}, free", ""
+
+
+def _empty(wanted: Deployment) -> Found:
+    raise NotFound(
+        f"{wanted.source} holds no bundle, expected MODEL/VERSION/ with a bundle each",
+        hint=f"tidemill registry fetch MODEL/VERSION {wanted.source}/MODEL/VERSION",
     )
+
+
+def _bundle(project: ServingParts, offer: Offer, verify: bool, loaded: list[Model]) -> Found:
+    model = project.load_model(offer.bundle, version=offer.version, name=offer.name, verify=verify)
     loaded.append(model)
     found = f"{model.name} {model.revision}, {len(model.manifest.inputs)} inputs, scores a row"
-    if not wanted.verify:
+    if not verify:
         return f"{found}, NOT VERIFIED", "serve it without --no-verify and serving.verify=false"
     return f"{found}, signed", ""
 
