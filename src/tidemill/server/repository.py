@@ -163,10 +163,10 @@ class Repository:
         for key in found:
             if len(self._served) == self._max_models:
                 break
-            try:
-                self._adopt(self._load(self._path(key), key[1], key[0]))
-            except TidemillError as error:
-                self._refuse(key, error)
+            if served := self._attempt(key):
+                self._adopt(served)
+            else:
+                self._refused[key] = monotonic()
         if not self._served:
             raise IntegrityError(
                 "no bundle of the repository can be served: "
@@ -318,10 +318,9 @@ class Repository:
         await asyncio.shield(task)
 
     async def _fetch(self, key: Key) -> None:
-        try:
-            served = await asyncio.to_thread(self._load, self._path(key), key[1], key[0])
-        except TidemillError as error:
-            self._refuse(key, error)
+        served = await asyncio.to_thread(self._attempt, key)
+        if served is None:
+            self._refused[key] = monotonic()
             return
         if key in self._withdrawn:
             return
@@ -331,6 +330,17 @@ class Repository:
             self._retire(next(iter(self._served)))
         self._adopt(served)
 
+    def _attempt(self, key: Key) -> Served | None:
+        """Load a version of the folder, in any thread; None if it fails, which is logged."""
+        name, version = key
+        try:
+            return self._load(self._path(key), version, name)
+        except TidemillError as error:
+            log.error("model not loaded", model=name, version=version, reason=error.message)
+        except Exception:
+            log.exception("model not loaded: its load failed inside", model=name, version=version)
+        return None
+
     def _adopt(self, served: Served) -> None:
         name, version = served.key
         served.inference.older = lambda: self._older(name, version)
@@ -339,10 +349,6 @@ class Repository:
         self._refused.pop(served.key, None)
         self._choose_newest(name)
         log.info("model loaded", model=name, version=version)
-
-    def _refuse(self, key: Key, error: TidemillError) -> None:
-        log.error("model not loaded", model=key[0], version=key[1], reason=error.message)
-        self._refused[key] = monotonic()
 
     def _retire(self, key: Key) -> asyncio.Task[None]:
         """Take a version out of service at once; the task answers what it accepted and logs it."""

@@ -12,7 +12,7 @@ from tests.server_app import FULL, Answer, expected
 from tests.server_shelf import Shelf, code_of, version_of
 
 from tidemill.errors import IntegrityError, NotFound
-from tidemill.server import repository
+from tidemill.server import Served, repository
 from tidemill.server.rpc.health import Health
 from tidemill.testing.models import write_bundle
 
@@ -313,6 +313,29 @@ def test_a_bad_bundle_is_left_out_and_the_others_serve(
     assert tries == {("late", "11"): 1}  # by the order alone
     assert index["late/11"] == ("UNAVAILABLE", "it was refused; the server's log says why")
     assert version_of(mended) == "11"
+
+
+def test_a_load_that_fails_inside_is_refused_and_not_tried_at_every_request(shelf: Shelf) -> None:
+    shelf.put("late", "11")
+    models = shelf.open(max_models=1)
+    load = models._load
+
+    def fail(bundle: Path, version: str, name: str) -> Served:
+        served = load(bundle, version, name)
+        if version in ("2", "11"):
+            raise ZeroDivisionError("/secret/path")
+        return served
+
+    models._load = fail
+    models.fill()
+
+    async def talk() -> list[Answer]:
+        return [await shelf.infer("late", "2") for _ in range(3)]
+
+    answers = shelf.run(talk)
+    assert {code_of(a) for a in answers} == {(503, "not_loaded")}
+    assert "secret" not in answers[0].content.decode()
+    assert shelf.loads == {("late", "11"): 1, ("taxi", "7"): 1, ("late", "2"): 1}
 
 
 def test_without_a_version_the_newest_that_can_be_loaded_answers(shelf: Shelf) -> None:
