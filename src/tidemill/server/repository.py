@@ -220,6 +220,17 @@ class Repository:
             self._served.move_to_end(served.key)
         return served
 
+    def loaded(self, name: str, version: str = "") -> Served:
+        """Return what serves a version, without a load or a use of it; raises Rejected."""
+        if served := self.find(name, version):
+            return served
+        name, version = self._choose(name, version)
+        raise Rejected(
+            "not_loaded",
+            f"version '{version}' of '{name}' is not loaded; a request to infer loads it",
+            503,
+        )
+
     async def load(self, name: str, version: str = "") -> None:
         """Load a version, the folder's newest by default, again if it is loaded already.
 
@@ -255,9 +266,16 @@ class Repository:
         return [self._entry(key) for key in keys]
 
     def close(self) -> None:
-        """Write what is left of every prediction log, after the last request was answered."""
-        for served in (*self._served.values(), *self._leaving.values()):
-            served.finish(self._drain_seconds)
+        """Write what is left of every prediction log, after the last request was answered.
+
+        All of them together take `drain_seconds` at most, or the process would be killed.
+        """
+        deadline = monotonic() + self._drain_seconds
+        ending = [*self._served.values(), *self._leaving.values()]
+        for served in ending:
+            served.predictions.begin_close()
+        for served in ending:
+            served.finish(max(0.0, deadline - monotonic()))
 
     def _entry(self, key: Key) -> Entry:
         if key in self._served:

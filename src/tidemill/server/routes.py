@@ -136,7 +136,7 @@ class Routes:
         return Response(200, answer)
 
     async def _describe(self, call: Call) -> Response:
-        served = await self._repository.get(call.name, call.version)
+        served = self._repository.loaded(call.name, call.version)
         model = served.inference.model
         return Response(200, encode(describe_model(model, self._repository.versions(model.name))))
 

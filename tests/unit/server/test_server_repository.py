@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 from tests.server_app import FULL, Answer, expected
 from tests.server_shelf import Shelf, code_of, version_of
 
-from tidemill.errors import IntegrityError, NotFound
+from tidemill.errors import IntegrityError, NotFound, Unavailable
 from tidemill.server import Served, repository
+from tidemill.server.predictions import PredictionLog
+from tidemill.server.protocol import Rejected
 from tidemill.server.rpc.health import Health
+from tidemill.server.rpc.service import Service
+from tidemill.server.trail import Trail
 from tidemill.testing.models import write_bundle
 
 BIASES = {"1": -1.0, "2": 0.0, "10": 1.0}
@@ -69,6 +74,41 @@ def test_metadata_names_every_version_that_can_be_asked(shelf: Shelf) -> None:
     shelf.open(max_models=2).fill()
     answer = shelf.run(lambda: shelf.ask("/v2/models/late", method="GET"))
     assert answer.body["versions"] == ["1", "2", "10"]
+
+
+@pytest.mark.parametrize("way", ["GET", "HEAD", "gRPC"])
+def test_reading_metadata_neither_loads_nor_evicts(shelf: Shelf, way: str) -> None:
+    models = shelf.open(max_models=2)
+    models.fill()
+    calls = {method.name: method for method in Service(models, lambda: True).methods}
+    call = calls["ModelMetadata"]
+
+    async def describe(name: str, version: str) -> tuple[int, str]:
+        """Return status and the refusal, as far as the way of asking tells it."""
+        if way != "gRPC":
+            answer = await shelf.ask(f"/v2/models/{name}/versions/{version}", method=way)
+            body = answer.body if answer.content else {}
+            return answer.status, body.get("error", "")
+        try:
+            await call.answer(call.request(name=name, version=version), Trail("gRPC", "/"))
+        except Rejected as refusal:
+            return refusal.status, refusal.message
+        return 200, ""
+
+    async def talk() -> list[Any]:
+        told = [await describe(*x) for x in (("late", "10"), ("late", "1"), ("late", "3"))]
+        before = await shelf.index(ready=True)
+        await shelf.order("unload", "late", "10")
+        told.append(await describe("late", "10"))
+        return [before, *told]
+
+    before, here, elsewhere, unknown, unloaded = shelf.run(talk)
+    assert set(before) == {"late/10", "taxi/7"}
+    assert shelf.loads == {("late", "10"): 1, ("taxi", "7"): 1}
+    assert [x[0] for x in (here, elsewhere, unknown, unloaded)] == [200, 503, 404, 503]
+    if way != "HEAD":
+        assert elsewhere[1] == "version '1' of 'late' is not loaded; a request to infer loads it"
+        assert "it was unloaded" in unloaded[1]
 
 
 def test_what_is_not_there_is_a_404_that_names_what_is(shelf: Shelf) -> None:
@@ -287,6 +327,47 @@ def test_a_process_that_ends_writes_the_log_of_what_was_just_unloaded(shelf: She
     asyncio.run(talk())
     shelf.models.close()
     assert shelf.logged()["request_id"].to_list() == ["last"]
+
+
+async def _infer_each(shelf: Shelf) -> None:
+    for name, version in (("late", "1"), ("late", "2"), ("late", "10"), ("taxi", "7")):
+        assert version_of(await shelf.infer(name, version)) == version
+
+
+def test_all_logs_are_written_at_once_at_the_end(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.open(max_models=4, log={"flush_seconds": 600}).fill()
+    together = threading.Barrier(4)
+    put = shelf.objects.put
+
+    def meet(key: str, content: bytes | Path) -> str:
+        together.wait(5)
+        return put(key, content)
+
+    monkeypatch.setattr(shelf.objects, "put", meet)
+    shelf.run(lambda: _infer_each(shelf))
+    assert set(shelf.logged()["version"]) == {"1", "2", "7", "10"}
+
+
+def test_a_store_that_is_away_holds_the_end_once_and_not_for_each_log(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = shelf.open(max_models=4, log={"flush_seconds": 600})
+    models.fill()
+    models._drain_seconds = 0.2
+    shelf.objects.failure = Unavailable("the store is away")
+    limits: list[float] = []
+    close = PredictionLog.close
+
+    def noted(log: PredictionLog, timeout: float) -> int:
+        limits.append(timeout)
+        return close(log, timeout)
+
+    monkeypatch.setattr(PredictionLog, "close", noted)
+    shelf.run(lambda: _infer_each(shelf))
+    assert len(limits) == 4
+    assert sum(limits) < 2 * 0.2
 
 
 def test_a_bad_bundle_is_left_out_and_the_others_serve(

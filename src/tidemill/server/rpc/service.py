@@ -71,7 +71,7 @@ class Service:
         return _filled("ServerMetadataResponse", msgspec.to_builtins(describe_server()))
 
     async def _describe(self, request: Message, _: Trail) -> Message:
-        served = await self._repository.get(request.name, request.version)
+        served = self._repository.loaded(request.name, request.version)
         model = served.inference.model
         document = msgspec.to_builtins(describe_model(model, self._repository.versions(model.name)))
         document["properties"] = document.pop("parameters")
