@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.cluster.rollouts import client, install, manifest
+from tests.mortal import Fate, Killed, Mortal
 from tests.unit.rollout_world import NAME, World
 
 from tidemill.adapters.kubernetes.client import ROLLOUTS, KubeClient, Manifest
@@ -317,38 +318,6 @@ def test_a_storm_of_conflicts_and_lost_answers_changes_no_decision(api, namespac
     assert stored(world, api, namespace) == without_evidence(alone.store.log)
     assert world.releases.told == alone.releases.told
     assert world.traffic.failed == 0
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Mortal:
-    """A thing through which the controller dies at one call: before it, or after it took effect."""
-
-    def __init__(self, inner: Any, fate: Fate) -> None:
-        self._inner, self._fate = inner, fate
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._inner, name)
-
-        def call(*arguments: Any) -> Any:
-            self._fate.step()
-            result = method(*arguments)
-            self._fate.step()
-            return result
-
-        return call
-
-
-class Fate:
-    def __init__(self, dies_at: int) -> None:
-        self.left = dies_at
-
-    def step(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
 
 
 def mortal(world: ResourceWorld, api: KubeClient, namespace: str, dies_at: int) -> Controller:

@@ -8,15 +8,15 @@ import resource
 import signal
 import socket
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.load import Load
 from tests.serving import AS_OF, FULL, KEYS, Project, body, fill, make_project, wait_until
 
 from tidemill.testing.models import MANIFEST, write_bundle
@@ -146,24 +146,8 @@ def test_the_process_loads_none_of_the_training_side(project: Project) -> None:
     assert not re.search(r"/(torch|pandas|polars|sklearn)/", maps)
 
 
-@dataclass
-class Load:
+class Calls(Load):
     """Clients with keep-alive connections that ask until the server accepts no more."""
-
-    url: str
-    threads: list[threading.Thread] = field(default_factory=list)
-    answered: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def start(self, clients: int) -> None:
-        for number in range(clients):
-            thread = threading.Thread(target=self._client, args=(number,))
-            self.threads.append(thread)
-            thread.start()
-
-    def join(self) -> None:
-        for thread in self.threads:
-            thread.join(60)
 
     def _client(self, number: int) -> None:
         with httpx.Client() as client:
@@ -171,7 +155,9 @@ class Load:
                 name = f"{number}-{turn}"
                 try:
                     content = body(FULL if turn % 2 else KEYS) | {"id": name}
-                    answer = client.post(f"{self.url}/v2/models/flight-delay/infer", json=content)
+                    answer = client.post(
+                        f"{self.target}/v2/models/flight-delay/infer", json=content
+                    )
                 except httpx.ConnectError:  # not accepted: nothing was lost
                     return
                 except httpx.HTTPError as error:
@@ -184,7 +170,7 @@ class Load:
 
 def test_a_drain_under_load_answers_and_logs_all_it_accepted(project: Project) -> None:
     server = project.serve()
-    load = Load(server.url)
+    load = Calls(server.url)
     load.start(8)
     wait_until(lambda: len(load.answered) > 300)
     before = len(load.answered)

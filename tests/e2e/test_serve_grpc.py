@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from tests.certificates import Authority
 from tests.collector import collector
 from tests.grpc_calls import request
+from tests.load import Load
 from tests.serving import FULL, KEYS, Project, Server, body, make_project, wait_until
 from tests.tensors import as_raw
 from tritonclient.utils import InferenceServerException
@@ -370,24 +371,8 @@ def test_mtls_lets_in_who_has_a_certificate(project: Project, tmp_path: Path) ->
     assert server.http.stop() == 0
 
 
-@dataclass
-class Load:
+class Calls(Load):
     """Clients that call until the server takes no more."""
-
-    target: str
-    threads: list[threading.Thread] = field(default_factory=list)
-    answered: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def start(self, clients: int) -> None:
-        for number in range(clients):
-            thread = threading.Thread(target=self._client, args=(number,))
-            self.threads.append(thread)
-            thread.start()
-
-    def join(self) -> None:
-        for thread in self.threads:
-            thread.join(60)
 
     def _client(self, number: int) -> None:
         alone = [("grpc.use_local_subchannel_pool", 1)]
@@ -406,7 +391,7 @@ class Load:
 
 def test_a_drain_under_load_answers_and_logs_all_it_accepted(project: Project) -> None:
     server = serve(project, "--set", "serving.drain_seconds=60")
-    load = Load(server.target)
+    load = Calls(server.target)
     load.start(6)
     seen: list[int] = []
     with grpc.insecure_channel(server.target) as channel:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.mortal import Fate, Killed, Mortal
 from tests.unit.rollout_world import NAME, START, World, plan
 
 import tidemill.controller.loop as loop
@@ -19,40 +20,6 @@ from tidemill.controller.loop import Controller, Hands
 from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.model import Cohort, Now, Reading, Snapshot, intent
 from tidemill.domain.rollout.reconcile import Result, reconcile
-
-
-class Killed(BaseException):
-    """The process is gone, between two of its steps."""
-
-
-class Mortal:
-    """A port through which the controller dies at one call: before it, or after it took effect."""
-
-    def __init__(self, port: object, fate: Fate) -> None:
-        self._port = port
-        self._fate = fate
-
-    def __getattr__(self, name: str) -> object:
-        method = getattr(self._port, name)
-
-        def call(*arguments: object) -> object:
-            self._fate.step()
-            result = method(*arguments)
-            self._fate.step()
-            return result
-
-        return call
-
-
-class Fate:
-    def __init__(self, dies_at: int) -> None:
-        self.left = dies_at
-
-    def step(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
-
 
 SHORT = plan(
     steps=(replace(plan().steps[0], min_events=200), replace(plan().steps[2], min_seconds=1)),
