@@ -26,11 +26,11 @@ svg{max-width:100%;height:auto;margin:.6rem 0}
 
 DRIFT = (
     "How far the features, and what the scores promise, have moved from the model's reference. "
-    "Above the dashed bound an incident opens; dotted lines are what was done."
+    "What stays above the dashed bound opens an incident; dotted lines are what was done."
 )
 CANARY = (
     "Evidence about each canary, metric by metric. Above the dashed red line it is rolled back, "
-    "above the green one the metric passes; a step is passed when all of its metrics do."
+    "above the green one the metric passes; a step is left when those of its gate do."
 )
 AUC = "What retraining bought: the model that served against the first one, on the same flights."
 
