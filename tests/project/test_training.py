@@ -9,7 +9,6 @@ import os
 import socket
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -96,17 +95,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def environment(folder: Path, wheel: Path) -> Path:
-    """Make an environment with the wheel, and the dependencies of this one behind it."""
-    venv.create(folder, with_pip=True)
+    """Install the wheel as a user does: what `[local]` does not name is not there."""
+    uv = (sys.executable, "-m", "uv")
     python = folder / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", wheel]
-    subprocess.run(pip, check=True, capture_output=True)
-    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    own, here = (
-        subprocess.run([p, "-c", where], check=True, capture_output=True, text=True).stdout.strip()
-        for p in (python, sys.executable)
-    )
-    (Path(own) / "dependencies.pth").write_text(f"{here}\n")
+    locked = ("--constraint", ROOT / "requirements.lock")
+    pip = (*uv, "pip", "install", "--quiet", "--python", python, *locked)
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
+    subprocess.run([*pip, f"tidemill[local] @ {wheel.as_uri()}", "pytest"], check=True)
     return python
 
 

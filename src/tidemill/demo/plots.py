@@ -68,6 +68,7 @@ def auc_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]]) -> str:
 
 
 def _figure(rows: int, title: str) -> tuple[Figure, list[Axes]]:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.6, 1.1 + 1.9 * rows), layout="constrained")
@@ -76,7 +77,9 @@ def _figure(rows: int, title: str) -> tuple[Figure, list[Axes]]:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-        axis.xaxis_date()
+        dates = AutoDateLocator(maxticks=9)
+        axis.xaxis.set_major_locator(dates)
+        axis.xaxis.set_major_formatter(ConciseDateFormatter(dates))
     return figure, axes
 
 

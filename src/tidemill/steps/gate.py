@@ -73,7 +73,7 @@ def gate(
     for verdict in verdicts:
         log.info("gate", name=verdict.gate, status=verdict.status, why=verdict.sentence)
     if outcome == "failed":
-        _refuse(verdicts)
+        _refuse(verdicts, out / "evidence.json")
     return evidence
 
 
@@ -171,12 +171,12 @@ def check_evidence(folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
     return evidence
 
 
-def _refuse(verdicts: list[Verdict]) -> None:
+def _refuse(verdicts: list[Verdict], evidence: Path) -> None:
     bad = [verdict for verdict in verdicts if verdict.status != "pass"]
     lines = "".join(f"\n  - {v.gate}: {v.status}: {v.sentence}" for v in bad)
     raise Refused(
         f"{len(bad)} of {len(verdicts)} gates did not pass:{lines}",
-        hint="the whole evidence is in evidence.json; release it anyway only with a stated reason",
+        hint=f"all of the evidence: {evidence}; release it anyway only with a stated reason",
     )
 
 
