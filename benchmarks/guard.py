@@ -62,7 +62,8 @@ Ask = Callable[[], Awaitable[Any]]
 def main() -> None:
     """Print requests per CPU second, and what the guard adds."""
     with tempfile.TemporaryDirectory() as folder:
-        seconds = measure(make(Path(folder)))
+        spent = measure(make(Path(folder)))
+    seconds = {name: median(times) for name, times in spent.items()}
     floor = seconds["no guard"]
     print(f"{ROUNDS} rounds of {REQUESTS:,} requests each, {KEYS:,} keys; medians of CPU time")
     for name, spent in seconds.items():
@@ -166,18 +167,21 @@ async def ask(app: App, headers: Mapping[bytes, bytes], body: bytes) -> None:
     render(response, DATE, closes=False, bodyless=False)
 
 
-def measure(kinds: Mapping[str, Ask]) -> dict[str, float]:
-    """Return the median of CPU seconds per request, by kind."""
+def measure(
+    kinds: Mapping[str, Ask], rounds: int = ROUNDS, settle_seconds: float = 0.0
+) -> dict[str, list[float]]:
+    """Return CPU seconds per request of all threads, of each round, by kind."""
     spent: dict[str, list[float]] = {name: [] for name in kinds}
 
-    async def rounds() -> None:
-        for _ in range(ROUNDS):
+    async def alternate() -> None:
+        for _ in range(rounds):
             for name, once in kinds.items():
                 start = process_time()
                 for _ in range(REQUESTS):
                     await once()
+                await asyncio.sleep(settle_seconds)
                 spent[name].append((process_time() - start) / REQUESTS)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(rounds())
-    return {name: median(times) for name, times in spent.items()}
+        runner.run(alternate())
+    return spent

@@ -8,12 +8,11 @@ the kinds alternate, as the machine's speed drifts.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -22,9 +21,7 @@ from statistics import median
 from time import process_time, sleep
 from typing import Any
 
-import uvloop
-
-from benchmarks.guard import HEADERS, PATH, Ask, ask, encoded, request
+from benchmarks.guard import HEADERS, PATH, REQUESTS, ask, encoded, measure, request
 from tidemill.server import App
 from tidemill.server.access import AccessLog
 from tidemill.server.observer import Observer
@@ -36,7 +33,6 @@ from tidemill.testing.online import MemoryOnline
 from tidemill.testing.serving import make_app
 
 ROUNDS = 9
-REQUESTS = 1000
 FLUSH_SECONDS = 0.25
 SETTLE_SECONDS = 0.7
 """Longer than threads take to export and write a round."""
@@ -89,7 +85,7 @@ def main() -> None:
         }
         headers = encoded(plain | {"content-length": str(len(body))})
         kinds = {name: (lambda app=app: ask(app, headers, body)) for name, app in apps.items()}
-        seconds = measure(kinds)
+        seconds = measure(kinds, ROUNDS, SETTLE_SECONDS)
         own = {name: alone(app.observer) for name, app in apps.items()}
         counted = apps["traces, all"].observer
         for app in apps.values():
@@ -106,24 +102,6 @@ def main() -> None:
     exported, lost = counted.traces.counts() if counted.traces else (0, 0)
     print(f"  spans of 'all': {exported:,} exported, {lost:,} lost")
     print(f"  memory that traces add: {float(memory.stdout):.1f} MB")
-
-
-def measure(kinds: Mapping[str, Ask]) -> dict[str, list[float]]:
-    """Return CPU seconds per request of all threads, of each round, by kind."""
-    spent: dict[str, list[float]] = {name: [] for name in kinds}
-
-    async def rounds() -> None:
-        for _ in range(ROUNDS):
-            for name, once in kinds.items():
-                start = process_time()
-                for _ in range(REQUESTS):
-                    await once()
-                await asyncio.sleep(SETTLE_SECONDS)
-                spent[name].append((process_time() - start) / REQUESTS)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(rounds())
-    return spent
 
 
 def alone(observer: Observer) -> float:
