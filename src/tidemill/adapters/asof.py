@@ -18,16 +18,18 @@ from typing import Any, Literal, TypeAlias
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-from feast.feature_view import FeatureView
-from feast.infra.offline_stores.file_source import FileSource
-from feast.infra.offline_stores.offline_store import (
+
+from tidemill.adapters.feast_sdk import (
+    FeastConfigBaseModel,
+    FeatureView,
+    FileSource,
     OfflineStore,
+    OnDemandFeatureView,
+    RepoConfig,
     RetrievalJob,
     RetrievalMetadata,
+    infer_event_timestamp_from_entity_df,
 )
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
-from feast.on_demand_feature_view import OnDemandFeatureView
-from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 __all__ = ["AsofPolarsOfflineStore", "AsofPolarsOfflineStoreConfig", "asof", "latest"]
 

@@ -1,6 +1,6 @@
 """The Feast repository: services and their digests, training joins, materialisation.
 
-Importing Feast takes about five CPU seconds: a process opens this once or not at all. The
+Importing Feast takes a CPU second: a process opens this once or not at all. The
 repository's `definitions.py` is the source of truth, registries are derived from it. A join uses a
 registry of its own in a temporary folder, so that two runs never see each other's tables.
 """
@@ -21,11 +21,11 @@ from typing import Any
 
 import pandas as pd
 import polars as pl
-from feast import FeatureStore
 
 from tidemill.adapters.asof import latest
 from tidemill.adapters.feast_config import private_config, repo_config
 from tidemill.adapters.feast_definitions import Definitions
+from tidemill.adapters.feast_sdk import FeatureStore
 from tidemill.adapters.feast_table import check_table
 from tidemill.adapters.online import open_online
 from tidemill.adapters.online_store import Filled

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from feast import RepoConfig
 from sqlalchemy import make_url
 
+from tidemill.adapters.feast_sdk import RepoConfig
 from tidemill.settings.features import FeatureSettings, SqliteOnline
 from tidemill.settings.secrets import reveal
 

@@ -9,9 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from feast import Entity, FeatureView, FileSource
-from feast import FeatureService as FeastService
-
+from tidemill.adapters.feast_sdk import Entity, FeatureView, FileSource
+from tidemill.adapters.feast_sdk import FeatureService as FeastService
 from tidemill.adapters.feast_table import DTYPES, Table
 from tidemill.adapters.project_code import load
 from tidemill.bundle import FeatureField, FeatureService

@@ -12,13 +12,19 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
-from feast import FeatureView, RepoConfig
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import _mmh3, _redis_key
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
-from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tidemill.adapters.feast_sdk import (
+    FeatureView,
+    RedisOnlineStore,
+    RedisOnlineStoreConfig,
+    RepoConfig,
+    SqliteOnlineStore,
+    SqliteOnlineStoreConfig,
+    mmh3,
+    redis_key,
+    serialize_entity_key,
+)
 from tidemill.adapters.online_redis import connect, explained
 from tidemill.settings.features import RedisOnline
 
@@ -101,7 +107,7 @@ class NewestRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]
         """Write the rows that are not older than what is stored; raises Unavailable."""
         client = self._get_client(config.online_store)
         stamp_field = f"_ts:{table.name}".encode()
-        keys = [_redis_key(config.project, row[0], 3) for row in data]
+        keys = [redis_key(config.project, row[0], 3) for row in data]
         with explained(), client.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.hget(key, stamp_field)
@@ -110,7 +116,7 @@ class NewestRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]
                 at = _timestamp(stamp)
                 if held is None or at.ToNanoseconds() >= Timestamp.FromString(held).ToNanoseconds():
                     fields = {
-                        _mmh3(f"{table.name}:{feature}"): value.SerializeToString()
+                        mmh3(f"{table.name}:{feature}"): value.SerializeToString()
                         for feature, value in values.items()
                     }
                     pipe.hset(key, mapping={stamp_field: at.SerializeToString(), **fields})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
-from feast import FileSource
 
+from tidemill.adapters.feast_sdk import FileSource
 from tidemill.bundle import FeatureView
 from tidemill.errors import DataError, NotFound
 

@@ -70,6 +70,12 @@ class ExecutionSettings(Group):
     """Default of `tidemill run --on`. (Not named `on`: YAML reads that key as true.)"""
     timeout_seconds: float = Field(default=3600, gt=0)
     """A run is stopped, with everything it started, after this long."""
+    parallel_steps: int = Field(default=2, ge=1)
+    """Steps of a local run that may run at the same time, where none waits for another. Those of a
+    loop come on top, two at a time."""
+    warm: bool = True
+    """Whether a local run on Linux imports what its steps import once, in a process from which they
+    are forked. False if a step imports something that does not survive a fork."""
     resources: dict[str, StepResources] = Field(default_factory=dict)
     """Resources by step name; `default` applies to the rest."""
     environment: dict[PublicName, Url] = Field(default_factory=dict)

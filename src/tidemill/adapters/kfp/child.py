@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tidemill import errors
+from tidemill.adapters.kfp.ahead import run_ahead
 from tidemill.adapters.kfp.compile import Definition, compile_pipeline, step_names
 from tidemill.adapters.kfp.lint import refuse
 from tidemill.adapters.kfp.memo import Memo, version_of
@@ -24,6 +25,7 @@ from tidemill.adapters.kfp.parameters import bind
 from tidemill.adapters.kfp.record import RunFolder
 from tidemill.adapters.kfp.sdk import components, local
 from tidemill.adapters.kfp.step import Steps, without_colour
+from tidemill.adapters.kfp.warm import Warm, imports_of
 from tidemill.settings.execution import ExecutionSettings
 
 __all__ = ["main"]
@@ -52,13 +54,15 @@ class Plain:
 
 def main() -> None:
     """Run what the folder asks for and record how it ended."""
+    folder = RunFolder(Path(sys.argv[1]))
+    execution = ExecutionSettings.model_validate(folder.request()["execution"])
+    warm = Warm(execution.environment) if execution.warm and sys.platform == "linux" else None
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")
-    folder = RunFolder(Path(sys.argv[1]))
     output = Plain(sys.stdout)
     sys.stdout = sys.stderr = output
     try:
-        folder.append("ended", **_run(folder, output))
+        folder.append("ended", **_run(folder, execution, warm, output))
     except errors.TidemillError as error:
         folder.append(
             "ended",
@@ -74,10 +78,11 @@ def _end_with_parent() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _run(folder: RunFolder, output: Plain) -> dict[str, Any]:
+def _run(
+    folder: RunFolder, execution: ExecutionSettings, warm: Warm | None, output: Plain
+) -> dict[str, Any]:
     request = folder.request()
     root = Path(request["root"])
-    execution = ExecutionSettings.model_validate(request["execution"])
     definition = compile_pipeline(root, request["pipeline"], execution, "local")
     ir = definition.ir
     refuse(request["pipeline"], ir)
@@ -85,20 +90,25 @@ def _run(folder: RunFolder, output: Plain) -> dict[str, Any]:
     folder.append("planned", steps=list(step_names(ir)), parameters=parameters)
     if request["dry_run"]:
         return {"state": "planned", "cause": ""}
-    return _execute(folder, definition, root, parameters, output)
+    if warm:
+        warm.prepare(imports_of(definition.sources))
+    run_ahead(execution.parallel_steps)
+    steps = Steps(
+        folder, Memo(folder.file("memo"), version_of(root, folder.file("settings.json"))), warm
+    )
+    return _execute(folder, definition, steps, parameters, output)
 
 
 def _execute(
     folder: RunFolder,
     definition: Definition,
-    root: Path,
+    steps: Steps,
     parameters: Mapping[str, Any],
     output: Plain,
 ) -> dict[str, Any]:
     from kfp.local import subprocess_task_handler
 
-    memo = Memo(folder.file("memo"), version_of(root, folder.file("settings.json")))
-    subprocess_task_handler.run_local_subprocess = Steps(folder, memo).run
+    subprocess_task_handler.run_local_subprocess = steps.run
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(folder.file("artifacts")),

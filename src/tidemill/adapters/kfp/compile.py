@@ -34,6 +34,12 @@ class Definition:
         body: dict[str, Any] = MessageToDict(self.graph.pipeline_spec)
         return body
 
+    @property
+    def sources(self) -> list[str]:
+        """The code of the steps."""
+        executors = self.ir["deploymentSpec"]["executors"].values()
+        return [one["container"]["command"][-1] for one in executors if "container" in one]
+
     def write(self, path: Path) -> Path:
         """Write the YAML that every KFP backend takes."""
         path.parent.mkdir(parents=True, exist_ok=True)

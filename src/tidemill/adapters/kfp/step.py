@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import takewhile
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from tidemill.adapters.kfp.memo import Memo
 from tidemill.adapters.kfp.record import RunFolder
+from tidemill.adapters.kfp.warm import Warm
 
 __all__ = ["Steps", "cause_of", "without_colour"]
 
@@ -34,9 +35,10 @@ EXECUTOR_INPUT = re.compile(r"\[KFP Executor .*\]: Got executor_input:")
 class Steps:
     """Runs the commands that KFP's local runner hands over, one process per step."""
 
-    def __init__(self, folder: RunFolder, memo: Memo) -> None:
+    def __init__(self, folder: RunFolder, memo: Memo, warm: Warm | None) -> None:
         self.folder = folder
         self.memo = memo
+        self.warm = warm
         self._print = threading.Lock()
 
     def run(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
@@ -75,29 +77,43 @@ class Steps:
         began = time.monotonic()
         tail: deque[str] = deque(maxlen=TAIL)
         with log.open("a") as file:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                env={**os.environ, **env},
-            )
-            assert process.stdout is not None
-            for line in _without_noise(process.stdout):
+            process = (self.warm and self.warm.begin(command, env)) or Cold(command, env)
+            for line in _without_noise(process.output):
                 file.write(line)
                 file.flush()
                 tail.append(line.rstrip("\n"))
                 with self._print:
                     sys.stdout.write(f"{name} | {line}")
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = code = os.waitstatus_to_exitcode(status)
+        code, seconds = process.wait()
         times = {
             "wall_seconds": round(time.monotonic() - began, 3),
-            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+            "cpu_seconds": round(seconds, 3),
         }
         return code, cause_of(tail, code) if code else "", times
+
+
+class Cold:
+    """One step's process, begun with an interpreter of its own; like `warm.Fork`."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, **env},
+        )
+        assert self._process.stdout is not None
+        self.output = self._process.stdout
+
+    def wait(self) -> tuple[int, float]:
+        """Return the exit code, negative for a signal, and the CPU seconds."""
+        self.output.close()
+        _, status, usage = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        return self._process.returncode, usage.ru_utime + usage.ru_stime
 
 
 def _outputs(request: dict[str, Any]) -> dict[str, Any]:

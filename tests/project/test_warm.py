@@ -1,0 +1,110 @@
+"""Steps forked from a warm interpreter, and steps side by side."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tidemill.wiring import Project
+
+pytestmark = pytest.mark.slow
+SCRIPT = """
+import json, os, signal, sys, time
+from tidemill.adapters.kfp.sdk import dsl
+from tidemill.adapters.kfp.warm import Warm
+
+step = dsl.component(base_image="tidemill/train:1.0", install_kfp_package=False)
+
+@step
+def tell() -> str:
+    import os, sys
+    print("decimal" in sys.modules, os.environ["COLOUR"], file=sys.stderr)
+    return f"{os.getpid()} {os.getpgrp()}"
+
+@step
+def fail() -> None:
+    raise ValueError("no")
+
+@step
+def die() -> None:
+    import os
+    os.kill(os.getpid(), 9)
+
+def command(component):
+    spec = component.pipeline_spec.deployment_spec["executors"][f"exec-{component.name}"]
+    sh, flag, script, code = spec["container"]["command"]
+    request = {"inputs": {}, "outputs": {"outputFile": f"{os.getcwd()}/{component.name}.json"}}
+    name = ["--function_to_execute", component.name]
+    script = script.replace("python3", sys.executable)
+    return [sh, flag, script, code, "--executor_input", json.dumps(request), *name]
+
+def run(component):
+    fork = warm.begin(command(component), environment)
+    lines = fork.output.read().splitlines()
+    return [lines[-1] if lines else "", *fork.wait()]
+
+environment = {"COLOUR": "red"}
+warm = Warm(environment)
+seen = {"cold at first": warm.begin(command(tell), environment) is None}
+warm.prepare(["decimal", "there.is.none"])
+limit = time.monotonic() + 60
+while (first := warm.begin(command(tell), environment)) is None and time.monotonic() < limit:
+    time.sleep(0.02)
+seen["output"] = [line for line in first.output.read().splitlines() if "red" in line]
+code, seconds = first.wait()
+seen["code"], seen["cpu"] = code, seconds > 0
+pid, group = json.load(open("tell.json"))["parameterValues"]["Output"].split()
+seen["own process"], seen["same group"] = int(pid) != os.getpid(), int(group) == os.getpgrp()
+seen["fail"], seen["die"] = run(fail)[:2], run(die)[1]
+seen["other environment"] = warm.begin(command(tell), {}) is None
+seen["other script"] = warm.begin(["sh", "-c", "true", *command(tell)[3:]], environment) is None
+print(json.dumps(seen))
+"""
+
+
+def test_a_step_is_a_process_of_its_own_behind_the_imports(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    line = [sys.executable, str(script)]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "cold at first": True,
+        "output": ["True red"],
+        "code": 0,
+        "cpu": True,
+        "own process": True,
+        "same group": True,
+        "fail": ["ValueError: no", 1],
+        "die": -9,
+        "other environment": True,
+        "other script": True,
+    }
+
+
+def test_independent_steps_run_side_by_side(flows: Project) -> None:
+    run = flows.runs.launch("together")
+    assert run.state == "succeeded", run.cause
+    assert {step.state for step in run.steps} == {"succeeded"}
+    assert (flows.root / "ended").read_text() == "SUCCEEDED"
+
+
+def test_a_failure_beside_a_step_skips_what_needs_it_alone(flows: Project) -> None:
+    run = flows.runs.launch("together", {"order": "fail"})
+    assert (run.state, run.cause) == ("failed", "left: ValueError: left is wrong")
+    states = {step.name: step.state for step in run.steps}
+    assert states == {
+        "left": "failed",
+        "after-left": "skipped",
+        "right": "succeeded",
+        "after-right": "succeeded",
+        "last": "succeeded",
+    }
+    assert (flows.root / "ended").read_text() == "FAILED"
+
+
+def test_cold_steps_one_by_one_give_the_same(flows: Project) -> None:
+    settings = ["execution.warm=false", "execution.parallel_steps=1"]
+    alone = Project.load(flows.root, assignments=settings)
+    assert alone.runs.launch("chain", {"as_of": "now"}).outputs == {"Output": "@now"}
