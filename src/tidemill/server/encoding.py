@@ -1,42 +1,39 @@
 """Rows of the prediction log as Parquet; the schema is in docs/architecture.md.
 
 Private values are replaced here, in the log's thread: before they leave the memory, and at no cost
-to an answer.
+to an answer. What is the same for all rows of a request becomes an Arrow value once and is repeated
+there; the file is encoded while other threads run.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import chain
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from arro3.core import Array, DataType, Table, fixed_size_list_array, list_array
+from arro3.io import write_parquet
 from numpy.typing import NDArray
 
-from tidemill.bundle import InputColumn, Manifest
+from tidemill.bundle import Manifest
 from tidemill.errors import IntegrityError
 from tidemill.server.redaction import Redaction
 from tidemill.settings.serving import KeepRule
 
 __all__ = ["Encoder", "Prediction"]
 
-INSTANT = pa.timestamp("us", tz="UTC")
-HEAD = {"request_id": pa.string(), "row_id": pa.string(), "at": INSTANT}
-MODEL = {"model": pa.string(), "version": pa.string(), "revision": pa.string()}
-TAIL = {
-    "defaulted": pa.list_(pa.string()),
-    "score": pa.float32(),
-    "seconds": pa.float64(),
-    "trace_id": pa.string(),
-    "sampled": pa.bool_(),
-    "sample_share": pa.float64(),
-    "kept": pa.list_(pa.string()),
-}
-TYPES = {"BYTES": pa.string(), "FP32": pa.float32()}
+HEAD = ("request_id", "row_id", "at")
+MODEL = ("model", "version", "revision")
+AS_OF = ("features_as_of",)
+TAIL = ("defaulted", "score", "seconds", "trace_id", "sampled", "sample_share", "kept")
+TEXT = DataType.string()
+INSTANT = DataType.timestamp("us", tz="UTC")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(slots=True)
@@ -51,7 +48,7 @@ class Prediction:
     keys: dict[str, Sequence[Any]]
     defaulted: dict[str, NDArray[np.bool_]]
     features_as_of: datetime | None
-    scores: Sequence[float]
+    scores: NDArray[np.float32]
     seconds: float
     trace_id: str | None
     sampled: bool = True
@@ -80,80 +77,75 @@ class Encoder:
     ) -> None:
         self._labels = labels
         self._redaction = redaction
-        inputs = {column.name: _type(column) for column in manifest.inputs}
+        inputs = [column.name for column in manifest.inputs]
         self._lanes = manifest.lanes
         self._texts = manifest.of_type("BYTES")
         self._keys = [key for key in manifest.entities if key not in inputs]
-        own = {**HEAD, **MODEL, "features_as_of": INSTANT, **TAIL}
-        if taken := sorted(own.keys() & (inputs.keys() | set(self._keys))):
+        given = [*inputs, *self._keys]
+        if taken := sorted({*HEAD, *MODEL, *AS_OF, *TAIL} & set(given)):
             raise IntegrityError(
                 f"inputs {taken} have names of the prediction log's own columns",
                 hint="rename them in training.inputs and the feature repository, and train again",
             )
-        given = {**inputs, **dict.fromkeys(self._keys, pa.string())}
-        kept = {name: kind for name, kind in given.items() if name not in redaction.dropped}
-        columns = {**HEAD, **MODEL, "features_as_of": INSTANT, **kept, **TAIL}
-        self._schema = pa.schema(columns.items())
+        kept = [name for name in given if name not in redaction.dropped]
+        self._names = (*HEAD, *MODEL, *AS_OF, *kept, *TAIL)
 
     def encode(self, predictions: Sequence[Prediction]) -> bytes:
         """Return one Parquet file, a row per scored row, in the order of the requests."""
-        request = np.repeat(np.arange(len(predictions)), [p.rows for p in predictions])
-        columns: dict[str, Any] = {
-            "request_id": [p.request_id for p in predictions],
-            "at": [p.at for p in predictions],
-            "features_as_of": [p.features_as_of for p in predictions],
-            "seconds": [p.seconds for p in predictions],
-            "trace_id": [p.trace_id for p in predictions],
-            "sampled": [p.sampled for p in predictions],
-            "sample_share": [p.share for p in predictions],
-            "kept": [p.kept for p in predictions],
-        }
-        columns = {name: self._array(name, v).take(request) for name, v in columns.items()}
-        numbers = _beside([p.numbers for p in predictions])
-        columns |= {name: _values(numbers[lanes]) for name, lanes in self._lanes.items()}
-        columns |= zip(self._texts, _beside([p.texts for p in predictions]), strict=True)
-        columns |= {k: _join(_text(p, k) for p in predictions) for k in self._keys}
-        columns["row_id"] = _join(p.row_ids or [None] * p.rows for p in predictions)
-        columns["defaulted"] = _join(map(_defaulted, predictions))
-        columns["score"] = _join(p.scores for p in predictions)
+        places = np.arange(len(predictions), dtype=np.uint32)
+        request = Array.from_numpy(np.repeat(places, [p.rows for p in predictions]))
+        columns = {name: a.take(request) for name, a in _by_request(predictions).items()}
+        all_rows = Array.from_numpy(np.zeros(len(request), np.uint32))
         for name, label in zip(MODEL, self._labels, strict=True):
-            columns[name] = pa.repeat(label, len(request))
-        written = {name: self._array(name, columns[name]) for name in self._schema.names}
-        self._redaction.apply(written)
-        table = pa.Table.from_pydict(written, schema=self._schema)
-        sink = pa.BufferOutputStream()
-        # Numbers hardly repeat: a dictionary of them costs a third of the time, and space as well.
-        texts = [field.name for field in self._schema if pa.types.is_string(field.type)]
-        pq.write_table(table, sink, compression="zstd", use_dictionary=texts)
-        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
-
-    def _array(self, name: str, values: Any) -> pa.Array:
-        if isinstance(values, pa.Array):
-            return values
-        return pa.array(values, self._schema.field(name).type)
+            columns[name] = Array([label], TEXT).take(all_rows)
+        columns["row_id"] = _texts(p.row_ids or [None] * p.rows for p in predictions)
+        columns["score"] = Array.from_numpy(np.concatenate([p.scores for p in predictions]))
+        columns["defaulted"] = _lists(chain.from_iterable(map(_defaulted, predictions)))
+        numbers = np.concatenate([p.numbers for p in predictions], axis=1)
+        columns |= {name: _values(numbers[lanes]) for name, lanes in self._lanes.items()}
+        texts = np.concatenate([p.texts for p in predictions], axis=1)
+        columns |= {name: _texts([row]) for name, row in zip(self._texts, texts, strict=True)}
+        columns |= {key: _texts(_key(p, key) for p in predictions) for key in self._keys}
+        self._redaction.apply(columns)
+        return _write({name: columns[name] for name in self._names})
 
 
-def _type(column: InputColumn) -> pa.DataType:
-    kind = TYPES[column.datatype]
-    return kind if column.width == 1 else pa.list_(kind, column.width)
+def _by_request(predictions: Sequence[Prediction]) -> dict[str, Array]:
+    """Return the columns that are the same for all rows of a request, `[predictions]`."""
+    return {
+        "request_id": Array([p.request_id for p in predictions], TEXT),
+        "at": _instants(p.at for p in predictions),
+        "features_as_of": _instants(p.features_as_of for p in predictions),
+        "seconds": Array([p.seconds for p in predictions], DataType.float64()),
+        "trace_id": Array([p.trace_id for p in predictions], TEXT),
+        "sampled": Array([p.sampled for p in predictions], DataType.bool()),
+        "sample_share": Array([p.share for p in predictions], DataType.float64()),
+        "kept": _lists(p.kept for p in predictions),
+    }
 
 
-def _values(lanes: NDArray[np.float32]) -> NDArray[np.float32] | pa.Array:
+def _instants(moments: Iterable[datetime | None]) -> Array:
+    since = [None if at is None else (at - EPOCH) // MICROSECOND for at in moments]
+    return Array(since, DataType.int64()).cast(INSTANT)
+
+
+def _values(lanes: NDArray[np.float32]) -> Array:
     """Return an input's values, `[rows]`; those of a vector as one list a row."""
-    if len(lanes) == 1:
-        return lanes[0]
-    return pa.FixedSizeListArray.from_arrays(lanes.T.ravel(), len(lanes))
+    values = Array.from_numpy(np.ascontiguousarray(lanes.T).reshape(-1))
+    return values if len(lanes) == 1 else fixed_size_list_array(values, len(lanes))
 
 
-def _beside(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return np.concatenate(parts, axis=1)
+def _texts(parts: Iterable[Iterable[str | None]]) -> Array:
+    return Array(list(chain.from_iterable(parts)), TEXT)
 
 
-def _join(parts: Iterable[Iterable[Any]]) -> list[Any]:
-    return list(chain.from_iterable(parts))
+def _lists(rows: Iterable[Sequence[str]]) -> Array:
+    found = list(rows)
+    ends = np.cumsum([0, *map(len, found)], dtype=np.int32)
+    return list_array(Array.from_numpy(ends), _texts(found))
 
 
-def _text(prediction: Prediction, key: str) -> Sequence[str | None]:
+def _key(prediction: Prediction, key: str) -> Sequence[str | None]:
     values = prediction.keys.get(key) or [None] * prediction.rows
     return [str(value) if type(value) is int else value for value in values]
 
@@ -165,3 +157,24 @@ def _defaulted(prediction: Prediction) -> list[list[str]]:
         [name for name, rows in prediction.defaulted.items() if rows[row]]
         for row in range(prediction.rows)
     ]
+
+
+def _write(columns: dict[str, Array]) -> bytes:
+    """Return a Parquet file of columns.
+
+    It is written by its path, into memory: into a Python object it would be written under the
+    interpreter's lock, and answers would wait for it.
+    """
+    # Numbers hardly repeat: a dictionary of them costs a third of the time, and space as well.
+    repeated: dict[str | Sequence[str], bool] = {
+        name: True for name, array in columns.items() if array.type == TEXT
+    }
+    with os.fdopen(os.memfd_create("predictions"), "rb") as file:
+        write_parquet(
+            Table.from_arrays(list(columns.values()), names=list(columns)),
+            f"/proc/self/fd/{file.fileno()}",
+            compression="zstd(1)",
+            dictionary_enabled=False,
+            column_dictionary_enabled=repeated,
+        )
+        return file.read()

@@ -236,7 +236,7 @@ class Inference:
                 batch.keys,
                 found.defaulted,
                 found.as_of,
-                values,
+                scores,
                 perf_counter() - started,
                 trail.trace_id,
             )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-import pyarrow as pa
+import numpy as np
+from arro3.core import Array, DataType, fixed_size_list_array
 
 from tidemill.bundle import Manifest
 from tidemill.errors import ConfigError, IntegrityError
@@ -44,19 +45,27 @@ class Redaction:
         self._key = key
         self.dropped = frozenset(name for name, how in manifest.pii.items() if how == "drop")
 
-    def apply(self, columns: dict[str, pa.Array]) -> None:
+    def apply(self, columns: dict[str, Array]) -> None:
         """Replace the values of private columns; a missing one stays missing."""
         for name in (self._pii.keys() & columns.keys()) - self.dropped:
             values = columns[name]
             if name in self._numbers:
-                columns[name] = pa.nulls(len(values), values.type)
+                columns[name] = _nulls(values)
             else:
-                columns[name] = pa.array(self._texts(name, values.to_pylist()), values.type)
+                columns[name] = Array(self._texts(name, values.to_pylist()), values.type)
 
     def _texts(self, name: str, values: Iterable[str | None]) -> list[str | None]:
         if self._pii[name] == "mask":
             return [MASK if value else value for value in values]
         return [pseudonym(self._key, value) if value else value for value in values]
+
+
+def _nulls(values: Array) -> Array:
+    """Return as many nulls of the same type: of a number, or of a vector of them."""
+    if not (width := values.type.list_size):
+        return Array([None] * len(values), values.type)
+    nothing = Array.from_numpy(np.zeros(len(values) * width, np.float32))
+    return fixed_size_list_array(nothing, width, mask=Array([True] * len(values), DataType.bool()))
 
 
 def pseudonym(key: str, value: str) -> str:

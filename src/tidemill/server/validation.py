@@ -37,7 +37,8 @@ Column = list[Any] | NDArray[Any] | bytes
 """Values of one input, `[rows]`, a vector's row after row: a list from JSON and of strings; binary
 numbers are an array, or if they are FP32 already their bytes."""
 FP32 = DTYPES[Fp32Tensor]
-NAN = np.array(np.nan, FP32).tobytes()
+NAN = float("nan")
+NAN_BYTES = np.array(NAN, FP32).tobytes()
 
 TYPES: dict[str, tuple[type, ...]] = {"BYTES": (BytesTensor,), "FP32": tuple(DTYPES)}
 KEY_TYPES = (BytesTensor, Int64Tensor)
@@ -93,6 +94,9 @@ class Validator:
         self._types: dict[str, tuple[type, ...]] = {manifest.row_id: ROW_ID_TYPES}
         self._types |= dict.fromkeys(manifest.entities, KEY_TYPES)
         self._types |= {column.name: TYPES[column.datatype] for column in manifest.inputs}
+        # Lists of these are looked at only if numpy cannot make numbers of them: at 32 rows looking
+        # takes as long as that.
+        self._unseen = set(self._numbers) - set(self._keys) if nan_policy == "allow" else set[str]()
 
     def check(self, request: InferRequest, raw: Mapping[str, bytes]) -> Batch:
         """Return the request's columns; raises Rejected with what was expected and found.
@@ -112,14 +116,14 @@ class Validator:
                 self._refuse_long(tensor.name, data[tensor.name])
         if self._nan_policy == "reject":
             _refuse_null(data, self._inputs)
-        missing = [None] * rows
+        missing = [""] * rows
         texts = [_texts(data.get(name, missing)) for name in self._texts]
         numbers = self._binary_numbers if raw else self._json_numbers
         if self._widths:
             numbers = self._vectors
         return Batch(
             rows,
-            numbers(data, rows),
+            numbers(data, tensors, rows),
             np.array(texts, np.object_).reshape(-1, rows),
             {key: _as_list(data[key]) for key in self._keys if key in data},
             data.get(self._row_id),  # type: ignore[arg-type]  # of BYTES: a list
@@ -150,15 +154,28 @@ class Validator:
         if len(outputs) > 1:
             raise Rejected("duplicate_output", f"output '{self._output}' is selected twice")
 
-    def _json_numbers(self, data: Mapping[str, Column], rows: int) -> NDArray[np.float32]:
-        missing = [None] * rows
-        numbers = [data.get(name, missing) for name in self._numbers]
-        return np.array(numbers, np.float32).reshape(-1, rows)
+    def _json_numbers(
+        self, data: Mapping[str, Any], tensors: Mapping[str, Tensor], rows: int
+    ) -> NDArray[np.float32]:
+        missing = [NAN] * rows
+        columns = [data.get(name, missing) for name in self._numbers]
+        try:
+            numbers = np.fromiter(chain(*columns), FP32, rows * len(columns))
+        except (TypeError, ValueError):  # null or a nested list is among them
+            flat = [_flat(tensors[n], data[n]) if n in data else missing for n in self._numbers]
+            numbers = np.array(flat, FP32)
+        return numbers.reshape(-1, rows)
 
-    def _binary_numbers(self, data: Mapping[str, Column], rows: int) -> NDArray[np.float32]:
+    def _binary_numbers(
+        self, data: Mapping[str, Column], tensors: Mapping[str, Tensor], rows: int
+    ) -> NDArray[np.float32]:
         """Put the columns' bytes together; unlike JSON's numbers these may be infinite."""
-        missing = NAN * rows
-        parts = [_as_fp32(data.get(name, missing)) for name in self._numbers]
+        missing = NAN_BYTES * rows
+        columns = {name: data.get(name, missing) for name in self._numbers}
+        parts: list[Any] = [
+            column if isinstance(column, bytes) else _as_fp32(tensors[name], column)
+            for name, column in columns.items()
+        ]
         numbers = np.frombuffer(bytearray().join(parts), FP32).reshape(-1, rows)
         if (infinite := np.isinf(numbers)).any():
             raise self._beyond(infinite)
@@ -174,11 +191,16 @@ class Validator:
             "missing number is NaN",
         )
 
-    def _vectors(self, data: Mapping[str, Column], rows: int) -> NDArray[np.float32]:
+    def _vectors(
+        self, data: Mapping[str, Column], tensors: Mapping[str, Tensor], rows: int
+    ) -> NDArray[np.float32]:
         """Put numbers and vectors together, each vector as its lanes."""
+        missing = np.full(rows, NAN, FP32)
         parts = [
-            np.frombuffer(_as_fp32(data.get(name, [None] * rows)), FP32).reshape(rows, -1).T
-            for name in self._numbers
+            (_as_fp32(tensors[n], data[n], self._widths.get(n, 1)) if n in data else missing)
+            .reshape(rows, -1)
+            .T
+            for n in self._numbers
         ]
         numbers = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if (infinite := np.isinf(numbers)).any():
@@ -246,7 +268,7 @@ class Validator:
         if tensor.data is UNSET:
             return unpack(tensor, raw[tensor.name], rows * width)
         data: list[Any] = tensor.data
-        if list in map(type, data):
+        if tensor.name not in self._unseen or len(data) != rows * width:
             data = _flat(tensor, data, width)
         if len(data) != rows * width:
             raise Rejected(
@@ -257,7 +279,10 @@ class Validator:
         return data
 
 
-def _flat(tensor: Tensor, data: list[Any], width: int) -> list[Any]:
+def _flat(tensor: Tensor, data: list[Any], width: int = 1) -> list[Any]:
+    """Return values that may be nested row by row; raises Rejected."""
+    if list not in map(type, data):
+        return data
     if len(tensor.shape) != 2 or not all(type(x) is list and len(x) == width for x in data):
         raise Rejected(
             "wrong_shape",
@@ -286,12 +311,17 @@ def _refuse_unfit(tensor: Tensor) -> None:
             )
 
 
-def _as_fp32(values: Column) -> bytes:
-    """Return FP32 values as they lie in memory; null is NaN, too large infinite."""
+def _as_fp32(tensor: Tensor, values: Column, width: int = 1) -> NDArray[np.float32]:
+    """Return values as FP32: null is NaN, what is too large infinite; raises Rejected."""
     if isinstance(values, bytes):
-        return values
-    with np.errstate(over="ignore"):
-        return np.asarray(values, FP32).tobytes()
+        return np.frombuffer(values, FP32)
+    if isinstance(values, np.ndarray):
+        with np.errstate(over="ignore"):
+            return values.astype(FP32)
+    try:
+        return np.fromiter(values, FP32, len(values))
+    except (TypeError, ValueError):  # null or a nested list is among them
+        return np.array(_flat(tensor, values, width), FP32)
 
 
 def _as_list(values: Column) -> list[Any]:

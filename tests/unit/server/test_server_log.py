@@ -36,7 +36,7 @@ def prediction(number: int, rows: int = 1, at: datetime = NOON, **changes: Any) 
         keys={"tailnum": ["N1"] * rows},
         defaulted={},
         features_as_of=None,
-        scores=[0.25] * rows,
+        scores=np.full(rows, 0.25, np.float32),
         seconds=0.001,
         trace_id=None,
     )
