@@ -80,7 +80,8 @@ def test_metadata_names_every_version_that_can_be_asked(shelf: Shelf) -> None:
 def test_reading_metadata_neither_loads_nor_evicts(shelf: Shelf, way: str) -> None:
     models = shelf.open(max_models=2)
     models.fill()
-    calls = {method.name: method for method in Service(models, lambda: True).methods}
+    service = Service(models, shelf.app.orders, lambda: True)
+    calls = {method.name: method for method in service.methods}
     call = calls["ModelMetadata"]
 
     async def describe(name: str, version: str) -> tuple[int, str]:
