@@ -1,9 +1,9 @@
-"""Mutated requests against the server's routes: no crash, no 5xx, no lost row, flat memory.
+"""Mutated requests against the server's routes and calls: no crash, no 5xx, no lost row.
 
-Good requests (tensors in JSON and binary, records, orders, metadata) are changed in their
-bytes, their JSON structure, their headers and their path, and answered in this process as the
-server does after a request has arrived. Input number N of a seed is the same in every run, so a run
-goes on where another one ended, and a finding is replayed alone:
+Good requests (tensors in JSON, binary and gRPC's messages, records, orders, metadata) are changed
+in their bytes, their structure, their headers and their path, and answered in this process as the
+server does after a request has arrived; memory must stay flat. Input number N of a seed is the same
+in every run, so a run goes on where another one ended, and a finding is replayed alone:
 
     python -m benchmarks fuzz --inputs 1000000
     python -m benchmarks fuzz --start 1000000 --inputs 1000000
@@ -38,6 +38,7 @@ import pyarrow as pa
 import structlog
 import uvloop
 
+from benchmarks import fuzz_grpc
 from tidemill.server import App, Served
 from tidemill.server.messages import Response
 from tidemill.server.operations import STATUS
@@ -73,6 +74,8 @@ TOKENS = [
     *(b'"inputs"', b'"records"', b'"datatype":"FP16"', b'"shape":[0]', b"\x00\x00\x00\x80"),
 ]
 LENGTHS = [b"", b"0", b"1", b"-1", b"9" * 30, b"1e3", b"\xb2", b"4294967296", b" 7"]
+GRPC = "gRPC"
+CALLS = ["ModelInfer", "ModelReady", "ModelMetadata", "RepositoryIndex", "RepositoryModelLoad"]
 PATHS = ["", "x", "%2e%2e", "..", "0", "7", "1" * 5000, "é", "\ud7ff", "a b", "versions", "?"]
 
 
@@ -80,7 +83,9 @@ class Input(NamedTuple):
     """One request."""
 
     method: str
+    """Of HTTP; `gRPC` for a call …"""
     path: str
+    """… of which this is the name."""
     headers: dict[bytes, bytes]
     body: bytes
 
@@ -91,6 +96,8 @@ class Report:
 
     codes: Counter[str] = field(default_factory=Counter)
     """`ok`, or the refusal's code."""
+    calls: int = 0
+    """Inputs that were calls of gRPC."""
     findings: list[str] = field(default_factory=list)
     seconds: float = 0.0
     grown: float = 0.0
@@ -108,7 +115,10 @@ def main(*arguments: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = fuzz(Path(folder), options.inputs, start=options.start, seed=options.seed)
     print(f"{options.inputs:,} inputs of seed {options.seed} from {options.start:,}, ", end="")
-    print(f"{options.inputs / report.seconds:,.0f} a second, memory {report.grown:+.1f} MB")
+    print(
+        f"{options.inputs / report.seconds:,.0f} a second, memory {report.grown:+.1f} MB, ", end=""
+    )
+    print(f"{report.calls:,} of them gRPC")
     for code, times in report.codes.most_common():
         print(f"  {times:9,d}  {code}")
     for finding in report.findings:
@@ -144,10 +154,14 @@ async def _fuzz(
     began = perf_counter()
     warm = 0.0
     good = seeds()
+    call = fuzz_grpc.Answer(app)
     for number in range(start, start + inputs):
         made = mutate(Random(seed * 2**40 + number), good)
         try:
-            report.codes[await answer(app, made)] += 1
+            rpc = made.method == GRPC
+            code = await (call(made.path, made.body) if rpc else answer(app, made))
+            report.codes[code] += 1
+            report.calls += rpc
         except Exception:  # noqa: BLE001 - whatever it is, it is a finding
             report.findings.append(f"input {number}: {made!r}\n{traceback.format_exc()}")
         if number % FORGET_EVERY == 0:
@@ -231,6 +245,8 @@ def seeds() -> list[Input]:
     for order in ("index", "models/flight-delay/load", "models/flight-delay/unload"):
         body = encoded({"ready": True, "parameters": {"version": "7"}})
         found.append(Input("POST", f"/v2/repository/{order}", {}, body))
+    calls = fuzz_grpc.bodies("flight-delay", tensors, FULL, KEYED)
+    found += [Input(GRPC, name, {}, body) for name, body in calls]
     gets = ("", "/versions/7", "/ready", "/versions/7/ready")
     found += [Input("GET", MODEL + path, {}, b"") for path in gets]
     return found
@@ -277,7 +293,17 @@ def mutate(random: Random, good: list[Input]) -> Input:
 
 
 def change_document(random: Random, made: Input) -> Input:
-    """Change a value, a name or an element somewhere in the JSON; keep a binary tail in place."""
+    """Change a value, a name or an element somewhere in the JSON; keep a binary tail in place.
+
+    Of a message of gRPC it changes a field.
+    """
+    if made.method == GRPC:
+        try:
+            return made._replace(
+                body=fuzz_grpc.change_fields(random, made.path, made.body, _changed)
+            )
+        except ValueError:
+            return change_bytes(random, made)
     size = made.headers.get(LENGTH, b"")
     cut = int(size) if size.isdigit() and len(size) < 9 else len(made.body)
     try:
@@ -333,7 +359,9 @@ def cut_body(random: Random, made: Input) -> Input:
 
 
 def change_headers(random: Random, made: Input) -> Input:
-    """Change where the JSON ends, or the trace context."""
+    """Change where the JSON ends, or the trace context; a message has neither."""
+    if made.method == GRPC:
+        return change_bytes(random, made)
     if random.random() < 0.3:
         trace = random.choice((b"00-" + b"0" * 32, b"\xff" * 55, b"", random.randbytes(55)))
         return made._replace(headers=made.headers | {b"traceparent": trace})
@@ -342,7 +370,9 @@ def change_headers(random: Random, made: Input) -> Input:
 
 
 def change_path(random: Random, made: Input) -> Input:
-    """Change a part of the path."""
+    """Change a part of the path; of a call, send its message to another."""
+    if made.method == GRPC:
+        return made._replace(path=random.choice(CALLS))
     parts = made.path.split("/")
     place = random.randrange(1, len(parts))
     return made._replace(path="/".join([*parts[:place], random.choice(PATHS), *parts[place + 1 :]]))

@@ -24,13 +24,15 @@ import msgspec
 import numpy as np
 
 from tidemill.bundle import InputColumn
-from tidemill.server import listen, log_as_json, serve
+from tidemill.server import serve
 from tidemill.server.rpc.schema import message
 from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST, VALUES, write_bundle
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
 from tidemill.testing.serving import make_app
+from tidemill.workers.lines import log_as_json
+from tidemill.workers.listener import listen
 
 NUMBERS = [f"number_{i}" for i in range(25)]
 TEXTS = ["carrier", "origin", "other"]

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from statistics import median
 from time import process_time, sleep
@@ -31,6 +30,7 @@ from tidemill.testing.models import MANIFEST, write_bundle
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
 from tidemill.testing.serving import make_app
+from tidemill.workers.lines import Lines
 
 ROUNDS = 9
 FLUSH_SECONDS = 0.25
@@ -131,9 +131,8 @@ def application(bundle: Path, **options: Any) -> App:
         moment=datetime.now(UTC),
     )
     if app.observer.access is not None:
-        app.observer.access.close()
-        out = Path(os.devnull).open("w", buffering=1)  # noqa: SIM115 - as long as the process
-        app.observer.access = AccessLog(settings.access_log, partial(print, end="", file=out))
+        out = Path(os.devnull).open("wb", buffering=0)  # noqa: SIM115 - as long as the process
+        app.observer.access = AccessLog(settings.access_log, Lines(out.write))
     return app
 
 

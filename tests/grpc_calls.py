@@ -92,7 +92,7 @@ class Client:
 
     def __init__(self, served: Running, calls: Calls | None = None) -> None:
         app = served.app
-        service = Service(app.repository, lambda: app.ready and not app.draining)
+        service = Service(app.repository, app.orders, lambda: app.ready and not app.draining)
         self.calls = calls or Calls(service.methods, app)
 
     def call(self, name: str, sent: Any = b"", **metadata: str) -> Answer:

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import polars as pl
+from tests.load import Load
 
 from tidemill.adapters.feast_wire import entity_key
 from tidemill.adapters.online_sqlite import SqliteOnlineStore
@@ -152,6 +153,28 @@ def body(row: dict[str, Any], rows: int = 1) -> dict[str, Any]:
             for name, value in row.items()
         ]
     }
+
+
+class Calls(Load):
+    """Clients with keep-alive connections that ask until the server accepts no more."""
+
+    def _client(self, number: int) -> None:
+        with httpx.Client() as client:
+            for turn in range(1_000_000):
+                name = f"{number}-{turn}"
+                try:
+                    content = body(FULL if turn % 2 else KEYS) | {"id": name}
+                    answer = client.post(
+                        f"{self.target}/v2/models/flight-delay/infer", json=content
+                    )
+                except httpx.ConnectError:  # not accepted: nothing was lost
+                    return
+                except httpx.HTTPError as error:
+                    self.failures.append(f"{name}: {error!r}")
+                    return
+                if answer.status_code != 200 or answer.json()["id"] != name:
+                    self.failures.append(f"{name}: {answer.status_code}")
+                self.answered.append(name)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

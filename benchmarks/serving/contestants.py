@@ -8,7 +8,7 @@ worker processes do not start with a uvloop newer than 0.21.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import copytree
 
@@ -17,6 +17,7 @@ from benchmarks.serving.encoding import BINARY, JSON, Encoding
 from benchmarks.serving.environment import make_environment
 from benchmarks.serving.mlp import Layout
 from benchmarks.serving.process import Launch
+from benchmarks.serving.rpc import GRPC
 
 __all__ = ["BARE", "CONTESTANTS", "FULL", "LEAN", "MLSERVER", "Contestant", "Entry"]
 
@@ -54,6 +55,12 @@ def _guarded(folder: Path) -> Entry:
     return Entry(launch, ours.LAYOUT, ours.write_key(launch.cwd))
 
 
+def _guarded_grpc(folder: Path) -> Entry:
+    entry = _guarded(folder)
+    command = (*entry.launch.command, "--grpc-port", "{grpc}")
+    return replace(entry, launch=replace(entry.launch, command=command))
+
+
 def _unguarded(folder: Path) -> Entry:
     return Entry(ours.launch(folder, ours.NO_GUARDS), ours.LAYOUT)
 
@@ -83,6 +90,14 @@ def _mlserver(**env: str) -> Callable[[Path], Entry]:
     return _foreign("mlserver", "mlserver", "start", ".", **ports, **env)
 
 
+def _kserve(*options: str) -> Callable[[Path], Entry]:
+    return _foreign(
+        *("kserve", "python", "app.py", "--http_port", "{http}", "--workers", "1"),
+        *("--enable_latency_logging", "false", "--log_config_file", "logging.yaml"),
+        *("--event-loop", "uvloop", *options),
+    )
+
+
 CONTESTANTS = (
     Contestant(
         BARE,
@@ -101,6 +116,12 @@ CONTESTANTS = (
         _guarded,
         (JSON, BINARY),
         quick=True,
+    ),
+    Contestant(
+        "tidemill, gRPC on",
+        "every guard, and the gRPC endpoint beside HTTP",
+        _guarded_grpc,
+        (JSON, GRPC),
     ),
     Contestant(
         "tidemill, guards off",
@@ -130,6 +151,7 @@ CONTESTANTS = (
         "custom runtime, its defaults but debug off: 1 inference worker, metrics and gzip on; no "
         "binary tensors over HTTP",
         _mlserver(),
+        (JSON, GRPC),
         quick=True,
     ),
     Contestant(
@@ -140,16 +162,19 @@ CONTESTANTS = (
             MLSERVER_METRICS_ENDPOINT="",
             MLSERVER_GZIP_ENABLED="false",
         ),
+        (JSON, GRPC),
     ),
     Contestant(
         "KServe",
         "custom Model, 1 worker, gRPC, access and latency logs off",
-        _foreign(
-            *("kserve", "python", "app.py", "--http_port", "{http}", "--workers", "1"),
-            *("--enable_grpc", "false", "--enable_latency_logging", "false"),
-            *("--event-loop", "uvloop", "--log_config_file", "logging.yaml"),
-        ),
+        _kserve("--enable_grpc", "false"),
         (JSON, BINARY),
+    ),
+    Contestant(
+        "KServe, gRPC on",
+        "the same with its gRPC server beside HTTP",
+        _kserve("--enable_grpc", "true", "--grpc_port", "{grpc}"),
+        (JSON, GRPC),
     ),
     Contestant(
         "BentoML",

@@ -1,7 +1,7 @@
 """How rows travel: V2 JSON, and V2 with the binary tensor data extension, both over HTTP.
 
-An encoding also says how it is asked and driven: one over another transport (gRPC) is one more
-`Encoding` with its own `ask` and `drive`, named in `encodings` of the contestants that speak it.
+An encoding also says how it is asked and driven: gRPC is one more, with its own `ask` and `drive`
+(`rpc`), named in `encodings` of the contestants that speak it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import httpx
 import numpy as np
 
 from benchmarks.serving.load import Drive, Request, wrk
-from benchmarks.serving.mlp import NAME, Layout, Rows
+from benchmarks.serving.mlp import NAME, Layout, Rows, split
 from benchmarks.serving.process import Server
 
-__all__ = ["BINARY", "ENCODINGS", "JSON", "Encoding"]
+__all__ = ["BINARY", "JSON", "Encoding"]
 
 PATH = f"/v2/models/{NAME}/infer"
 SIZE = "Inference-Header-Content-Length"
@@ -39,7 +39,7 @@ class Encoding:
 def _as_json(layout: Layout, rows: Rows, headers: Mapping[str, str]) -> Request:
     inputs = [
         _header(name, part) | {"data": [float(str(x)) for x in part.ravel()]}
-        for name, part in _parts(layout, rows)
+        for name, part in split(layout, rows)
     ]
     return Request(
         PATH,
@@ -49,7 +49,7 @@ def _as_json(layout: Layout, rows: Rows, headers: Mapping[str, str]) -> Request:
 
 
 def _as_binary(layout: Layout, rows: Rows, headers: Mapping[str, str]) -> Request:
-    parts = _parts(layout, rows)
+    parts = split(layout, rows)
     inputs = [
         _header(name, part) | {"parameters": {"binary_data_size": part.nbytes}}
         for name, part in parts
@@ -61,11 +61,6 @@ def _as_binary(layout: Layout, rows: Rows, headers: Mapping[str, str]) -> Reques
         head + b"".join(part.tobytes() for _, part in parts),
         {**headers, "Content-Type": "application/octet-stream", SIZE: str(len(head))},
     )
-
-
-def _parts(layout: Layout, rows: Rows) -> list[tuple[str, Rows]]:
-    edges = np.cumsum(list(layout.values()))[:-1]
-    return list(zip(layout, np.split(rows, edges, axis=1), strict=True))
 
 
 def _header(name: str, part: Rows) -> dict[str, Any]:
@@ -89,4 +84,3 @@ def _post(server: Server, request: Request) -> httpx.Response:
 
 JSON = Encoding("JSON", _as_json, _scores_of_json)
 BINARY = Encoding("binary", _as_binary, _scores_of_binary)
-ENCODINGS = (JSON, BINARY)

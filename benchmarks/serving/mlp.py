@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["NAME", "OUTPUT", "SPLIT", "WIDE", "Layout", "expect", "make_rows", "write"]
+__all__ = ["NAME", "OUTPUT", "SPLIT", "WIDE", "Layout", "expect", "make_rows", "split", "write"]
 
 NAME, OUTPUT = "mlp", "probability"
 WIDTHS = (30, 256, 128, 1)
@@ -31,6 +31,12 @@ Rows = NDArray[np.float32]
 def make_rows(count: int) -> Rows:
     """Return `[count, 30]` standard normal numbers, the same in every run."""
     return np.random.default_rng(count).normal(size=(count, WIDTHS[0])).astype(np.float32)
+
+
+def split(layout: Layout, rows: Rows) -> list[tuple[str, Rows]]:
+    """Return the columns of each input of a layout."""
+    edges = np.cumsum(list(layout.values()))[:-1]
+    return list(zip(layout, np.split(rows, edges, axis=1), strict=True))
 
 
 def write(path: Path, layout: Layout) -> Path:

@@ -12,9 +12,10 @@ from operator import attrgetter
 from statistics import median
 
 from benchmarks.serving.contestants import BARE, CONTESTANTS, FULL, LEAN, MLSERVER
-from benchmarks.serving.encoding import BINARY, ENCODINGS, JSON
+from benchmarks.serving.encoding import BINARY, JSON
 from benchmarks.serving.load import Load
 from benchmarks.serving.rounds import SIZES, Result
+from benchmarks.serving.rpc import GRPC
 
 __all__ = ["render"]
 
@@ -150,7 +151,7 @@ def _costs(ran: Results) -> Table:
 
 
 def _rows(ran: Results, get: Get) -> Table:
-    kinds = [(encoding.name, rows) for encoding in ENCODINGS for rows in SIZES]
+    kinds = [(encoding.name, rows) for encoding in (JSON, BINARY, GRPC) for rows in SIZES]
     table = [["", *(f"{encoding} {rows}" for encoding, rows in kinds)]]
     for name, result in ran.items():
         table.append([name, *(_row_rate(ran, result, kind, get) for kind in kinds)])

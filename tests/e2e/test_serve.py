@@ -16,8 +16,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.load import Load
-from tests.serving import AS_OF, FULL, KEYS, Project, body, fill, make_project, wait_until
+from tests.serving import (
+    AS_OF,
+    FULL,
+    KEYS,
+    Calls,
+    Project,
+    body,
+    fill,
+    make_project,
+    wait_until,
+)
 
 from tidemill.testing.models import MANIFEST, write_bundle
 
@@ -144,28 +153,6 @@ def test_the_process_loads_none_of_the_training_side(project: Project) -> None:
     assert not loaded & (FORBIDDEN | {"polars", "dvc", "sqlalchemy", "sklearn", "onnx"})
     assert "pandas" in names  # pyarrow asked for it, and was refused
     assert not re.search(r"/(torch|pandas|polars|sklearn)/", maps)
-
-
-class Calls(Load):
-    """Clients with keep-alive connections that ask until the server accepts no more."""
-
-    def _client(self, number: int) -> None:
-        with httpx.Client() as client:
-            for turn in range(1_000_000):
-                name = f"{number}-{turn}"
-                try:
-                    content = body(FULL if turn % 2 else KEYS) | {"id": name}
-                    answer = client.post(
-                        f"{self.target}/v2/models/flight-delay/infer", json=content
-                    )
-                except httpx.ConnectError:  # not accepted: nothing was lost
-                    return
-                except httpx.HTTPError as error:
-                    self.failures.append(f"{name}: {error!r}")
-                    return
-                if answer.status_code != 200 or answer.json()["id"] != name:
-                    self.failures.append(f"{name}: {answer.status_code}")
-                self.answered.append(name)
 
 
 def test_a_drain_under_load_answers_and_logs_all_it_accepted(project: Project) -> None:

@@ -13,6 +13,9 @@ from tidemill.cli.app import open_project
 from tidemill.cli.output import emit, table
 from tidemill.errors import UsageError
 from tidemill.wiring.deployment import Check, Deployment, inspect
+from tidemill.wiring.start import run_workers, serve_alone, serve_as_worker
+from tidemill.workers.lines import log_as_json
+from tidemill.workers.place import Place
 
 app = typer.Typer()
 key = typer.Typer(no_args_is_help=True, help="Make API keys.")
@@ -39,6 +42,7 @@ def serve(
     check: Annotated[
         bool, typer.Option("--check", help="Say whether it would start, and why not; then end.")
     ] = False,
+    worker: Annotated[str, typer.Option(hidden=True, help="The parent's, of a worker.")] = "",
 ) -> None:
     """Serve model bundles over the Open Inference Protocol until a signal ends it.
 
@@ -57,41 +61,27 @@ def serve(
             "a repository's folders name its models and versions",
             hint="leave out --name and --version, or serve one bundle: --bundle FOLDER",
         )
-    from tidemill import server
-
-    server.forbid_imports()
-    server.log_as_json()
+    log_as_json(**({"worker": Place.parse(worker).number} if worker else {}))
     project = open_project()
     settings = project.settings.serving
-    host = host or settings.host
-    verified = settings.verify if verify is None else verify
-    grpc_port = settings.grpc_port if grpc_port is None else grpc_port
+    wanted = Deployment(
+        source,
+        host or settings.host,
+        port,
+        settings.verify if verify is None else verify,
+        grpc_port=settings.grpc_port if grpc_port is None else grpc_port,
+        repository=bundle is None,
+        version=version or "0",
+        name=name,
+    )
     if check:
-        wanted = Deployment(
-            source,
-            host,
-            port,
-            verified,
-            grpc_port=grpc_port,
-            repository=bundle is None,
-            version=version or "0",
-            name=name,
-        )
         _report(inspect(project, wanted))
-        return
-    server.refuse_exposure(host, settings)
-    certificates = project.certificates
-    models = project.repository(repository, verify=verified)
-    if bundle is not None:
-        models.add(bundle, version or "0", name)
+    elif worker:
+        serve_as_worker(project, wanted, Place.parse(worker))
+    elif settings.workers > 1:
+        raise typer.Exit(run_workers(project, wanted, typer.echo))
     else:
-        models.fill()
-    listening = server.listen(host, port)
-    scheme = "https" if certificates else "http"
-    typer.echo("{}://{}:{}".format(scheme, *listening.getsockname()[:2]))
-    app = project.server(models)
-    beside = None if grpc_port is None else project.grpc(app, (host, grpc_port), typer.echo)
-    server.serve(app, listening, settings, certificates, beside)
+        serve_alone(project, wanted, typer.echo)
 
 
 def _report(checks: list[Check]) -> None:

@@ -1,4 +1,4 @@
-"""The inference server: Open Inference Protocol V2 on ONNX Runtime, one process.
+"""The inference server: Open Inference Protocol V2 on ONNX Runtime, in one process.
 
 Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a request must satisfy
 (`validation`), the model (`model`, `warmup`, `batching`, `cache`), features looked up online
@@ -8,8 +8,8 @@ path of one request (`inference`), the models in this process (`repository`), RE
 and answered (`app`), gRPC (`rpc`, a package), what is seen of it all (`metrics`, `trail`,
 `observer`, `traces`, `access`), the parts put together (`build`), who and how much may come in
 (`guard`, `auth`, `bearer`, `keyring`, `keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`,
-`files`), HTTP/1.1 (`messages`, `connection`, `traffic`), the socket (`listener`), start and drain
-(`process`).
+`files`), HTTP/1.1 (`messages`, `connection`, `traffic`), start and drain (`process`), and the
+other workers of the same server, where there are any (`crew`, `orders`).
 `tokens`, `jwks` and `rpc` are not imported here: who does not use them does not pay for their
 libraries.
 May not live here: an adapter, a training SDK. This process never imports torch, mlflow, feast, kfp,
@@ -21,9 +21,8 @@ from tidemill.server.auth import Authentication, refuse_exposure
 from tidemill.server.build import build_app, build_served, verify_features
 from tidemill.server.files import read_file
 from tidemill.server.keyring import Keyring
-from tidemill.server.listener import listen
 from tidemill.server.model import Model, load_model
-from tidemill.server.process import forbid_imports, log_as_json, serve
+from tidemill.server.process import forbid_imports, serve
 from tidemill.server.repository import Repository, Served
 from tidemill.server.tls import Certificates
 from tidemill.server.warmup import warm_up
@@ -39,9 +38,7 @@ __all__ = [
     "build_app",
     "build_served",
     "forbid_imports",
-    "listen",
     "load_model",
-    "log_as_json",
     "read_file",
     "refuse_exposure",
     "serve",

@@ -1,17 +1,8 @@
-"""The access log: a JSON line per answered request, sampled; never what was asked or answered.
-
-Lines are kept in a bounded buffer and written by a thread: a reader of standard error that stalls,
-or a full disk behind it, costs lines, which are counted, and no request.
-"""
+"""The access log: a JSON line per answered request, sampled; never what was asked or answered."""
 
 from __future__ import annotations
 
 import random
-import sys
-import threading
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from time import perf_counter
 
@@ -20,15 +11,12 @@ from msgspec import Struct
 from tidemill.server.protocol import encode
 from tidemill.server.trail import Trail
 from tidemill.settings.serving import AccessLogSettings
+from tidemill.workers.lines import Lines, standard_error
 
 __all__ = ["AccessLog"]
 
-BUFFER_LINES = 10_000
-"""Some 4 MB."""
 NEVER = 1000
 """Above every status."""
-FLUSH_SECONDS = 0.2
-"""A crash loses the lines of this long."""
 
 
 class Line(Struct, omit_defaults=True):
@@ -51,33 +39,17 @@ class Line(Struct, omit_defaults=True):
     rows: int = 0
 
 
-def _standard_error(text: str) -> None:
-    with suppress(OSError):
-        sys.stderr.write(text)
-        sys.stderr.flush()
-
-
 class AccessLog:
-    """Takes requests that were answered; `write` gets whole lines."""
+    """Takes requests that were answered."""
 
-    def __init__(
-        self, settings: AccessLogSettings, write: Callable[[str], None] = _standard_error
-    ) -> None:
-        self.lost = 0
+    def __init__(self, settings: AccessLogSettings, lines: Lines = standard_error) -> None:
         self._sample = settings.sample
         self._always = settings.always_from or NEVER
-        self._write = write
-        self._lines: deque[bytes] = deque()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
-        self._thread.start()
+        self._lines = lines
 
     def append(self, trail: Trail, status: int, sent: int) -> None:
         """Take one request, if its status or the sample says so; never waits."""
         if status < self._always and random.random() >= self._sample:  # noqa: S311 - a sample
-            return
-        if len(self._lines) >= BUFFER_LINES:
-            self.lost += 1
             return
         line = Line(
             "request",
@@ -97,18 +69,3 @@ class AccessLog:
             trail.rows,
         )
         self._lines.append(encode(line))
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._closed.set()
-        self._thread.join(1.0)
-
-    def _run(self) -> None:
-        while not self._closed.wait(FLUSH_SECONDS):
-            self._flush()
-        self._flush()
-
-    def _flush(self) -> None:
-        if self._lines:
-            lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            self._write(b"\n".join([*lines, b""]).decode())

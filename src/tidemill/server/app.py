@@ -9,6 +9,7 @@ from tidemill.server.guard import Guard
 from tidemill.server.messages import Request, Response
 from tidemill.server.metrics import Metrics
 from tidemill.server.observer import Observer
+from tidemill.server.orders import Orders
 from tidemill.server.protocol import Rejected
 from tidemill.server.repository import Repository
 from tidemill.server.routes import Call, Routes
@@ -22,16 +23,22 @@ class App:
     """The server's HTTP interface; `ready` and `draining` are set by the process around it."""
 
     def __init__(
-        self, repository: Repository, metrics: Metrics, guard: Guard, observer: Observer
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        guard: Guard,
+        observer: Observer,
+        orders: Orders,
     ) -> None:
         self.repository = repository
+        self.orders = orders
         self.guard = guard
         self.observer = observer
         self.ready = False
         self.draining = False
         self._metrics = metrics
         self._routes = Routes(
-            repository, metrics, guard, observer, lambda: self.ready and not self.draining
+            repository, orders, metrics, guard, observer, lambda: self.ready and not self.draining
         )
 
     def admit(self, request: Request, pending: int) -> bool:

@@ -1,31 +1,72 @@
 """Token bucket: `rate` requests a second in the long run, `burst` at once.
 
-https://en.wikipedia.org/wiki/Token_bucket.
+https://en.wikipedia.org/wiki/Token_bucket. It is kept as one number, the moment at which it is full
+again (https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm), so that processes can share it.
 """
 
 from __future__ import annotations
 
-__all__ = ["TokenBucket"]
+from types import TracebackType
+from typing import Protocol, Self
+
+__all__ = ["Number", "Own", "TokenBucket"]
+
+
+class Number(Protocol):
+    """A number that is changed as a context, in which nobody else changes it."""
+
+    value: float
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End."""
+        ...
+
+
+class Own:
+    """A number of this process, which has one thread that changes it."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
 
 
 class TokenBucket:
     """Full at the start; in any span of `t` seconds at most `burst + rate * t` are taken."""
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
+    def __init__(self, rate: float, burst: float, full: Number) -> None:
+        """`full` holds when the bucket is full again, 0.0 at first, in `take`'s seconds."""
         self.rate = rate
         self.burst = burst
-        self._tokens = burst
-        self._at = now
+        self._full = full
 
     def take(self, now: float) -> float:
         """Take one token and return 0.0, or take none and return the seconds until there is one.
 
-        `now` is in seconds of a monotonic clock; one that steps back adds nothing.
+        `now` is in seconds of a monotonic clock, which all processes of a machine share; one that
+        steps back adds nothing.
         """
-        passed = max(0.0, now - self._at)
-        self._at = max(self._at, now)
-        self._tokens = min(self.burst, self._tokens + passed * self.rate)
-        if self._tokens < 1:
-            return (1 - self._tokens) / self.rate
-        self._tokens -= 1
+        with self._full as full:
+            missing = max(0.0, full.value - now) * self.rate
+            if self.burst - missing < 1:
+                return (1 - self.burst + missing) / self.rate
+            full.value = now + (missing + 1) / self.rate
         return 0.0

@@ -14,6 +14,7 @@ from tidemill.ports.objects import ObjectStore
 from tidemill.server.app import App
 from tidemill.server.batching import Batcher
 from tidemill.server.cache import Cache
+from tidemill.server.crew import Crew
 from tidemill.server.encoding import Encoder
 from tidemill.server.guard import Doorkeeper, Guard
 from tidemill.server.inference import Inference
@@ -21,6 +22,7 @@ from tidemill.server.lookup import Lookup
 from tidemill.server.metrics import Counters, Metrics
 from tidemill.server.model import Model
 from tidemill.server.observer import Observer
+from tidemill.server.orders import Orders
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.records import Records
 from tidemill.server.redaction import Redaction
@@ -36,13 +38,19 @@ log = structlog.get_logger(__name__)
 
 
 def build_app(
-    repository: Repository, settings: ServingSettings, keys: Doorkeeper | None = None
+    repository: Repository,
+    settings: ServingSettings,
+    keys: Doorkeeper | None = None,
+    crew: Crew | None = None,
 ) -> App:
-    """Return the application that serves a repository. Without `keys` everyone may ask it."""
+    """Return the application that serves a repository. Without `keys` everyone may ask it.
+
+    With a `crew` it is one of the workers of a server.
+    """
     observer = Observer.of(settings)
-    metrics = Metrics(lambda: [served.counters for served in repository], observer)
+    metrics = Metrics(lambda: [served.counters for served in repository], observer, crew)
     guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
-    return App(repository, metrics, guard, observer)
+    return App(repository, metrics, guard, observer, Orders(repository, metrics, crew))
 
 
 def build_served(
@@ -68,6 +76,7 @@ def build_served(
         slow_seconds=settings.slow_ms / 1000,
         views=tuple(view.name for view in manifest.features.views),
         logged=predictions.counts,
+        held=predictions.held,
         trained=_trained(manifest),
     )
     validator = Validator(

@@ -13,7 +13,7 @@ import structlog
 
 from tidemill.errors import TidemillError
 from tidemill.server.bearer import forbidden, unauthenticated
-from tidemill.server.bucket import TokenBucket
+from tidemill.server.bucket import Number, Own, TokenBucket
 from tidemill.server.files import Watch
 from tidemill.server.keys import ApiKey, Permission, digest, read_keys
 from tidemill.server.protocol import Rejected
@@ -38,8 +38,12 @@ class Keyring:
         *,
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = _utc,
+        numbers: Callable[[str], Number] | None = None,
     ) -> None:
         """Read both files; `clock` counts seconds for the rates.
+
+        `numbers` returns by name the numbers that the workers of a server share: their rates hold
+        for all of them together.
 
         `counts` keeps what is used of quotas, if a key has one. `now` is the machine's own time: a
         replay of the past must not revive a key.
@@ -49,6 +53,7 @@ class Keyring:
         self._clock = clock
         self._now = now
         self._watch = Watch([path])
+        self._numbers = numbers or (lambda _: Own())
         self._buckets: dict[str, TokenBucket] = {}
         self._keys: dict[str, ApiKey] = {}
         self._quota: Quota | None = None
@@ -121,4 +126,4 @@ class Keyring:
         former = self._buckets.get(key.id)
         if former and (former.rate, former.burst) == (rate, burst):
             return former
-        return TokenBucket(rate, burst, self._clock())
+        return TokenBucket(rate, burst, self._numbers(f"{key.id} {rate} {burst}"))

@@ -41,7 +41,7 @@ class ApiKey(Group):
     """`infer`: models and their metadata. `admin`: orders to the repository, and metrics where they
     are not open. Neither includes the other."""
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Requests a second in this process; none: no limit."""
+    """Requests a second of all workers of a server; none: no limit."""
     burst: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Requests at once; default: the rate, at least 1."""
     quota: Annotated[int, Field(ge=1)] | None = None

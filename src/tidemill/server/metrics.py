@@ -24,8 +24,11 @@ from prometheus_client.core import (
 
 from tidemill import __version__
 from tidemill.domain.scores import BOUNDS
+from tidemill.server.crew import Crew
 from tidemill.server.guard import CODES
 from tidemill.server.observer import Observer
+from tidemill.workers.lines import standard_error
+from tidemill.workers.totals import Family, Sample
 
 __all__ = ["Counters", "Histogram", "Metrics"]
 
@@ -66,12 +69,13 @@ class Counters:
         slow_seconds: float,
         views: tuple[str, ...],
         logged: Callable[[], tuple[int, int]],
+        held: Callable[[], int],
         trained: float | None = None,
     ) -> None:
         """Start at zero.
 
-        `logged` returns how many rows the prediction log stored and lost; `trained` is the moment
-        that the model was trained for, epoch seconds.
+        `logged` returns how many rows the prediction log stored and lost, `held` how many wait;
+        `trained` is the moment that the model was trained for, epoch seconds.
         """
         self.labels = labels
         self.started = time()
@@ -80,6 +84,7 @@ class Counters:
         self._slow_seconds = slow_seconds
         self.times = Histogram(sorted({*BUCKETS, slow_seconds}))
         self.logged = logged
+        self.held = held
         self.outcomes = Counter(dict.fromkeys(OUTCOMES, 0))
         self.slow = 0
         self.invalid = 0
@@ -120,18 +125,37 @@ class Metrics:
     """What `/metrics` shows: the counters of every model that is loaded, and the server's own."""
 
     def __init__(
-        self, counters: Callable[[], Iterable[Counters]], observer: Observer | None = None
+        self,
+        counters: Callable[[], Iterable[Counters]],
+        observer: Observer | None = None,
+        crew: Crew | None = None,
     ) -> None:
+        """With a `crew` the counters of all its workers are shown as one."""
         self._counters = counters
         self._observer = observer or Observer()
+        self._crew = crew
         self.refused = Counter(dict.fromkeys(CODES, 0))
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def render(self) -> bytes:
+    async def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""
-        return generate_latest(self._registry)
+        if self._crew is None:
+            return generate_latest(self._registry)
+        return generate_latest(_Shown(await self._crew.totals()))
+
+    def families(self) -> list[Family]:
+        """Return what this process counted."""
+        return [
+            Family(
+                metric.name,
+                metric.type,
+                metric.documentation,
+                [Sample(sample.name, sample.labels, sample.value) for sample in metric.samples],
+            )
+            for metric in self._registry.collect()
+        ]
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families; prometheus-client calls this."""
@@ -213,6 +237,11 @@ class Metrics:
         )
         yield _count("log_lost", "Rows the prediction log lost.", [(c, n) for c, _, n in logged])
         yield _gauge(
+            "log_held_rows",
+            "Rows that the prediction log has still to store.",
+            [(c, float(c.held())) for c in found],
+        )
+        yield _gauge(
             "start_time_seconds",
             "When this model was loaded, epoch seconds.",
             [(c, c.started) for c in found],
@@ -241,12 +270,27 @@ class Metrics:
             spans.add_metric(["exported"], exported)
             spans.add_metric(["lost"], lost)
             yield spans
-        if self._observer.access is not None:
-            yield CounterMetricFamily(
-                "tidemill_access_log_lost",
-                "Lines the access log lost.",
-                value=self._observer.access.lost,
-            )
+        yield CounterMetricFamily(
+            "tidemill_lines_lost",
+            "Lines of the access log and events that standard error did not take.",
+            value=standard_error.lost,
+        )
+
+
+class _Shown(CollectorRegistry):
+    """What `generate_latest` asks for families that are there already."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield them."""
+        for family in self._families:
+            metric = Metric(family.name, family.text, family.kind)
+            for sample in family.samples:
+                metric.add_sample(sample.name, sample.labels, sample.value)
+            yield metric
 
 
 def _count(name: str, text: str, values: Iterable[tuple[Counters, int]]) -> CounterMetricFamily:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tidemill.server.access import AccessLog
 from tidemill.server.trail import Trail
 from tidemill.settings.serving import ServingSettings
+from tidemill.workers.lines import standard_error
 
 if TYPE_CHECKING:
     from tidemill.server.traces import Traces
@@ -60,5 +61,4 @@ class Observer:
         """Write and export what is left."""
         if self.traces is not None:
             self.traces.close()
-        if self.access is not None:
-            self.access.close()
+        standard_error.flush()

@@ -93,6 +93,11 @@ class PredictionLog:
         with self._changed:
             return self._stored, self._lost
 
+    def held(self) -> int:
+        """Return how many rows have still to be stored."""
+        with self._changed:
+            return self._held
+
     def close(self, timeout: float) -> int:
         """Write what is left, for at most `timeout` seconds; return the rows that were lost.
 

@@ -18,19 +18,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from types import ModuleType
-from typing import Any, Protocol, TextIO, cast
+from typing import Any, Protocol
 
+import msgspec
 import structlog
 import uvloop
 
 from tidemill.server.app import App
 from tidemill.server.connection import Connection
-from tidemill.server.listener import BACKLOG, turn_away
+from tidemill.server.crew import Crew
 from tidemill.server.tls import Certificates
 from tidemill.server.traffic import Traffic
 from tidemill.settings.serving import ServingSettings
+from tidemill.workers.listener import BACKLOG, turn_away
 
-__all__ = ["Beside", "forbid_imports", "log_as_json", "serve"]
+__all__ = ["Beside", "forbid_imports", "serve"]
 
 log = structlog.get_logger(__name__)
 
@@ -51,34 +53,6 @@ class Beside(Protocol):
     async def stop(self, seconds: float) -> None:
         """Take no more; those in flight get this long."""
         ...
-
-
-class _StandardError:
-    """Standard error that loses a line rather than the server when its disk is full."""
-
-    def write(self, text: str) -> None:
-        with suppress(OSError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            sys.stderr.flush()
-
-
-def log_as_json() -> None:
-    """Write this process's events to standard error, one JSON document per line."""
-    # gRPC's library would write lines of its own, one for each handshake that fails.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
-        cache_logger_on_first_use=True,
-    )
 
 
 class _Forbid(MetaPathFinder):
@@ -111,9 +85,13 @@ class _Server:
         settings: ServingSettings,
         certificates: Certificates | None,
         beside: Beside | None,
+        crew: Crew | None,
     ) -> None:
         self._app = app
         self._bound = bound
+        self._crew = crew
+        self._inherited: dict[int, tuple[socket.socket, asyncio.Server]] = {}
+        """Listening sockets of workers that are down, which this one accepts from."""
         self._settings = settings
         self._beside = beside
         self._context = certificates.context if certificates else None
@@ -127,24 +105,59 @@ class _Server:
         self._ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
+        if self._crew is not None:
+            self._parent = await self._crew.connect(self._answer)
+            self._parent.add_done_callback(lambda _: self._orphaned())
         if self._beside is not None:
             await self._beside.start()
-        listening = await loop.create_server(
-            lambda: Connection(self._traffic),
-            sock=self._bound,
-            backlog=BACKLOG,
-            ssl=self._context,
-            ssl_handshake_timeout=self._settings.limits.head_seconds if self._context else None,
-        )
-        self._app.ready = True
+        listening = await self._listen(self._bound)
+        starting = asyncio.create_task(self._begin())
         ticking = asyncio.create_task(self._tick())
         await self._ended.wait()
-        ticking.cancel()
+        for task in (starting, ticking):
+            task.cancel()
         listening.close()
+        for _, server in self._inherited.values():
+            server.close()
         ends = [self._drain()]
         if self._beside is not None:
             ends.append(self._beside.stop(self._settings.drain_seconds))
         await asyncio.gather(*ends)
+
+    async def _listen(self, bound: socket.socket) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(
+            lambda: Connection(self._traffic),
+            sock=bound,
+            backlog=BACKLOG,
+            ssl=self._context,
+            ssl_handshake_timeout=self._settings.limits.head_seconds if self._context else None,
+        )
+
+    async def _begin(self) -> None:
+        """Be ready, once all other workers are up as well."""
+        if self._crew is not None:
+            await self._crew.up()
+        self._app.ready = True
+
+    async def _answer(self, call: str, body: bytes) -> bytes:
+        """Answer the parent of the workers."""
+        if call == "accept" and not self._app.draining:
+            assert self._crew is not None
+            number = msgspec.msgpack.decode(body, type=int)
+            bound = self._crew.listening(number)
+            self._inherited[number] = bound, await self._listen(bound)
+        elif call == "release":
+            _, server = self._inherited.pop(msgspec.msgpack.decode(body, type=int))
+            server.close()
+        else:
+            return await self._app.orders.answer(call, body)
+        return b""
+
+    def _orphaned(self) -> None:
+        """Drain when the parent has died; a signal of it would come first."""
+        if not self._app.draining:
+            log.error("the parent of the workers is gone, this one ends")
+            self._stop(signal.SIGTERM)
 
     async def _tick(self) -> None:
         """Once a second, tell the time and look for files that changed."""
@@ -164,10 +177,13 @@ class _Server:
         notice = self._settings.notice_seconds
         log.info("draining", notice_seconds=notice)
         self._app.draining = True
+        if self._crew is not None:
+            self._crew.let_go()
         asyncio.get_running_loop().call_later(notice, self._settle)
 
     def _settle(self) -> None:
-        turn_away(self._bound)
+        for bound in (self._bound, *(inherited for inherited, _ in self._inherited.values())):
+            turn_away(bound)
         asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._ended.set)
 
     async def _drain(self) -> None:
@@ -194,14 +210,18 @@ def serve(
     settings: ServingSettings,
     certificates: Certificates | None = None,
     beside: Beside | None = None,
+    crew: Crew | None = None,
 ) -> None:
-    """Serve until a signal ends it; returns when everything accepted was answered and logged."""
+    """Serve until a signal ends it; returns when everything accepted was answered and logged.
+
+    With a `crew` this is one of its workers, and `bound` its own listening socket.
+    """
     # A full collection over all that is loaded would stall answers for tens of milliseconds.
     gc.collect()
     gc.freeze()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_Server(app, bound, settings, certificates, beside).run())
+            runner.run(_Server(app, bound, settings, certificates, beside, crew).run())
     finally:
         app.repository.close()
         app.observer.close()

@@ -31,7 +31,7 @@ from tidemill.server.predictions import PredictionLog
 from tidemill.server.protocol import Rejected
 from tidemill.server.records import Records
 
-__all__ = ["Change", "Entry", "Filter", "Nothing", "Repository", "Served"]
+__all__ = ["Change", "Entry", "Filter", "Key", "Nothing", "Repository", "Served"]
 
 log = structlog.get_logger(__name__)
 
@@ -259,6 +259,18 @@ class Repository:
         self._withdrawn.update(keys)
         if leaving := [self._retire(key) for key in keys if key in self._served]:
             await asyncio.wait(leaving)
+
+    @property
+    def withdrawn(self) -> frozenset[Key]:
+        """The versions that were unloaded by order."""
+        return frozenset(self._withdrawn)
+
+    def withdraw(self, keys: Iterable[Key]) -> None:
+        """Unload versions that other workers unloaded by order before this one began."""
+        for key in keys:
+            self._withdrawn.add(key)
+            if key in self._served:
+                self._retire(key)
 
     def index(self) -> list[Entry]:
         """Return every version that is loaded or in the folder, by name and version."""

@@ -20,6 +20,7 @@ from tidemill.server.metrics import Metrics
 from tidemill.server.observer import Observer
 from tidemill.server.openapi import Documented, Known, describe_api
 from tidemill.server.operations import Operation
+from tidemill.server.orders import Orders
 from tidemill.server.protocol import Rejected, encode
 from tidemill.server.repository import Change, Entry, Filter, Nothing, Repository, Served
 from tidemill.server.trail import Trail
@@ -63,12 +64,14 @@ class Routes:
     def __init__(
         self,
         repository: Repository,
+        orders: Orders,
         metrics: Metrics,
         guard: Guard,
         observer: Observer,
         ready: Callable[[], bool],
     ) -> None:
         self._repository = repository
+        self._orders = orders
         self._metrics = metrics
         self._guard = guard
         self._observer = observer
@@ -142,10 +145,7 @@ class Routes:
 
     async def _model_ready(self, call: Call) -> Response:
         """Tell whether a model can be asked without waiting for it to be loaded."""
-        served = self._repository.find(call.name, call.version)
-        if served is None:
-            self._repository.require(call.name, call.version)
-        ready = served is not None and self._ready()
+        ready = await self._orders.ready(call.name, call.version) and self._ready()
         return _state(ModelReady(call.name, ready), ready)
 
     async def _server(self, _: Call) -> Response:
@@ -159,7 +159,7 @@ class Routes:
         return _state(Ready(ready), ready)
 
     async def _show_metrics(self, _: Call) -> Response:
-        return Response(200, self._metrics.render(), TEXT)
+        return Response(200, await self._metrics.render(), TEXT)
 
     async def _openapi(self, _: Call) -> Response:
         """Describe the routes, with the models that can be asked now."""
@@ -172,15 +172,15 @@ class Routes:
 
     async def _index(self, call: Call) -> Response:
         wanted = _options(call.body, Filter).ready
-        entries = self._repository.index()
+        entries = await self._orders.index()
         return Response(200, encode([e for e in entries if not wanted or e.state == "READY"]))
 
     async def _load(self, call: Call) -> Response:
-        await self._repository.load(call.name, _options(call.body, Change).parameters.version)
+        await self._orders.load(call.name, _options(call.body, Change).parameters.version)
         return Response(200, encode(Nothing()))
 
     async def _unload(self, call: Call) -> Response:
-        await self._repository.unload(call.name, _options(call.body, Change).parameters.version)
+        await self._orders.unload(call.name, _options(call.body, Change).parameters.version)
         return Response(200, encode(Nothing()))
 
 

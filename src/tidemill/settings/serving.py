@@ -179,6 +179,9 @@ class ServingSettings(Group):
 
     host: str = "127.0.0.1"
     """Address to listen on."""
+    workers: int = Field(default=1, ge=1, le=64)
+    """Processes that answer on the same port, at most one per core: each scores on one core and
+    keeps models, connections and limits of its own. 1: no further process."""
     grpc_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of the gRPC endpoint, 0 takes a free one. None: no endpoint, as its library takes memory
     and start-up time that HTTP's callers would pay for."""
@@ -232,7 +235,7 @@ class ServingSettings(Group):
     auth: AuthSettings = AuthSettings()
     """Authentication."""
     limits: LimitSettings = LimitSettings()
-    """Limits per process."""
+    """Limits, of each worker."""
     tls: TlsSettings = TlsSettings()
     """Transport security."""
     log: PredictionLogSettings = PredictionLogSettings()

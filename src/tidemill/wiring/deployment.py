@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tidemill.errors import NotFound, RetryableError, TidemillError, Unavailable
+from tidemill.workers.listener import listen
 
 if TYPE_CHECKING:
     from tidemill.server import Model
@@ -66,6 +67,9 @@ class Offer(NamedTuple):
 
 def inspect(project: ServingParts, wanted: Deployment) -> list[Check]:
     """Check everything that a start would need; raises nothing that a start would raise."""
+    from tidemill import server
+
+    server.forbid_imports()
     return list(_checks(project, wanted))
 
 
@@ -135,15 +139,11 @@ def _address(project: ServingParts, wanted: Deployment) -> Found:
 
 
 def _port(wanted: Deployment) -> Found:
-    from tidemill import server
-
-    server.listen(wanted.host, wanted.port).close()
+    listen(wanted.host, wanted.port).close()
     return f"{wanted.port or 'any'}, free", ""
 
 
 def _grpc_port(wanted: Deployment) -> Found:
-    from tidemill import server
-
     try:
         import tidemill.server.rpc  # noqa: F401
     except ImportError as error:
@@ -151,13 +151,12 @@ def _grpc_port(wanted: Deployment) -> Found:
             f"gRPC's library is not there: {error}", hint="pip install 'tidemill[serve]'"
         ) from error
     port = wanted.grpc_port or 0
-    hint = "choose another port with --grpc-port; 0 takes a free one"
     if port and port == wanted.port:
-        raise Unavailable(f"{port} is the port for HTTP, expected another", hint=hint)
-    try:
-        server.listen(wanted.host, port).close()
-    except Unavailable as error:
-        raise Unavailable(error.message, hint=hint) from error
+        raise Unavailable(
+            f"{port} is the port for HTTP, expected another",
+            hint="choose another port with --grpc-port; 0 takes a free one",
+        )
+    listen(wanted.host, port, "--grpc-port").close()
     return f"{port or 'any'}, free", ""
 
 

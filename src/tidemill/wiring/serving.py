@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tidemill.server.rpc import Endpoint
     from tidemill.steps.release import RegistryReleases
     from tidemill.wiring.kubernetes import RolloutFleet
+    from tidemill.workers.member import Member
 
 __all__ = ["ServingParts"]
 
@@ -42,17 +43,22 @@ FILE_SECONDS = 1.0
 class ServingParts(ModelParts):
     """The adapters that answer requests."""
 
+    crew: Member | None = None
+    """The other workers, where this process is one of several that serve together."""
+
     def server(self, repository: Repository) -> App:
         """Return the application that serves a repository."""
         from tidemill import server
 
-        return server.build_app(repository, self.settings.serving, self.authentication)
+        return server.build_app(repository, self.settings.serving, self.authentication, self.crew)
 
     def grpc(self, app: App, address: tuple[str, int], announce: Callable[[str], None]) -> Endpoint:
         """Return the gRPC endpoint beside an application; `announce` is told its URL."""
         from tidemill.server.rpc import Endpoint
 
-        return Endpoint(app, self.settings.serving, address, self.certificates, announce)
+        shared = self.crew is not None
+        serving = self.settings.serving
+        return Endpoint(app, serving, address, self.certificates, announce, shared=shared)
 
     def repository(self, folder: Path | None = None, *, verify: bool = True) -> Repository:
         """Return the server's models, none loaded yet; `folder` holds those that can be."""
@@ -117,7 +123,11 @@ class ServingParts(ModelParts):
         from tidemill.server import Keyring
 
         path = self.settings.serving.auth.key_file
-        return Keyring(self.paths.resolve(path), self.paths.state / "quota.db") if path else None
+        if not path:
+            return None
+        numbers = self.crew.cells.cell if self.crew else None
+        counts = self.paths.state / "quota.db"
+        return Keyring(self.paths.resolve(path), counts, numbers=numbers)
 
     @cached_property
     def key_set(self) -> KeySet | None:

@@ -7,7 +7,7 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.server.bucket import TokenBucket
+from tidemill.server.bucket import Own, TokenBucket
 
 rates = st.floats(0.01, 1e4)
 bursts = st.floats(1, 100)
@@ -18,7 +18,7 @@ pauses = st.lists(st.floats(0, 10), min_size=1, max_size=60)
 def test_no_span_of_time_takes_more_than_burst_and_rate(
     rate: float, burst: float, gaps: list[float]
 ) -> None:
-    bucket = TokenBucket(rate, burst, 0.0)
+    bucket = TokenBucket(rate, burst, Own())
     taken = [now for now in accumulate(gaps) if not bucket.take(now)]
     for first, since in enumerate(taken):
         for count, until in enumerate(taken[first:], 1):
@@ -29,7 +29,7 @@ def test_no_span_of_time_takes_more_than_burst_and_rate(
 def test_who_waits_as_told_is_let_in_and_not_before(
     rate: float, burst: float, gaps: list[float]
 ) -> None:
-    bucket = TokenBucket(rate, burst, 0.0)
+    bucket = TokenBucket(rate, burst, Own())
     for now in accumulate(gaps):
         if wait := bucket.take(now):
             assert 0 < wait <= 1 / rate + 1e-9
@@ -40,13 +40,13 @@ def test_who_waits_as_told_is_let_in_and_not_before(
 
 @given(rates, bursts, st.integers(1, 50))
 def test_who_keeps_to_the_rate_is_never_refused(rate: float, burst: float, count: int) -> None:
-    bucket = TokenBucket(rate, burst, 0.0)
+    bucket = TokenBucket(rate, burst, Own())
     assert not any(bucket.take(n / rate * (1 + 1e-9)) for n in range(count))
 
 
 @given(rates, bursts, st.floats(0, 1e6))
 def test_a_clock_that_steps_back_adds_nothing(rate: float, burst: float, back: float) -> None:
-    bucket = TokenBucket(rate, burst, 100.0)
+    bucket = TokenBucket(rate, burst, Own())
     while not bucket.take(100.0):
         pass
     assert bucket.take(100.0 - back)

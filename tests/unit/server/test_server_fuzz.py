@@ -19,6 +19,8 @@ def test_mutated_requests_are_answered_or_refused(tmp_path: Path) -> None:
     assert report.findings == []
     assert report.codes.keys() >= DEEP
     assert report.codes["ok"] > 1000
+    assert report.codes["malformed_message"] > 100
+    assert 5000 < report.calls < 20_000
 
 
 def test_what_the_server_must_not_do_is_found(

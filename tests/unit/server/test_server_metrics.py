@@ -15,6 +15,7 @@ from tests.server_shelf import Broken
 from tidemill import __version__
 from tidemill.domain.scores import BOUNDS
 from tidemill.testing.models import MANIFEST, write_bundle
+from tidemill.workers.lines import standard_error
 
 
 def test_metrics_carry_the_contract(served: Running) -> None:
@@ -108,12 +109,13 @@ def test_the_build_is_told(served: Running) -> None:
     assert served.metric("tidemill_build_info", version=__version__) == 1
 
 
-def test_losses_of_traces_and_lines_are_counted_where_they_are_on(bundle: Path) -> None:
+def test_losses_of_traces_and_lines_are_counted(bundle: Path) -> None:
     traces = {"endpoint": "http://127.0.0.1:9/v1/traces", "ratio": 1.0, "timeout_seconds": 0.1}
     served = start(bundle, traces=traces, access_log={"always_from": 500})
     served.infer(FULL)
     served.app.observer.close()
     assert served.metric("tidemill_trace_spans_total", outcome="lost") == 2
     assert served.metric("tidemill_trace_spans_total", outcome="exported") == 0
+    lost = standard_error.lost
     content = served.ask("/metrics", method="GET").content.decode()
-    assert "tidemill_access_log_lost_total 0.0" in content
+    assert f"tidemill_lines_lost_total {float(lost)}" in content

@@ -80,7 +80,8 @@ def test_metadata_names_every_version_that_can_be_asked(shelf: Shelf) -> None:
 def test_reading_metadata_neither_loads_nor_evicts(shelf: Shelf, way: str) -> None:
     models = shelf.open(max_models=2)
     models.fill()
-    calls = {method.name: method for method in Service(models, lambda: True).methods}
+    service = Service(models, shelf.app.orders, lambda: True)
+    calls = {method.name: method for method in service.methods}
     call = calls["ModelMetadata"]
 
     async def describe(name: str, version: str) -> tuple[int, str]:
@@ -163,14 +164,14 @@ def test_any_number_of_requests_lists_the_folder_once_until_an_order(
     monkeypatch.setattr(repository, "LISTING_SECONDS", 3600.0)
     models = shelf.open(max_models=2)
     models.fill()
-    health = Health(models, lambda: True)
+    health = Health(shelf.app.orders, lambda: True)
 
     async def talk() -> Any:
         for _ in range(9):
             await shelf.infer("nosuch")
             await shelf.ask("/predict", {"records": [FULL]})
             await shelf.index()
-            health._status("nosuch")
+            await health._status("nosuch")
         before = len(walks)
         shelf.put("late", "11")
         unseen = await shelf.infer("late", "11")

@@ -40,19 +40,27 @@ class Endpoint:
         address: tuple[str, int],
         certificates: Certificates | None,
         announce: Callable[[str], None],
+        *,
+        shared: bool = False,
     ) -> None:
-        """`announce` is told the URL once calls are taken; port 0 takes a free one."""
+        """`announce` is told the URL once calls are taken; port 0 takes a free one.
+
+        A `shared` port is one that other workers listen on as well.
+        """
         self._settings = settings
         self._address = address
         self._certificates = certificates
         self._announce = announce
+        self._shared = shared
         ready = lambda: app.ready and not app.draining  # noqa: E731
-        self._calls = Calls(Service(app.repository, ready).methods, app)
-        self._health = Health(app.repository, ready)
+        self._calls = Calls(Service(app.repository, app.orders, ready).methods, app)
+        self._health = Health(app.orders, ready)
 
     async def start(self) -> None:
         """Take calls; raises Unavailable when the port is taken."""
-        self._server = grpc.aio.server(handlers=[self._calls], options=_options(self._settings))
+        self._server = grpc.aio.server(
+            handlers=[self._calls], options=_options(self._settings, self._shared)
+        )
         add_HealthServicer_to_server(self._health, self._server)
         _reflect(self._server)
         host, port = self._address
@@ -89,7 +97,7 @@ class Endpoint:
             self._calls.expire()
 
 
-def _options(settings: ServingSettings) -> list[tuple[str, int]]:
+def _options(settings: ServingSettings, shared: bool) -> list[tuple[str, int]]:
     """Return gRPC's channel arguments for the limits that HTTP has.
 
     https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
@@ -108,7 +116,7 @@ def _options(settings: ServingSettings) -> list[tuple[str, int]]:
         # Identity alone: what a compressed message becomes is not known before it is unpacked.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         # Otherwise a second server would share a taken port without a word.
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared)),
     ]
 
 

@@ -15,8 +15,8 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
+from tidemill.server.orders import Orders
 from tidemill.server.protocol import Rejected
-from tidemill.server.repository import Repository
 from tidemill.server.rpc.schema import SERVICE
 
 __all__ = ["Health"]
@@ -28,14 +28,14 @@ WATCH_SECONDS = 0.1
 class Health(HealthServicer):
     """Tells what serves; watches end with `ended`, or they would hold the drain to its limit."""
 
-    def __init__(self, repository: Repository, ready: Callable[[], bool]) -> None:
+    def __init__(self, orders: Orders, ready: Callable[[], bool]) -> None:
         self.ended = False
-        self._repository = repository
+        self._orders = orders
         self._ready = ready
 
     async def Check(self, request: HealthCheckRequest, context: Any) -> HealthCheckResponse:  # noqa: N802
         """Answer once; NOT_FOUND for a service that is not known."""
-        status = self._status(request.service)
+        status = await self._status(request.service)
         if status == HealthCheckResponse.SERVICE_UNKNOWN:
             what = f"there is no service '{request.service:.80}'"
             await context.abort(grpc.StatusCode.NOT_FOUND, what)
@@ -45,19 +45,18 @@ class Health(HealthServicer):
         """Answer now, and whenever it changes."""
         told = None
         while not self.ended:
-            status = self._status(request.service)
+            status = await self._status(request.service)
             if status != told:
                 await context.write(HealthCheckResponse(status=status))
                 told = status
             await asyncio.sleep(WATCH_SECONDS)
 
-    def _status(self, service: str) -> Any:
+    async def _status(self, service: str) -> Any:
         """Return a ServingStatus."""
-        if service in ("", SERVICE) or self._repository.find(service) is not None:
-            ready = self._ready()
-            return HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
         try:
-            self._repository.require(service, "")
+            ready = service in ("", SERVICE) or await self._orders.ready(service)
         except Rejected:
             return HealthCheckResponse.SERVICE_UNKNOWN
+        if ready and self._ready():
+            return HealthCheckResponse.SERVING
         return HealthCheckResponse.NOT_SERVING

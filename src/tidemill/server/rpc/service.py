@@ -10,6 +10,7 @@ from google.protobuf.json_format import ParseDict
 
 from tidemill.server.documents import describe_model, describe_server
 from tidemill.server.guard import Need
+from tidemill.server.orders import Orders
 from tidemill.server.repository import Repository
 from tidemill.server.rpc.schema import Message, message
 from tidemill.server.rpc.tensors import read, write
@@ -35,8 +36,9 @@ class Service:
     UNIMPLEMENTED.
     """
 
-    def __init__(self, repository: Repository, ready: Callable[[], bool]) -> None:
+    def __init__(self, repository: Repository, orders: Orders, ready: Callable[[], bool]) -> None:
         self._repository = repository
+        self._orders = orders
         self._ready = ready
         self.methods = [
             _method("ServerLive", "nothing", self._live),
@@ -62,10 +64,8 @@ class Service:
 
     async def _model_ready(self, request: Message, _: Trail) -> Message:
         """Tell whether a model can be asked without waiting for it to be loaded."""
-        served = self._repository.find(request.name, request.version)
-        if served is None:
-            self._repository.require(request.name, request.version)
-        return message("ModelReadyResponse")(ready=served is not None and self._ready())
+        ready = await self._orders.ready(request.name, request.version) and self._ready()
+        return message("ModelReadyResponse")(ready=ready)
 
     async def _server(self, _: Message, __: Trail) -> Message:
         return _filled("ServerMetadataResponse", msgspec.to_builtins(describe_server()))
@@ -78,16 +78,16 @@ class Service:
         return _filled("ModelMetadataResponse", document)
 
     async def _index(self, request: Message, _: Trail) -> Message:
-        entries = self._repository.index()
+        entries = await self._orders.index()
         found = [msgspec.to_builtins(e) for e in entries if not request.ready or e.state == "READY"]
         return _filled("RepositoryIndexResponse", {"models": found})
 
     async def _load(self, request: Message, _: Trail) -> Message:
-        await self._repository.load(request.model_name, _version(request))
+        await self._orders.load(request.model_name, _version(request))
         return message("RepositoryModelLoadResponse")()
 
     async def _unload(self, request: Message, _: Trail) -> Message:
-        await self._repository.unload(request.model_name, _version(request))
+        await self._orders.unload(request.model_name, _version(request))
         return message("RepositoryModelUnloadResponse")()
 
 

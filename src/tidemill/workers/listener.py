@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from tidemill.errors import Unavailable
 
-__all__ = ["BACKLOG", "listen", "turn_away"]
+__all__ = ["BACKLOG", "listen", "listen_together", "reserve", "turn_away"]
 
 BACKLOG = 2048
 """Connections that the kernel holds until they are accepted."""
@@ -30,19 +30,51 @@ DROP_SYN = (
 """Classic BPF, https://www.kernel.org/doc/html/latest/networking/filter.html."""
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; raises Unavailable when the port is taken."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """Return a listening socket; raises Unavailable, which names `option`, if the port is taken."""
+    bound = _bind(host, port, option)
+    bound.listen(BACKLOG)
+    return bound
+
+
+def listen_together(host: str, port: int, count: int) -> list[socket.socket]:
+    """Return listening sockets of one port, among which the kernel shares the connections out.
+
+    Raises Unavailable when the port is taken. Of one socket that all workers accept from, whoever
+    wakes first took all of 32 connections that came together.
+    """
+    first = reserve(host, port, "--port")
+    port = first.getsockname()[1]
+    found = [first, *(_bind(host, port, "--port", shared=True) for _ in range(count - 1))]
+    for bound in found:
+        bound.listen(BACKLOG)
+    return found
+
+
+def reserve(host: str, port: int, option: str) -> socket.socket:
+    """Return a socket that keeps a port for others of this user which bind it with SO_REUSEPORT.
+
+    It gets no connections as long as it does not listen. Raises Unavailable, which names `option`,
+    when the port is taken, be it by one who would share it.
+    """
+    if port:
+        _bind(host, port, option).close()
+    return _bind(host, port, option, shared=True)
+
+
+def _bind(host: str, port: int, option: str, *, shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         bound.bind((host, port))
-        bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         raise Unavailable(
             f"cannot listen on {host}:{port}: {error.strerror}",
-            hint="choose another port with --port; 0 takes a free one",
+            hint=f"choose another port with {option}; 0 takes a free one",
         ) from error
     return bound
 
