@@ -89,7 +89,9 @@ class ResourceWorld(World):
         self.revisions: dict[str, Revision] = {n: make_revision(s) for n, s in specs.items()}
         analysis = specs["v1"].analysis.inline
         assert analysis
-        super().__init__(make_plan(specs["v1"], analysis))
+        super().__init__(
+            make_plan(specs["v1"].strategy, analysis, specs["v1"].traffic.settle_seconds)
+        )
 
     def on(self, objects: Any, namespace: str, settings: dict[str, Any]) -> ResourceWorld:
         self.store = Resources(objects, namespace, self, settings)

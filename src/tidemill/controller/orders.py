@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-from tidemill.domain.rollout.model import Action, Command, Plan, Revision, Spec
+from tidemill.domain.rollout.model import Action, Command, Revision, Spec
 from tidemill.errors import Conflict, NotFound, Refused
 from tidemill.ports.rollout import Specs, States
 
@@ -23,21 +23,18 @@ class Orders:
         self._specs = specs
         self._states = states
 
-    def start(self, revision: Revision, plan: Plan) -> Spec:
-        """Want `revision`; raises Refused when its last attempt failed."""
+    def start(self, registered: Revision) -> Spec:
+        """Want a registered version; raises Refused when its last attempt failed."""
         state, _ = self._states.state(self._name)
-        if state.closed == revision.revision:
+        wish = self._specs.wish(self._name, registered)
+        if state.closed == wish.desired.revision:
             why = f": {state.history[0].reason}" if state.history else ""
             raise Refused(
-                f"the last attempt of version {revision.version} ({revision.revision}) failed{why}",
+                f"the last attempt of version {registered.version} ({state.closed}) failed{why}",
                 hint="try the same version again: tidemill rollout retry",
             )
         return self._write(
-            lambda before: (
-                replace(before, desired=revision, plan=plan, command=None)
-                if before
-                else Spec(0, revision, plan)
-            )
+            lambda before: replace(wish, paused=before.paused) if before else wish,
         )
 
     def pause(self) -> Spec:
@@ -69,6 +66,11 @@ class Orders:
         return self._write(change)
 
     def _known(self, before: Spec | None) -> Spec:
+        if before is None and (problem := self._specs.problem(self._name)):
+            raise Refused(
+                f"the rollout of {self._name} cannot run: {problem}",
+                hint="tidemill rollout status",
+            )
         if before is None:
             raise NotFound(
                 f"there is no rollout of {self._name} yet", hint="tidemill rollout start MODEL"

@@ -24,7 +24,7 @@ from tidemill.adapters.kubernetes.strategy import Strategy, make_policy, make_st
 from tidemill.adapters.kubernetes.traffic import Traffic
 from tidemill.domain.rollout.model import Action, Command, Plan, Revision
 
-__all__ = ["ModelRolloutSpec", "make_command", "make_plan", "make_revision"]
+__all__ = ["Control", "ModelRolloutSpec", "make_command", "make_plan", "make_revision"]
 
 ACTIONS: dict[str, Action] = {
     "Approve": "approve",
@@ -123,16 +123,16 @@ def _bundle(model: Model, runtime: Runtime) -> str:
     return f"/models/{claim.path}/{model.digest[7:17]}" if claim else "/models/bundle"
 
 
-def make_plan(spec: ModelRolloutSpec, analysis: AnalysisSpec) -> Plan:
-    """Return how the revision takes over."""
-    strategy, alpha = spec.strategy, Decimal(analysis.alpha)
+def make_plan(strategy: Strategy, analysis: AnalysisSpec, settle_seconds: int) -> Plan:
+    """Return how a revision takes over."""
+    alpha = Decimal(analysis.alpha)
     return Plan(
         steps=tuple(make_step(step) for step in strategy.steps),
         metrics=tuple(make_metric(metric, alpha) for metric in analysis.metrics),
         tolerance=make_tolerance(analysis),
         policy=make_policy(strategy),
         maturation_seconds=float(analysis.maturation_seconds or 0),
-        settle_seconds=float(spec.traffic.settle_seconds),
+        settle_seconds=float(settle_seconds),
         missing_after_seconds=float(strategy.missing_after_seconds),
         max_gap=strategy.max_gap_percent / 100,
         progress_deadline_seconds=float(strategy.progress_deadline_seconds),
