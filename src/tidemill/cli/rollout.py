@@ -114,6 +114,16 @@ def retry(on: On = "") -> None:
         _say("retry", desk.orders.command("retry"))
 
 
+@app.command("break-glass")
+def break_glass(
+    reason: Annotated[str, typer.Option(help="Why, and who decided it; it goes on the ledger.")],
+    on: On = "",
+) -> None:
+    """Let the rollout go on inside the freeze windows of now, until they end."""
+    with open_project().desk(on) as desk:
+        _say("break-glass", desk.orders.command("break_glass", reason=reason))
+
+
 @app.command()
 def plan(
     bad: Annotated[

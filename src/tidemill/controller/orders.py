@@ -45,19 +45,22 @@ class Orders:
         """Go on, whoever paused it."""
         return self._command("resume", paused=False)
 
-    def command(self, action: Action, step: str = "") -> Spec:
+    def command(self, action: Action, step: str = "", reason: str = "") -> Spec:
         """Order `action` about the revision in flight (for `retry`: the one that failed)."""
-        return self._command(action, step=step)
+        return self._command(action, step=step, reason=reason)
 
-    def _command(self, action: Action, *, step: str = "", paused: bool | None = None) -> Spec:
+    def _command(
+        self, action: Action, *, step: str = "", reason: str = "", paused: bool | None = None
+    ) -> Spec:
         state, _ = self._states.state(self._name)
         subject = state.attempt.canary.revision if state.attempt else state.closed
         if not subject:
+            verb = action.replace("_", "-")
             raise Refused(
-                f"no rollout of {self._name} is in flight: there is nothing to {action}",
+                f"no rollout of {self._name} is in flight: there is nothing to {verb}",
                 hint="tidemill rollout status",
             )
-        order = Command(uuid.uuid4().hex, action, subject, step)
+        order = Command(uuid.uuid4().hex, action, subject, step, reason)
 
         def change(before: Spec | None) -> Spec:
             spec = self._known(before)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tidemill.settings.base import Group
 
@@ -12,9 +13,23 @@ __all__ = [
     "AnalysisMetric",
     "AnalysisSettings",
     "ClusterSettings",
+    "FreezeWindow",
     "RolloutSettings",
     "RolloutStep",
+    "known_zone",
 ]
+
+
+WallTime = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+
+def known_zone(name: str) -> str:
+    """Return the name of a time zone; raises ValueError for one that is not known here."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError, ValueError) as error:
+        raise ValueError(f"'{name}' is no IANA time zone, expected one as Europe/Berlin") from error
+    return name
 
 
 class AnalysisMetric(Group):
@@ -90,6 +105,19 @@ class RolloutStep(Group):
     """Wait for `tidemill rollout approve`."""
 
 
+class FreezeWindow(Group):
+    """A window that begins on each of some weekdays, by the clock on the wall of a time zone."""
+
+    days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] = Field(min_length=1)
+    """Weekdays on which it begins."""
+    start: WallTime
+    """When it begins, "HH:MM" in quotes: YAML reads 18:00 as a number."""
+    end: WallTime
+    """When it ends; not after `start`: on the next day, 00:00 to 00:00 is the whole day."""
+    time_zone: Annotated[str, AfterValidator(known_zone)] = "UTC"
+    """IANA time zone, `Europe/Berlin`; where the clock is turned the window is rather too long."""
+
+
 class ClusterSettings(Group):
     """The ModelRollout that `tidemill rollout start --on kubernetes` writes.
 
@@ -160,6 +188,9 @@ class RolloutSettings(Group):
     """The canary's server must be ready within this time."""
     scale_down_seconds: float = Field(default=5, ge=0)
     """The old server lives this long after promotion, for an instant way back."""
+    freeze: list[FreezeWindow] = Field(default_factory=list)
+    """Windows in which no canary gets more traffic by itself and no person promotes one without
+    `tidemill rollout break-glass`; what protects goes on. In force from the next `start`."""
     analysis: AnalysisSettings = AnalysisSettings()
     """Error rates and metrics."""
     interval_seconds: float = Field(default=1.0, gt=0)

@@ -216,6 +216,6 @@ class FakeReleases:
             raise Unavailable("the registry does not answer")
         if self.refuse and release.kind == "promoted":
             raise Refused(self.refuse)
-        known = {(r.attempt, r.kind) for r in self.told}
-        if (release.attempt, release.kind) not in known:
+        known = {(r.attempt, r.kind, r.order) for r in self.told}
+        if (release.attempt, release.kind, release.order) not in known:
             self.told.append(release)

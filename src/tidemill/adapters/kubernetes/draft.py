@@ -128,6 +128,15 @@ def _traffic(rollout: RolloutSettings) -> Manifest:
 def _strategy(rollout: RolloutSettings) -> Manifest:
     return {
         "steps": [_step(step) for step in rollout.steps],
+        "freeze": [
+            {
+                "days": [day.title() for day in window.days],
+                "start": window.start,
+                "end": window.end,
+                "timeZone": window.time_zone,
+            }
+            for window in rollout.freeze
+        ],
         "onHarm": rollout.on_harm.title(),
         "onInconclusive": rollout.on_inconclusive.title(),
         "onMissingEvidence": rollout.on_missing_evidence.title(),

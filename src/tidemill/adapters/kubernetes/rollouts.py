@@ -15,6 +15,7 @@ from tidemill.adapters.kubernetes.resources import (
     Control,
     ModelRolloutSpec,
     make_command,
+    make_control,
     make_plan,
     make_revision,
 )
@@ -260,12 +261,7 @@ def _ordered(body: Manifest, before: Spec | None, wanted: Spec) -> Manifest:
     if command is None:
         changed.pop("control", None)
     elif before is None or command != before.command:
-        control = {
-            "id": command.id,
-            "action": command.action.title(),
-            "forRevision": command.revision,
-        }
-        changed["control"] = control | ({"step": command.step} if command.step else {})
+        changed["control"] = make_control(command)
     return changed
 
 
