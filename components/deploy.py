@@ -6,12 +6,12 @@ from tidemill import images
 
 
 @dsl.component(base_image=images.CONTROL, install_kfp_package=False)
-def deploy(config: str, version: str) -> None:
-    """Want `version` (`name/number`): a first one is deployed, any other is a canary first.
+def deploy(config: str, version: str, follow_seconds: float) -> None:
+    """Want `version` (`name/number`) where `rollout.target` says, and follow it so long.
 
-    The rollout's controller does the rest, at its own pace.
+    A first version is deployed, any other is a canary first. The rollout's controller does the
+    rest, at its own pace: 0 follows nothing. A version that is given up fails the step.
     """
     from tidemill.wiring import Project
 
-    project = Project.open(config)
-    project.orders.start(project.revision(version), project.rollout_plan)
+    Project.open(config).deploy(version, follow_seconds)

@@ -28,12 +28,13 @@ def training(
     champion: str = "",
     force_reason: str = "",
     rollout: bool = True,
+    follow_seconds: float = 0.0,
 ) -> None:
     """Train on what was known at `as_of`; no step sees anything later.
 
     `window_start` ("" is the first row) and `as_of` bound the training set. A gate that does not
     pass fails its step, and with it the run, unless `force_reason` says why not. `rollout` starts
-    the new version's rollout.
+    the new version's rollout; the run follows it for `follow_seconds` and fails if it is given up.
     """
     run = correlation_id
     with dsl.ExitHandler(conclude(config=config, run=run)):
@@ -92,4 +93,8 @@ def training(
             bundle=packed.outputs["bundle"],
         )
         with dsl.If(rollout == True):  # noqa: E712 - KFP reads the comparison
-            deploy(config=config, version=registered.outputs["Output"])
+            deploy(
+                config=config,
+                version=registered.outputs["Output"],
+                follow_seconds=follow_seconds,
+            )

@@ -18,6 +18,7 @@ from tidemill.errors import Refused
 POLICY = SPEC["analysis"]["inline"]
 STEP = {"name": "c9", "weight": 9000}
 WRONG = {"name": "wrong", "event": "wrong", "harmRatio": "1.05", "passRatio": "1.2"}
+GLASS = {"id": "1", "action": "BreakGlass", "forRevision": "0123456789"}
 
 ACCEPTED: list[dict[str, Any]] = [
     {},
@@ -33,6 +34,9 @@ ACCEPTED: list[dict[str, Any]] = [
     {"analysis.inline.metrics.1": WRONG, "analysis.inline.maturationSeconds": 3600,
      "strategy.steps.1.gate": ["wrong"], "strategy.steps.1.maxSeconds": 3601},
     {"control": {"id": "1", "action": "Approve", "forRevision": "0123456789", "step": "c5"}},
+    {"control": GLASS | {"reason": "INC-7"}},
+    {"strategy.freeze": [{"days": ["Fri", "Sat"], "start": "16:00", "end": "00:00",
+                          "timeZone": "America/Argentina/Buenos_Aires"}]},
     {"model.threshold": "1.0"},
 ]  # fmt: skip
 
@@ -58,6 +62,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"traffic": {"mode": "Attach", "routeRef": {"name": "api", "rule": "r"},
                   "hostnames": ["a.b"]}}, "hostnames are the attached route's"),
     ({"strategy.steps": []}, "spec.strategy.steps"),
+    ({"strategy.freeze": [{"days": [], "start": "16:00", "end": "08:00"}]}, "freeze[0].days"),
+    ({"strategy.freeze": [{"days": ["Fri"], "start": "4pm", "end": "08:00"}]}, "freeze[0].start"),
+    ({"strategy.freeze": [{"days": ["Fri"], "start": "16:00", "end": "08:00", "timeZone": "a b"}]},
+     "freeze[0].timeZone"),
+    ({"control": GLASS}, "needs a reason"),
+    ({"control": GLASS | {"action": "Abort", "reason": "x"}}, "no other action has one"),
     ({"strategy.steps.1.weight": 500}, "weights must increase"),
     ({"strategy.steps.1.weight": 400}, "weights must increase"),
     ({"strategy.steps.1.weight": 10000}, "spec.strategy.steps[1].weight"),
@@ -98,6 +108,9 @@ UPDATES: list[tuple[dict[str, Any], str]] = [
     ({"control.action": "Retry"}, "another command needs another id"),
     ({"model.name": "other"}, "the model of a rollout is fixed"),
     ({"traffic.kind": "GRPCRoute"}, "mode and kind are fixed"),
+    ({"model.threshold": "0.3"}, "they change with its digest alone"),
+    ({"model.scoreTails.high": "0.4"}, "they change with its digest alone"),
+    ({"model.digest": "sha256:" + "b" * 64, "model.threshold": "0.3"}, ""),
     ({"traffic": {"mode": "Attach", "routeRef": {"name": "a", "rule": "r"}}}, "mode and kind"),
 ]
 

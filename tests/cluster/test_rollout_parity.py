@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.cluster.rollouts import client, install, manifest
+from sqlalchemy import Engine
+from tests.cluster.rollout_scenarios import SCENARIOS, SHORT, Resources, ResourceWorld, Scenario
+from tests.cluster.rollouts import client, install
 from tests.mortal import Fate, Killed, Mortal
-from tests.unit.rollout_world import NAME, World
+from tests.unit.rollout_world import NAME
 
 from tidemill.adapters.kubernetes.client import ROLLOUTS, KubeClient, Manifest
-from tidemill.adapters.kubernetes.resources import (
-    ModelRolloutSpec,
-    make_plan,
-    make_revision,
-)
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
+from tidemill.adapters.store.engine import open_store
+from tidemill.adapters.store.rollouts import StoredRollouts
 from tidemill.controller.loop import Controller, Hands
-from tidemill.domain.rollout.model import Action, Command, Decision, Revision, Spec, State
+from tidemill.domain.rollout.model import Decision, State
 from tidemill.errors import Conflict, Unavailable
-
-STEPS = [
-    {"name": "c5", "weight": 500, "minEvents": 200, "maxSeconds": 3600},
-    {"name": "c50", "weight": 5000, "gate": ["errors"], "minEvents": 600, "minSeconds": 1},
-]
-SHORT = {
-    "traffic__settleSeconds": 0,
-    "strategy__steps": STEPS,
-    "strategy__scaleDownDelaySeconds": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -40,173 +29,6 @@ def api(cluster) -> Iterator[KubeClient]:
     install(cluster)
     with client(cluster) as api:
         yield api
-
-
-def model(number: int) -> dict[str, Any]:
-    digest = "sha256:" + str(number) * 64
-    tails = {"low": "0.1", "high": "0.3"}
-    return {
-        "name": NAME, "version": str(number), "digest": digest, "threshold": "0.25",
-        "scoreTails": tails,
-    }  # fmt: skip
-
-
-class Resources:
-    """Specs and states in a resource, made by the first specification that is proposed."""
-
-    def __init__(
-        self, objects: Any, namespace: str, world: World, settings: dict[str, Any]
-    ) -> None:
-        self.log: list[Decision] = []
-        self._objects, self._namespace, self._settings = objects, namespace, settings
-        self._rollouts = ResourceRollouts(
-            objects, namespace, lambda: world.now, lambda _, decision: self.log.append(decision)
-        )
-
-    def propose(self, name: str, spec: Spec) -> None:
-        if self._rollouts.spec(name) is None:
-            body = manifest(
-                self._namespace, name, model=model(int(spec.desired.version)), **self._settings
-            )
-            self._objects.create(ROLLOUTS, body)
-        else:
-            self._rollouts.propose(name, spec)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._rollouts, name)
-
-
-class ResourceWorld(World):
-    """A world of one plan, whose revisions are named as on Kubernetes."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        specs = {
-            f"v{number}": ModelRolloutSpec.model_validate(
-                manifest("x", model=model(number), **settings)["spec"]
-            )
-            for number in (1, 2, 3, 4)
-        }
-        self.revisions: dict[str, Revision] = {n: make_revision(s) for n, s in specs.items()}
-        analysis = specs["v1"].analysis.inline
-        assert analysis
-        super().__init__(make_plan(specs["v1"], analysis))
-
-    def on(self, objects: Any, namespace: str, settings: dict[str, Any]) -> ResourceWorld:
-        self.store = Resources(objects, namespace, self, settings)
-        self.restart()
-        return self
-
-    def rates(self, **errors: float) -> None:
-        super().rates(**{self.revisions[name].revision: rate for name, rate in errors.items()})
-
-    def want(self, name: str, **changes: Any) -> None:
-        before = self.store.spec(NAME)
-        generation = before.generation + 1 if before else 1
-        command = before.command if before else None
-        kept = {"command": command} | changes
-        self.store.propose(NAME, Spec(generation, self.revisions[name], self.plan, **kept))
-
-    def command(self, action: Action, name: str, step: str = "") -> None:
-        self.commands += 1
-        subject = self.revisions[name].revision
-        self.change(command=Command(str(self.commands), action, subject, step))
-
-
-def happy(world: ResourceWorld) -> None:
-    """S1: two steps, promotion, the old servers gone."""
-    world.deploy()
-    world.want("v2")
-    world.run_until("finalizing")
-    world.run_until("stable")
-    world.run(2)
-
-
-def harmful(world: ResourceWorld) -> None:
-    """S2: harm in the last step."""
-    world.deploy()
-    world.want("v2")
-    world.run_until("progressing", step="c50")
-    world.rates(v2=0.9)
-    world.run_until("rolling_back")
-    world.run_until("stable")
-    world.run(2)
-
-
-def superseded(world: ResourceWorld) -> None:
-    """S8: V3 during V2, then the stable one is wanted again."""
-    world.deploy()
-    world.want("v2")
-    world.run_until("progressing")
-    world.want("v3")
-    world.run_until("preparing")
-    world.run_until("progressing")
-    world.want("v1")
-    world.run(6)
-
-
-def queued(world: ResourceWorld) -> None:
-    """S8: only the newest of those that wait is tried."""
-    world.deploy()
-    world.want("v2")
-    world.run_until("progressing")
-    world.want("v3")
-    world.want("v4")
-    world.rates(v4=0.02)
-    world.run_until("finalizing")
-    world.run_until("progressing")
-    world.run(3)
-
-
-def commanded(world: ResourceWorld) -> None:
-    """S9: pause, resume, stale approval, approval, promote, late abort, abort, retry."""
-    world.deploy()
-    world.want("v2")
-    world.run_until("progressing")
-    world.change(paused=True)
-    world.run(2)
-    world.change(paused=False)
-    world.run(1)
-    for action, about, step in (
-        ("approve", "v3", ""),
-        ("approve", "v2", "c50"),
-        ("approve", "v2", "c5"),
-        ("promote", "v2", ""),
-    ):
-        world.command(action, about, step)
-        world.run(1)
-    world.run_until("stable")
-    world.command("abort", "v2")
-    world.run(1)
-    world.want("v3")
-    world.run_until("progressing")
-    world.command("abort", "v3")
-    world.run_until("stable")
-    world.command("retry", "v3")
-    world.run_until("progressing")
-
-
-def unseen(world: ResourceWorld) -> None:
-    """S6: a canary whose counters cannot be read."""
-    world.deploy()
-    world.want("v2")
-    world.run_until("progressing")
-    world.traffic.unreadable = {world.revisions["v2"].revision}
-    world.run(70)
-    world.traffic.unreadable = set()
-    world.run(5)
-
-
-Scenario = Callable[[ResourceWorld], None]
-QUEUE = {"strategy__onNewRevision": "QueueLatest"}
-APPROVED = {"strategy__steps": [STEPS[0] | {"approval": True}, STEPS[1]]}
-SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
-    (happy, {}),
-    (harmful, {}),
-    (superseded, {}),
-    (queued, QUEUE),
-    (commanded, APPROVED),
-    (unseen, {}),
-]
 
 
 def outcome(world: ResourceWorld) -> dict[str, Any]:
@@ -223,9 +45,26 @@ def outcome(world: ResourceWorld) -> dict[str, Any]:
     }
 
 
-def told(scenario: Scenario, settings: dict[str, Any]) -> dict[str, Any]:
-    """Play a scenario in memory."""
+class Embedded(StoredRollouts):
+    """The store of one machine, its whole log at hand."""
+
+    @property
+    def log(self) -> list[Decision]:
+        return self.decisions(NAME)
+
+
+@pytest.fixture
+def store(tmp_path) -> Iterator[Engine]:
+    engine = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    yield engine
+    engine.dispose()
+
+
+def told(scenario: Scenario, settings: dict[str, Any], store: Engine) -> dict[str, Any]:
+    """Play a scenario on the backend of one machine."""
     world = ResourceWorld(settings)
+    world.store = Embedded(store, lambda: world.plan)
+    world.restart()
     scenario(world)
     assert len(world.store.log) > 3
     return outcome(world)
@@ -234,11 +73,11 @@ def told(scenario: Scenario, settings: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("scenario", "changes"), SCENARIOS, ids=lambda v: getattr(v, "__name__", "")
 )
-def test_the_resource_takes_the_decisions_of_memory(api, namespace, scenario, changes):
+def test_the_resource_takes_the_decisions_of_one_machine(api, namespace, store, scenario, changes):
     settings = SHORT | changes
     world = ResourceWorld(settings).on(api, namespace, settings)
     scenario(world)
-    assert outcome(world) == told(scenario, settings)
+    assert outcome(world) == told(scenario, settings, store)
 
 
 class Storm:

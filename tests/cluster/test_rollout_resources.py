@@ -169,7 +169,7 @@ def test_orders_are_those_of_one_machine(rollouts):
     spec = rollouts.spec(NAME)
     assert orders.pause().paused
     desired = replace(spec.desired, version="2", digest="sha256:" + "b" * 64)
-    assert orders.start(desired, spec.plan).desired.version == "2"
+    assert orders.start(desired).desired.version == "2"
     wanted = rollouts.spec(NAME)
     assert (wanted.desired.version, wanted.paused) == ("2", True)
     assert wanted.desired.threshold == 0.25

@@ -129,7 +129,7 @@ class World:
         )
 
     def start(self, version: ModelVersion) -> None:
-        self.project.orders.start(self.project.revision(str(version)), self.project.rollout_plan)
+        self.project.deploy(str(version), 0)
 
     @property
     def state(self) -> State:

@@ -58,7 +58,7 @@ class World:
 
     def __init__(self, the_plan: Plan | None = None, *, seed: int = 0) -> None:
         self.plan = the_plan or plan()
-        self.store = MemoryRollouts()
+        self.store = MemoryRollouts(self.plan)
         self.servers = FakeServers()
         self.gateway = FakeGateway()
         self.traffic = FakeTraffic(self.servers, self.gateway, seed=seed)

@@ -17,7 +17,7 @@ from tests.certificates import Authority
 
 from tidemill.adapters.kubernetes import access
 from tidemill.adapters.kubernetes.access import connect, namespace
-from tidemill.adapters.kubernetes.client import DEPLOYMENTS, Expired, KubeClient
+from tidemill.adapters.kubernetes.client import DEPLOYMENTS, ROLLOUTS, Expired, KubeClient, NoKind
 from tidemill.errors import ConfigError, Conflict, NotFound, Refused, Unavailable
 
 
@@ -98,12 +98,42 @@ def test_nobody(tmp_path, server, monkeypatch):
         assert http.get("/").json()["seen"] == ""
 
 
-def test_a_file_that_is_none(tmp_path):
-    with pytest.raises(ConfigError, match="no kubeconfig"):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no mapping"),
+        ("{", "not YAML"),
+        ("clusters: []", "lacks 'contexts'"),
+        ("{contexts: [], clusters: [], users: [], current-context: x}", "lacks 'x'"),
+    ],
+    ids=str,
+)
+def test_a_file_that_is_none(tmp_path, text, says):
+    (tmp_path / "config").write_text(text)
+    with pytest.raises(ConfigError, match=f"no kubeconfig.*{says}"):
+        connect(tmp_path / "config")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no kubeconfig \S+/absent") as found:
         connect(tmp_path / "absent")
-    (tmp_path / "empty").write_text("")
-    with pytest.raises(ConfigError, match="no kubeconfig"):
-        connect(tmp_path / "empty")
+    assert "KUBECONFIG" in found.value.hint
+
+
+def test_a_certificate_that_is_not_there(tmp_path):
+    unsafe = kubeconfig(tmp_path, "https://x", {}, **{"certificate-authority": "absent.pem"})
+    with pytest.raises(ConfigError, match="certificate or key"):
+        connect(unsafe)
+
+
+def test_the_namespace_of_the_context(tmp_path, monkeypatch):
+    path = kubeconfig(tmp_path, "https://x", {})
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    assert namespace() == "default"
+    body = yaml.safe_load(path.read_text())
+    body["contexts"][0]["context"]["namespace"] = "ml"
+    path.write_text(yaml.safe_dump(body))
+    assert namespace() == "ml"
 
 
 def test_a_server_that_need_not_prove_itself_is_refused(tmp_path, server):
@@ -138,7 +168,6 @@ def answering(code: int, **status: Any) -> KubeClient:
         (404, NotFound),
         (409, Conflict),
         (410, Expired),
-        (403, Refused),
         (422, Refused),
         (429, Unavailable),
         (500, Unavailable),
@@ -147,7 +176,30 @@ def answering(code: int, **status: Any) -> KubeClient:
 )
 def test_what_an_error_becomes(code, error):
     with pytest.raises(error, match=r"deployments/x: because \("):
-        answering(code, message="because").get(DEPLOYMENTS, "ml", "x")
+        answering(code, message="because", details={"name": "x"}).get(DEPLOYMENTS, "ml", "x")
+
+
+@pytest.mark.parametrize(
+    ("resource", "grants"),
+    [(ROLLOUTS, "tidemill-rollout-deployer"), (DEPLOYMENTS, "controller")],
+    ids=["rollouts", "others"],
+)
+def test_what_is_forbidden_names_the_role_that_grants_it(resource, grants):
+    with pytest.raises(Refused, match="cannot get it") as found:
+        answering(403, message="she cannot get it").get(resource, "ml", "x")
+    assert grants in found.value.hint
+
+
+def test_who_is_not_known_is_told_so():
+    with pytest.raises(Refused, match="expired") as found:
+        answering(401).get(ROLLOUTS, "ml", "x")
+    assert "kubectl auth whoami" in found.value.hint
+
+
+def test_a_kind_that_the_cluster_lacks_is_no_object_that_is_missing():
+    with pytest.raises(NoKind, match=r"serving\.tidemill\.dev") as found:
+        answering(404, message="404 page not found").get(ROLLOUTS, "ml", "x")
+    assert "charts/tidemill/crds" in found.value.hint
 
 
 def test_a_list_comes_in_pages():

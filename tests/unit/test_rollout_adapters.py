@@ -33,7 +33,7 @@ from tidemill.testing.registry import MemoryRegistry
 @pytest.fixture
 def store(tmp_path):
     engine = open_store(f"sqlite:///{tmp_path / 'store.db'}")
-    yield StoredRollouts(engine)
+    yield StoredRollouts(engine, plan)
     engine.dispose()
 
 
@@ -312,11 +312,11 @@ def test_orders_become_the_specification():
     orders = Orders(NAME, world.store, world.store)
     with pytest.raises(NotFound, match="no rollout"):
         orders.pause()
-    orders.start(revision("v1"), plan())
+    orders.start(revision("v1"))
     world.run(3)
     with pytest.raises(Refused, match="nothing to abort"):
         orders.command("abort")
-    orders.start(revision("v2"), plan())
+    orders.start(revision("v2"))
     world.run_until("progressing")
     orders.pause()
     world.run(2)
@@ -327,7 +327,7 @@ def test_orders_become_the_specification():
     orders.command("abort")
     world.run(4)
     with pytest.raises(Refused, match="abort was asked for"):
-        orders.start(revision("v2"), plan())
+        orders.start(revision("v2"))
     orders.command("retry")
     world.run_until("progressing")
     assert world.state.attempts == 2
@@ -345,7 +345,7 @@ def test_an_order_that_meets_another_is_repeated():
         propose(name, spec)
 
     world.store.propose = slow
-    Orders(NAME, world.store, world.store).start(revision("v2"), plan())
+    Orders(NAME, world.store, world.store).start(revision("v2"))
     spec = world.store.spec(NAME)
     assert (spec.generation, spec.desired.revision, spec.paused) == (3, "v2", True)
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tidemill.cli.app import open_project
 from tidemill.cli.output import emit, emit_line, table
-from tidemill.errors import Refused, Timeout
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from tidemill.controller.desk import Desk
     from tidemill.domain.rollout.model import Decision, Spec, State
-    from tidemill.wiring import Project
 
 app = typer.Typer(no_args_is_help=True, help="Bring a model version to all traffic, watched.")
 
 Wait = Annotated[float, typer.Option(help="Seconds to follow it; 0 returns at once.")]
+On = Annotated[str, typer.Option(help="local or kubernetes; default: rollout.target.")]
 
 
 @app.callback()
@@ -35,77 +34,94 @@ def _rollout() -> None:
 def start(
     reference: Annotated[str, typer.Argument(help="NAME (the newest), NAME@ALIAS, NAME/VERSION.")],
     wait: Wait = 0.0,
+    on: On = "",
 ) -> None:
     """Want a version: the first one is deployed, any other one is a canary first."""
-    project = open_project()
-    revision = project.revision(reference)
-    project.orders.start(revision, project.rollout_plan)
-    wanted = f"wanted: {revision.model}/{revision.version} (revision {revision.revision})"
-    emit_line(revision, wanted if wait else f"{wanted}; follow it: tidemill rollout watch")
-    if wait:
-        _follow(project, revision.revision, wait)
+    with open_project().desk(on) as desk:
+        revision = desk.start(reference).desired
+        wanted = f"wanted: {revision.model}/{revision.version} (revision {revision.revision})"
+        emit_line(revision, wanted if wait else f"{wanted}; follow it: tidemill rollout watch")
+        if wait:
+            _follow(desk, revision.revision, wait)
 
 
 @app.command()
-def status() -> None:
+def status(on: On = "") -> None:
     """Show phase, weights, conditions, evidence and the decision log."""
-    project = open_project()
-    name = project.settings.name
-    state, _ = project.rollouts.state(name)
-    decisions = project.rollouts.decisions(name)
-    spec = project.rollouts.spec(name)
-    emit({"spec": spec, "state": state, "decisions": decisions}, _status(state, decisions))
+    with open_project().desk(on) as desk:
+        spec, state, decisions = desk.kept.spec(desk.name), desk.state(), desk.decisions()
+        problem = desk.kept.problem(desk.name)
+    body = {"spec": spec, "state": state, "decisions": decisions, "problem": problem}
+    emit(body, _status(state, decisions, problem))
 
 
 @app.command()
 def watch(
     timeout: Annotated[float, typer.Option(help="Seconds until exit code 4.")] = 86400.0,
+    on: On = "",
 ) -> None:
     """Print each decision until the wanted version is promoted or given up."""
-    project = open_project()
-    spec = project.rollouts.spec(project.settings.name)
-    if spec is None:
-        emit([], "no version was wanted yet: tidemill rollout start MODEL")
-        return
-    _follow(project, spec.desired.revision, timeout)
+    with open_project().desk(on) as desk:
+        spec = desk.spec()
+        if spec is None:
+            emit([], "no version was wanted yet: tidemill rollout start MODEL")
+            return
+        _follow(desk, spec.desired.revision, timeout)
 
 
 @app.command()
 def approve(
     step: Annotated[str, typer.Argument(help="Name of the step; default: the present one.")] = "",
+    on: On = "",
 ) -> None:
     """Approve the step that waits for it."""
-    _say("approve", open_project().orders.command("approve", step))
+    with open_project().desk(on) as desk:
+        _say("approve", desk.orders.command("approve", step))
 
 
 @app.command()
-def pause() -> None:
+def pause(on: On = "") -> None:
     """Freeze the weight; a harmful canary is still rolled back."""
-    _say("pause", open_project().orders.pause())
+    with open_project().desk(on) as desk:
+        _say("pause", desk.orders.pause())
 
 
 @app.command()
-def resume() -> None:
+def resume(on: On = "") -> None:
     """Go on after a pause; an undecided step gets its time again."""
-    _say("resume", open_project().orders.resume())
+    with open_project().desk(on) as desk:
+        _say("resume", desk.orders.resume())
 
 
 @app.command()
-def promote() -> None:
+def promote(on: On = "") -> None:
     """Skip the remaining gates, on your own authority; it is recorded as that."""
-    _say("promote", open_project().orders.command("promote"))
+    with open_project().desk(on) as desk:
+        _say("promote", desk.orders.command("promote"))
 
 
 @app.command()
-def abort() -> None:
+def abort(on: On = "") -> None:
     """Send all traffic back to stable."""
-    _say("abort", open_project().orders.command("abort"))
+    with open_project().desk(on) as desk:
+        _say("abort", desk.orders.command("abort"))
 
 
 @app.command()
-def retry() -> None:
+def retry(on: On = "") -> None:
     """Try the revision that failed last once more, as a new attempt."""
-    _say("retry", open_project().orders.command("retry"))
+    with open_project().desk(on) as desk:
+        _say("retry", desk.orders.command("retry"))
+
+
+@app.command("break-glass")
+def break_glass(
+    reason: Annotated[str, typer.Option(help="Why, and who decided it; it goes on the ledger.")],
+    on: On = "",
+) -> None:
+    """Let the rollout go on inside the freeze windows of now, until they end."""
+    with open_project().desk(on) as desk:
+        _say("break-glass", desk.orders.command("break_glass", reason=reason))
 
 
 @app.command()
@@ -113,6 +129,7 @@ def plan(
     bad: Annotated[
         float, typer.Option(min=0.0001, max=1, help="Assumed share of bad requests.")
     ] = 0.05,
+    on: On = "",
 ) -> None:
     """Show the steps, how much evidence each metric needs at each weight, and how long it takes."""
     from rich.console import Group
@@ -120,7 +137,8 @@ def plan(
     from tidemill.domain.rollout.forecast import events_to_harm, events_to_pass, seconds_to_leave
 
     project = open_project()
-    made, rate = project.rollout_plan, project.settings.rollout.expected_rate
+    with project.desk(on) as desk:
+        made, rate = desk.plan(), project.settings.rollout.expected_rate
     seconds = {step.name: seconds_to_leave(made, step, rate, bad) for step in made.steps}
     rows = [
         (
@@ -156,9 +174,7 @@ def plan(
 
 @app.command()
 def controller(
-    on: Annotated[
-        Literal["local", "kubernetes"], typer.Option(help="This machine, or a cluster.")
-    ] = "local",
+    on: On = "",
     namespace: Annotated[
         str, typer.Option(help="Namespace of the rollouts on a cluster; default: all.")
     ] = "",
@@ -177,12 +193,8 @@ def controller(
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    project = open_project()
-    if on == "local":
-        project.controller.run(stop)
-        return
     host, _, port = listen.rpartition(":")
-    project.rollout_fleet(namespace, (host, int(port))).run(stop)
+    open_project().rollout_controller(on, namespace, (host, int(port))).run(stop)
 
 
 def _say(action: str, spec: Spec) -> None:
@@ -196,40 +208,11 @@ def _say(action: str, spec: Spec) -> None:
     )
 
 
-def _follow(project: Project, revision: str, seconds: float) -> None:
+def _follow(desk: Desk, revision: str, seconds: float) -> None:
     """Print decisions as they are taken, then how it ended; raises Refused or Timeout."""
-    name, deadline, shown = project.settings.name, time.monotonic() + seconds, 0
-    while True:
-        state, _ = project.rollouts.state(name)
-        for decision in project.rollouts.decisions(name):
-            if decision.seq > shown:
-                shown = decision.seq
-                emit_line(decision, _line(decision))
-        if state.phase == "stable" and state.stable and state.stable.revision == revision:
-            done = {"outcome": "promoted", "revision": revision}
-            emit_line(done, f"promoted: {revision} serves all traffic")
-            return
-        if state.phase == "stable" and state.closed == revision:
-            raise _given_up(state, revision)
-        if time.monotonic() >= deadline:
-            raise _undecided(state, revision, seconds)
-        time.sleep(0.2)
-
-
-def _given_up(state: State, revision: str) -> Refused:
-    last = state.history[0]
-    hint = "tidemill rollout status shows the evidence; once more: tidemill rollout retry"
-    outcome = last.outcome.replace("_", " ")
-    return Refused(f"{revision} was {outcome}: {last.reason}", hint=hint)
-
-
-def _undecided(state: State, revision: str, seconds: float) -> Timeout:
-    waiting = next((c.message for c in state.conditions if c.type == "Progressing"), "")
-    what = f"{revision} is undecided after {seconds:g} s, the rollout is {state.phase}"
-    if state.phase == "empty":
-        return Timeout(what, hint="tidemill up starts the controller")
-    hint = "go on: tidemill rollout watch; what it waits for: tidemill rollout status"
-    return Timeout(f"{what}: {waiting}" if waiting else what, hint=hint)
+    desk.follow(revision, seconds, lambda decision: emit_line(decision, _line(decision)))
+    done = {"outcome": "promoted", "revision": revision}
+    emit_line(done, f"promoted: {revision} serves all traffic")
 
 
 def _duration(seconds: float) -> str:
@@ -247,13 +230,15 @@ def _line(decision: Decision) -> str:
     )
 
 
-def _status(state: State, decisions: list[Decision]) -> RenderableType:
+def _status(state: State, decisions: list[Decision], problem: str) -> RenderableType:
     from rich.console import Group
 
     head: list[tuple[str, Any]] = [
         ("phase", state.phase),
         ("stable", state.stable and f"{state.stable.version} ({state.stable.revision})"),
     ]
+    if problem:
+        head.append(("what is wanted cannot run", problem))
     parts: list[RenderableType] = []
     if state.attempt:
         attempt = state.attempt

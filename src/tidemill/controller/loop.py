@@ -25,7 +25,7 @@ from tidemill.errors import Conflict, PermanentError, RetryableError, TidemillEr
 from tidemill.ports.clock import Clock
 from tidemill.ports.rollout import EvidenceSource, Releases, Router, Specs, States, Workloads
 
-__all__ = ["Controller", "Hands"]
+__all__ = ["Controller", "Hands", "tell"]
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +95,7 @@ class Controller:
         except Conflict:
             log.info("another controller was faster", rollout=self.name)
             return 0.0
-        _tell(result.decision)
+        tell(result.decision)
         return result.requeue
 
     def _act(self, state: State) -> _Delivery:
@@ -167,7 +167,8 @@ def _attempt(act: Callable[..., None], *arguments: object) -> None:
         log.warning("not done yet", problem=error.message)
 
 
-def _tell(decision: Decision | None) -> None:
+def tell(decision: Decision | None) -> None:
+    """Say a decision in the log."""
     if decision is not None:
         brief = replace(decision, evidence=())
         log.info(

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-from tidemill.domain.rollout.model import Action, Command, Plan, Revision, Spec
+from tidemill.domain.rollout.model import Action, Command, Revision, Spec
 from tidemill.errors import Conflict, NotFound, Refused
 from tidemill.ports.rollout import Specs, States
 
@@ -23,21 +23,18 @@ class Orders:
         self._specs = specs
         self._states = states
 
-    def start(self, revision: Revision, plan: Plan) -> Spec:
-        """Want `revision`; raises Refused when its last attempt failed."""
+    def start(self, registered: Revision) -> Spec:
+        """Want a registered version; raises Refused when its last attempt failed."""
         state, _ = self._states.state(self._name)
-        if state.closed == revision.revision:
+        wish = self._specs.wish(self._name, registered)
+        if state.closed == wish.desired.revision:
             why = f": {state.history[0].reason}" if state.history else ""
             raise Refused(
-                f"the last attempt of version {revision.version} ({revision.revision}) failed{why}",
+                f"the last attempt of version {registered.version} ({state.closed}) failed{why}",
                 hint="try the same version again: tidemill rollout retry",
             )
         return self._write(
-            lambda before: (
-                replace(before, desired=revision, plan=plan, command=None)
-                if before
-                else Spec(0, revision, plan)
-            )
+            lambda before: replace(wish, paused=before.paused) if before else wish,
         )
 
     def pause(self) -> Spec:
@@ -48,19 +45,22 @@ class Orders:
         """Go on, whoever paused it."""
         return self._command("resume", paused=False)
 
-    def command(self, action: Action, step: str = "") -> Spec:
+    def command(self, action: Action, step: str = "", reason: str = "") -> Spec:
         """Order `action` about the revision in flight (for `retry`: the one that failed)."""
-        return self._command(action, step=step)
+        return self._command(action, step=step, reason=reason)
 
-    def _command(self, action: Action, *, step: str = "", paused: bool | None = None) -> Spec:
+    def _command(
+        self, action: Action, *, step: str = "", reason: str = "", paused: bool | None = None
+    ) -> Spec:
         state, _ = self._states.state(self._name)
         subject = state.attempt.canary.revision if state.attempt else state.closed
         if not subject:
+            verb = action.replace("_", "-")
             raise Refused(
-                f"no rollout of {self._name} is in flight: there is nothing to {action}",
+                f"no rollout of {self._name} is in flight: there is nothing to {verb}",
                 hint="tidemill rollout status",
             )
-        order = Command(uuid.uuid4().hex, action, subject, step)
+        order = Command(uuid.uuid4().hex, action, subject, step, reason)
 
         def change(before: Spec | None) -> Spec:
             spec = self._known(before)
@@ -69,6 +69,11 @@ class Orders:
         return self._write(change)
 
     def _known(self, before: Spec | None) -> Spec:
+        if before is None and (problem := self._specs.problem(self._name)):
+            raise Refused(
+                f"the rollout of {self._name} cannot run: {problem}",
+                hint="tidemill rollout status",
+            )
         if before is None:
             raise NotFound(
                 f"there is no rollout of {self._name} yet", hint="tidemill rollout start MODEL"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tidemill.domain.evidence import Metric, Tolerance
+from tidemill.domain.rollout.freeze import make_freeze
 from tidemill.domain.rollout.model import Plan, Policy, Step
 from tidemill.settings import Settings
 
@@ -59,4 +60,8 @@ def make_plan(settings: Settings) -> Plan:
         progress_deadline_seconds=rollout.progress_deadline_seconds,
         scale_down_seconds=rollout.scale_down_seconds,
         interval_seconds=rollout.interval_seconds,
+        freeze=tuple(
+            make_freeze(window.days, window.start, window.end, window.time_zone)
+            for window in rollout.freeze
+        ),
     )

@@ -217,7 +217,8 @@ def _force(project: Project, story: Story, poison: Poison) -> str:
         run = poison.finish()
     story.add_run("training on shuffled labels, beside the replay", run, beside=True)
     reference = str(run.step("register").outputs["Output"])
-    project.orders.start(project.revision(reference), project.rollout_plan)
+    with project.desk("local") as desk:
+        desk.start(reference)
     version = reference.rpartition("/")[2]
     story.note(project.clock.now(), f"version {version}, of shuffled labels, is forced", FORCED)
     return version

@@ -27,7 +27,8 @@ __all__ = [
     "newest",
 ]
 
-Action = Literal["registered", "moving", "moved", "rejected"]
+Action = Literal["registered", "moving", "moved", "rejected", "unfrozen"]
+"""`unfrozen`: a person let a version's rollout go on inside a freeze window."""
 
 GENESIS = "0" * 64
 """What the first entry names as the one before it."""
@@ -43,7 +44,7 @@ class Record:
     model: str
     version: str
     alias: str = ""
-    """The alias that moves; empty for `registered` and `rejected`."""
+    """The alias that is `moving` or `moved`; else empty."""
     who: str
     """Person or process."""
     why: str

@@ -8,6 +8,7 @@ from typing import Protocol
 from tidemill.domain.rollout.model import (
     Decision,
     Now,
+    Plan,
     Reading,
     Release,
     Revision,
@@ -25,6 +26,21 @@ class Specs(Protocol):
 
     def spec(self, name: str) -> Spec | None:
         """Return the specification of a rollout, or None when there is none."""
+        ...
+
+    def problem(self, name: str) -> str:
+        """Say why the specification in place cannot run; empty when it can, or there is none."""
+        ...
+
+    def wish(self, name: str, registered: Revision) -> Spec:
+        """Return the specification that wants a registered version, before it is proposed.
+
+        Its revision is named as the platform names it; its generation is 0. Raises ConfigError.
+        """
+        ...
+
+    def plan(self, name: str) -> Plan:
+        """Return the plan that an attempt begins with which is ordered now."""
         ...
 
     def propose(self, name: str, spec: Spec) -> None:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tidemill.settings.base import Group
 
-__all__ = ["AnalysisMetric", "AnalysisSettings", "RolloutSettings", "RolloutStep"]
+__all__ = [
+    "AnalysisMetric",
+    "AnalysisSettings",
+    "ClusterSettings",
+    "FreezeWindow",
+    "RolloutSettings",
+    "RolloutStep",
+    "known_zone",
+]
+
+
+WallTime = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+
+def known_zone(name: str) -> str:
+    """Return the name of a time zone; raises ValueError for one that is not known here."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError, ValueError) as error:
+        raise ValueError(f"'{name}' is no IANA time zone, expected one as Europe/Berlin") from error
+    return name
 
 
 class AnalysisMetric(Group):
@@ -52,10 +73,10 @@ class AnalysisSettings(Group):
             AnalysisMetric(name="errors", event="error", max_rate=0.05, alpha_share=0.35),
             AnalysisMetric(name="slow", event="slow", pass_ratio=2.0, alpha_share=0.15),
             AnalysisMetric(
-                name="low_scores", event="low", harm_ratio=10, pass_ratio=20, alpha_share=0.05
+                name="low-scores", event="low", harm_ratio=10, pass_ratio=20, alpha_share=0.05
             ),
             AnalysisMetric(
-                name="high_scores", event="high", harm_ratio=10, pass_ratio=20, alpha_share=0.05
+                name="high-scores", event="high", harm_ratio=10, pass_ratio=20, alpha_share=0.05
             ),
             AnalysisMetric(
                 name="wrong", event="wrong", harm_ratio=1.05, pass_ratio=1.2, alpha_share=0.4
@@ -84,9 +105,58 @@ class RolloutStep(Group):
     """Wait for `tidemill rollout approve`."""
 
 
+class FreezeWindow(Group):
+    """A window that begins on each of some weekdays, by the clock on the wall of a time zone."""
+
+    days: list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]] = Field(min_length=1)
+    """Weekdays on which it begins."""
+    start: WallTime
+    """When it begins, "HH:MM" in quotes: YAML reads 18:00 as a number."""
+    end: WallTime
+    """When it ends; not after `start`: on the next day, 00:00 to 00:00 is the whole day."""
+    time_zone: Annotated[str, AfterValidator(known_zone)] = "UTC"
+    """IANA time zone, `Europe/Berlin`; where the clock is turned the window is rather too long."""
+
+
+class ClusterSettings(Group):
+    """The ModelRollout that `tidemill rollout start --on kubernetes` writes.
+
+    The servers run `execution.images.serve`; its digest is part of the revision, so a tag is
+    refused. Durations are rounded up to whole seconds, shares must be whole percents.
+    """
+
+    namespace: str = ""
+    """Namespace of the ModelRollout; empty: that of the pod, or of the kubeconfig's context."""
+    gateway: str = ""
+    """Gateway, of the Gateway API, that clients come through."""
+    gateway_namespace: str = ""
+    """Its namespace; empty: that of the ModelRollout."""
+    route: Literal["HTTPRoute", "GRPCRoute"] = "HTTPRoute"
+    """Kind of the route that is made; with GRPCRoute the servers offer gRPC, too."""
+    hostnames: list[str] = Field(default_factory=list)
+    """Host names of the route; none: those of the Gateway's listeners."""
+    replicas: int = Field(default=2, ge=1, le=1000)
+    """Servers per revision; one alone cannot be moved to another node without a gap."""
+    bundles_claim: str = ""
+    """PersistentVolumeClaim that holds bundles under `bundles/<revision>`; empty: an init container
+    with `execution.images.control` fetches the bundle from the registry."""
+    requests: dict[str, str] = Field(default={"cpu": "500m", "memory": "512Mi"})
+    """What the scheduler keeps free for one server, Kubernetes quantities."""
+    limits: dict[str, str] = Field(default={"memory": "1Gi"})
+    """What one server may not exceed; no CPU limit by default, throttling is slow requests."""
+    config_map: str = ""
+    """ConfigMap whose keys become the servers' environment variables: their settings."""
+    secret: str = ""
+    """Secret whose keys become the servers' environment variables: credentials."""
+    service_account: str = ""
+    """Service account of the servers; empty: the namespace's default. No token is mounted."""
+
+
 class RolloutSettings(Group):
     """How a new version takes over traffic."""
 
+    target: Literal["local", "kubernetes"] = "local"
+    """Default of `tidemill rollout --on`, and where the pipelines' `deploy` step starts it."""
     steps: list[RolloutStep] = Field(
         min_length=1,
         default=[
@@ -118,10 +188,15 @@ class RolloutSettings(Group):
     """The canary's server must be ready within this time."""
     scale_down_seconds: float = Field(default=5, ge=0)
     """The old server lives this long after promotion, for an instant way back."""
+    freeze: list[FreezeWindow] = Field(default_factory=list)
+    """Windows in which no canary gets more traffic by itself and no person promotes one without
+    `tidemill rollout break-glass`; what protects goes on. In force from the next `start`."""
     analysis: AnalysisSettings = AnalysisSettings()
     """Error rates and metrics."""
     interval_seconds: float = Field(default=1.0, gt=0)
     """Time between two looks at the evidence (wall clock)."""
+    kubernetes: ClusterSettings = ClusterSettings()
+    """The resource on a cluster."""
     expected_rate: float = Field(default=10.0, gt=0)
     """Requests per second of the project's clock that both arms together get; `config check` tells
     from it whether a step can have its requests, `rollout plan` how long each step takes."""

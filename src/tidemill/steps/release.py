@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tidemill.bundle import read_manifest, read_profile, revision
-from tidemill.domain.ledger import Record
+from tidemill.domain.ledger import Action, Record
 from tidemill.domain.rollout.model import Release, Revision
 from tidemill.domain.scores import tails
 from tidemill.errors import IntegrityError
@@ -72,9 +72,12 @@ class RegistryReleases:
         champion = release.champion
         if self._recorded(release):
             return
+        if release.kind == "unfrozen":
+            self._ledger.append(self._note(release, "unfrozen"))
+            return
         current = self._aliases.aliases(champion.model).get(CHAMPION)
         if release.kind == "rolled_back" and current == champion.version:
-            self._ledger.append(self._rejection(release))
+            self._ledger.append(self._note(release, "rejected"))
             return
         promote(
             ModelVersion(champion.model, champion.version, champion.digest),
@@ -90,14 +93,15 @@ class RegistryReleases:
 
     def _recorded(self, release: Release) -> bool:
         return any(
-            entry.action in ("moved", "rejected") and entry.correlation == _correlation(release)
+            entry.action in ("moved", "rejected", "unfrozen")
+            and entry.correlation == _correlation(release)
             for entry in self._ledger.entries()
         )
 
-    def _rejection(self, release: Release) -> Record:
+    def _note(self, release: Release, action: Action) -> Record:
         return Record(
             at=self._clock.now().isoformat(),
-            action="rejected",
+            action=action,
             model=release.subject.model,
             version=release.subject.version,
             who=WHO,
@@ -112,7 +116,8 @@ def _why(release: Release) -> str:
 
 
 def _correlation(release: Release) -> str:
-    return f"rollout:{release.attempt}:{release.kind}"
+    order = f":{release.order}" if release.order else ""
+    return f"rollout:{release.attempt}:{release.kind}{order}"
 
 
 def _digest(release: Release) -> str:

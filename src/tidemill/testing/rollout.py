@@ -13,6 +13,7 @@ from tidemill.domain.rollout.model import (
     Counters,
     Decision,
     Now,
+    Plan,
     Reading,
     Release,
     Revision,
@@ -30,6 +31,8 @@ __all__ = ["FakeGateway", "FakeReleases", "FakeServers", "FakeTraffic", "MemoryR
 class MemoryRollouts:
     """Specs and states in memory, with compare-and-swap."""
 
+    settings: Plan | None = None
+    """The plan of what is wanted next."""
     specs: dict[str, Spec] = field(default_factory=dict)
     states: dict[str, tuple[State, int]] = field(default_factory=dict)
     log: list[Decision] = field(default_factory=list)
@@ -37,6 +40,18 @@ class MemoryRollouts:
     def spec(self, name: str) -> Spec | None:
         """Return the specification."""
         return self.specs.get(name)
+
+    def problem(self, name: str) -> str:  # noqa: ARG002 - the port's signature
+        """Find nothing wrong."""
+        return ""
+
+    def wish(self, name: str, registered: Revision) -> Spec:
+        """Keep the plan that is in place."""
+        return Spec(0, registered, self.plan(name))
+
+    def plan(self, name: str) -> Plan:
+        """Return the plan of what is wanted next."""
+        return self.settings or self.specs[name].plan
 
     def propose(self, name: str, spec: Spec) -> None:
         """Write a specification of the next generation."""
@@ -201,6 +216,6 @@ class FakeReleases:
             raise Unavailable("the registry does not answer")
         if self.refuse and release.kind == "promoted":
             raise Refused(self.refuse)
-        known = {(r.attempt, r.kind) for r in self.told}
-        if (release.attempt, release.kind) not in known:
+        known = {(r.attempt, r.kind, r.order) for r in self.told}
+        if (release.attempt, release.kind, release.order) not in known:
             self.told.append(release)

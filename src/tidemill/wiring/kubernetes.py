@@ -207,7 +207,9 @@ class RolloutFleet:
         metadata = found["metadata"]
         namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
         owner = Owner(namespace, name, uid)
-        workloads = DeploymentWorkloads(self._cache, owner, replicas)
+        workloads = DeploymentWorkloads(
+            self._cache, owner, replicas, grpc=traffic.kind == GRPC_ROUTES.kind
+        )
         router = GatewayRouter(self._cache, owner, traffic)
         rollouts = ResourceRollouts(self._cache, namespace, _now, self._heard)
         hands = Hands(workloads, router, self._evidence(), self._releases)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tidemill.errors import ConfigError, UsageError
 from tidemill.settings.secrets import reveal
-from tidemill.wiring.serving import ServingParts
+from tidemill.wiring.rollout import RolloutParts
 
 if TYPE_CHECKING:
     from tidemill.adapters.kfp.backend import KfpRuns
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["MonitoringParts"]
 
 
-class MonitoringParts(ServingParts):
+class MonitoringParts(RolloutParts):
     """The adapters that watch and retrain."""
 
     @cached_property

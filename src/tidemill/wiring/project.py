@@ -54,7 +54,7 @@ class Project(MonitoringParts):
         from tidemill.ports.processes import ProcessSpec
 
         verbs = {
-            "controller": ("rollout", "controller"),
+            "controller": ("rollout", "controller", "--on", "local"),
             "features": ("features", "follow"),
             "labels": ("labels", "follow"),
             "monitor": ("monitor", "follow"),

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tidemill.adapters.evidence import ServerEvidence
     from tidemill.adapters.store.rollouts import StoredRollouts
     from tidemill.controller.loop import Controller
-    from tidemill.controller.orders import Orders
     from tidemill.domain.rollout.model import Plan, Revision
     from tidemill.ports.processes import ProcessSpec
     from tidemill.server import (
@@ -160,7 +159,7 @@ class ServingParts(ModelParts):
         """What is wanted, known and was decided of rollouts."""
         from tidemill.adapters.store.rollouts import StoredRollouts
 
-        return StoredRollouts(self.store)
+        return StoredRollouts(self.store, lambda: self.rollout_plan)
 
     @cached_property
     def rollout_plan(self) -> Plan:
@@ -168,13 +167,6 @@ class ServingParts(ModelParts):
         from tidemill.controller.plan import make_plan
 
         return make_plan(self.settings)
-
-    @cached_property
-    def orders(self) -> Orders:
-        """What people order about the rollout."""
-        from tidemill.controller.orders import Orders
-
-        return Orders(self.settings.name, self.rollouts, self.rollouts)
 
     @cached_property
     def controller(self) -> Controller:

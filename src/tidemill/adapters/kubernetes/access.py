@@ -61,11 +61,16 @@ def connect(kubeconfig: Path | None = None) -> httpx.Client:
         trust = ssl.create_default_context(cafile=str(POD / "ca.crt"))
         bracketed = f"[{host}]" if ":" in host else host
         return _client(f"https://{bracketed}:{port}", trust, _Token(POD / "token"))
-    default = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    path = kubeconfig or Path(default.split(os.pathsep)[0])
+    path = kubeconfig or _kubeconfig()
     cluster, user = _context(path)
     user = user | (_plugin(user["exec"]) if "exec" in user else {})
-    trust = _trust(cluster, user, path.parent)
+    try:
+        trust = _trust(cluster, user, path.parent)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"a certificate or key of the kubeconfig {path} cannot be used: {error}",
+            hint="does kubectl get ns work?",
+        ) from error
     token = user.get("token", "")
     if "tokenFile" in user:
         return _client(cluster["server"], trust, _Token(path.parent / user["tokenFile"]))
@@ -73,9 +78,24 @@ def connect(kubeconfig: Path | None = None) -> httpx.Client:
 
 
 def namespace() -> str:
-    """Return the namespace of the pod that we run in; `default` outside of one."""
+    """Return the namespace of the pod that we run in, or of the kubeconfig's current context.
+
+    `default` when neither says one.
+    """
     mounted = POD / "namespace"
-    return mounted.read_text().strip() if mounted.exists() else "default"
+    if "KUBECONFIG" not in os.environ and mounted.exists():
+        return mounted.read_text().strip()
+    body = _read(_kubeconfig())
+    for entry in body.get("contexts") or []:
+        if entry["name"] == body.get("current-context"):
+            return str(entry["context"].get("namespace", "default"))
+    return "default"
+
+
+def _kubeconfig() -> Path:
+    """Return the file that KUBECONFIG names first, or ~/.kube/config."""
+    default = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    return Path(default.split(os.pathsep)[0])
 
 
 def _client(server: str, trust: ssl.SSLContext, auth: httpx.Auth | None) -> httpx.Client:
@@ -86,19 +106,35 @@ def _client(server: str, trust: ssl.SSLContext, auth: httpx.Auth | None) -> http
 
 def _context(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return cluster and user of the current context."""
+    body = _read(path)
     try:
-        body = yaml.safe_load(path.read_text())
         named = {
             part: {entry["name"]: entry[part[:-1]] for entry in body[part]}
             for part in ("contexts", "clusters", "users")
         }
         context = named["contexts"][body["current-context"]]
         return named["clusters"][context["cluster"]], named["users"][context["user"]] or {}
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} is no kubeconfig with a current context: {error!r}",
-            hint="set KUBECONFIG, then: kubectl config current-context",
+            f"{path} is no kubeconfig with a current context, it lacks {error}",
+            hint="kubectl config get-contexts, then: kubectl config use-context NAME",
         ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a kubeconfig."""
+    hint = "set KUBECONFIG to the file of your cluster, then: kubectl config current-context"
+    try:
+        body = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no kubeconfig {path}", hint=hint) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the kubeconfig {path} cannot be read", hint=hint) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no kubeconfig: it is not YAML", hint=hint) from error
+    if not isinstance(body, dict):
+        raise ConfigError(f"{path} is no kubeconfig: it holds no mapping", hint=hint)
+    return body
 
 
 def _trust(cluster: dict[str, Any], user: dict[str, Any], base: Path) -> ssl.SSLContext:

@@ -30,6 +30,7 @@ __all__ = [
     "Expired",
     "KubeClient",
     "Manifest",
+    "NoKind",
     "Objects",
     "Resource",
 ]
@@ -48,6 +49,10 @@ Manifest = dict[str, Any]
 
 class Expired(RetryableError):
     """The API server no longer knows the version that a watch asked to continue from."""
+
+
+class NoKind(NotFound):
+    """The cluster does not know the kind of object: its CustomResourceDefinition is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +233,9 @@ class KubeClient:
                 method, path, content=content, headers=headers, params=params
             )
         except httpx.HTTPError as error:
+            server, why = str(self._http.base_url).rstrip("/"), str(error) or "it took too long"
             raise Unavailable(
-                f"the Kubernetes API does not answer ({method} {path}): {error!r}",
+                f"the Kubernetes API at {server} does not answer: {why}",
                 hint="is the API server up, and the kubeconfig the right one? kubectl cluster-info",
             ) from error
         if answer.is_error:
@@ -268,11 +274,41 @@ def _error(method: str, path: str, code: int, status: Manifest) -> Exception:
     """Turn the API server's `Status` into the error that says what to do about it."""
     message = f"{method} {path}: {status.get('message', '')} ({code})"
     if code == httpx.codes.NOT_FOUND:
-        return NotFound(message)
+        return _absent(path, status, message)
     if code == httpx.codes.CONFLICT:
         return Conflict(message, hint="look again, then repeat")
     if code == httpx.codes.GONE:
         return Expired(message)
     if code == httpx.codes.TOO_MANY_REQUESTS or code >= httpx.codes.INTERNAL_SERVER_ERROR:
         return Unavailable(message)
+    if code == httpx.codes.UNAUTHORIZED:
+        return Refused(
+            "the cluster does not know who asks (401): the credentials are wrong or have expired",
+            hint="log in again, then: kubectl auth whoami",
+        )
+    if code == httpx.codes.FORBIDDEN:
+        return Refused(f"{status.get('message', path)} ({code})", hint=_role(path))
     return Refused(message)
+
+
+def _absent(path: str, status: Manifest, message: str) -> NotFound:
+    """Tell an object that is not there from a kind that the cluster does not have."""
+    if status.get("details", {}).get("name"):
+        return NotFound(message)
+    group = path.removeprefix("/apis/").partition("/")[0]
+    ours = group == OURS.partition("/")[0]
+    missing = "charts/tidemill/crds" if ours else "the release of its maker"
+    return NoKind(
+        f"the cluster has no resources of {group}: its CustomResourceDefinitions are missing",
+        hint=f"an administrator installs them: kubectl apply --server-side -f {missing}",
+    )
+
+
+def _role(path: str) -> str:
+    """Say which role grants what was forbidden."""
+    if OURS.partition("/")[0] not in path:
+        return "the role of the rollout's controller: docs, rollout-kubernetes"
+    return (
+        "an administrator binds the role tidemill-rollout-deployer to this identity in the "
+        "namespace; may I? kubectl auth can-i --list"
+    )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
-__all__ = ["LongName", "Name", "Number", "Reference", "Schema", "Seconds", "rules"]
+__all__ = ["LongName", "Name", "Number", "Reference", "Schema", "Seconds", "brief", "rules"]
 
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
@@ -46,3 +46,11 @@ class Reference(Schema):
 
     name: LongName
     """Its name."""
+
+
+def brief(error: ValidationError) -> str:
+    """Name each field that is wrong, and how."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+        for found in error.errors()
+    )

@@ -12,14 +12,19 @@ __all__ = ["GRPC_PORT", "PORT", "server_pod"]
 
 PORT = 8080
 GRPC_PORT = 8081
-"""Where a server listens that is told to offer gRPC (`serving.grpc_port`)."""
+"""Where the servers of a rollout with a GRPCRoute listen, too."""
 USER = 10001
 """User of the images; see infra/Dockerfile."""
 PROBE_SECONDS = 5
 
 
-def server_pod(revision: Revision, chosen: Mapping[str, str]) -> dict[str, Any]:
-    """Return the specification of a pod; `chosen` are the labels of all servers of the revision."""
+def server_pod(
+    revision: Revision, chosen: Mapping[str, str], *, grpc: bool = False
+) -> dict[str, Any]:
+    """Return the specification of a pod; `chosen` are the labels of all servers of the revision.
+
+    With `grpc` it listens on GRPC_PORT beside PORT.
+    """
     runtime = Runtime.model_validate(revision.runtime)
     claim = runtime.bundles
     models = (
@@ -46,7 +51,7 @@ def server_pod(revision: Revision, chosen: Mapping[str, str]) -> dict[str, Any]:
                 "labelSelector": {"matchLabels": dict(chosen)},
             }
         ],
-        "containers": [_server(revision, runtime)],
+        "containers": [_server(revision, runtime, grpc=grpc)],
         "volumes": [
             {"name": "models", **models},
             {"name": "state", "emptyDir": {}},
@@ -60,15 +65,19 @@ def server_pod(revision: Revision, chosen: Mapping[str, str]) -> dict[str, Any]:
     return spec
 
 
-def _server(revision: Revision, runtime: Runtime) -> dict[str, Any]:
+def _server(revision: Revision, runtime: Runtime, *, grpc: bool) -> dict[str, Any]:
     arguments = ("serve", "--bundle", revision.bundle, "--version", revision.version)
-    listening = ("--name", revision.model, "--host", "0.0.0.0", "--port", str(PORT))  # noqa: S104
+    listening: tuple[str, ...] = (
+        *("--name", revision.model),
+        *("--host", "0.0.0.0", "--port", str(PORT)),  # noqa: S104
+    )
+    ports = [{"name": "http", "containerPort": PORT, "protocol": "TCP"}]
+    if grpc:
+        listening = (*listening, "--grpc-port", str(GRPC_PORT))
+        ports.append({"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"})
     return {
         **_container("server", runtime.image, [*arguments, *listening], runtime),
-        "ports": [
-            {"name": "http", "containerPort": PORT, "protocol": "TCP"},
-            {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
-        ],
+        "ports": ports,
         "startupProbe": _probe("/v2/health/live", 1, failures=120),
         "readinessProbe": _probe("/v2/health/ready", PROBE_SECONDS, failures=2),
         "livenessProbe": _probe("/v2/health/live", 2 * PROBE_SECONDS, failures=3),

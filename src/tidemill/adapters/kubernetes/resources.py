@@ -22,9 +22,17 @@ from tidemill.adapters.kubernetes.fields import Name, Schema, rules
 from tidemill.adapters.kubernetes.runtime import Model, Runtime
 from tidemill.adapters.kubernetes.strategy import Strategy, make_policy, make_step
 from tidemill.adapters.kubernetes.traffic import Traffic
+from tidemill.domain.rollout.freeze import make_freeze
 from tidemill.domain.rollout.model import Action, Command, Plan, Revision
 
-__all__ = ["ModelRolloutSpec", "make_command", "make_plan", "make_revision"]
+__all__ = [
+    "Control",
+    "ModelRolloutSpec",
+    "make_command",
+    "make_control",
+    "make_plan",
+    "make_revision",
+]
 
 ACTIONS: dict[str, Action] = {
     "Approve": "approve",
@@ -32,7 +40,9 @@ ACTIONS: dict[str, Action] = {
     "Promote": "promote",
     "Abort": "abort",
     "Retry": "retry",
+    "BreakGlass": "break_glass",
 }
+WORDS = {action: word for word, action in ACTIONS.items()}
 
 
 class Control(Schema):
@@ -45,17 +55,23 @@ class Control(Schema):
                 "another command needs another id: each is carried out once",
             ),
             ("!has(self.step) || self.action == 'Approve'", "only Approve is about a step"),
+            (
+                "has(self.reason) == (self.action == 'BreakGlass')",
+                "BreakGlass needs a reason, no other action has one",
+            ),
         )
     )
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     """Any text that was not used before."""
-    action: Literal["Approve", "Resume", "Promote", "Abort", "Retry"]
+    action: Literal["Approve", "Resume", "Promote", "Abort", "Retry", "BreakGlass"]
     """What to do."""
     for_revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{10}$", max_length=10)]
     """Revision that it is about; if another one is in flight nothing is done."""
     step: Name | None = None
     """Step that is approved; by default the current one."""
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
+    """Why the glass of a freeze window is broken, and by whom; it goes on the ledger."""
 
 
 class ModelRolloutSpec(Schema):
@@ -123,21 +139,25 @@ def _bundle(model: Model, runtime: Runtime) -> str:
     return f"/models/{claim.path}/{model.digest[7:17]}" if claim else "/models/bundle"
 
 
-def make_plan(spec: ModelRolloutSpec, analysis: AnalysisSpec) -> Plan:
-    """Return how the revision takes over."""
-    strategy, alpha = spec.strategy, Decimal(analysis.alpha)
+def make_plan(strategy: Strategy, analysis: AnalysisSpec, settle_seconds: int) -> Plan:
+    """Return how a revision takes over."""
+    alpha = Decimal(analysis.alpha)
     return Plan(
         steps=tuple(make_step(step) for step in strategy.steps),
         metrics=tuple(make_metric(metric, alpha) for metric in analysis.metrics),
         tolerance=make_tolerance(analysis),
         policy=make_policy(strategy),
         maturation_seconds=float(analysis.maturation_seconds or 0),
-        settle_seconds=float(spec.traffic.settle_seconds),
+        settle_seconds=float(settle_seconds),
         missing_after_seconds=float(strategy.missing_after_seconds),
         max_gap=strategy.max_gap_percent / 100,
         progress_deadline_seconds=float(strategy.progress_deadline_seconds),
         scale_down_seconds=float(strategy.scale_down_delay_seconds),
         interval_seconds=float(strategy.interval_seconds),
+        freeze=tuple(
+            make_freeze(window.days, window.start, window.end, window.time_zone)
+            for window in strategy.freeze
+        ),
     )
 
 
@@ -145,4 +165,17 @@ def make_command(control: Control | None) -> Command | None:
     """Return the command that was given."""
     if control is None:
         return None
-    return Command(control.id, ACTIONS[control.action], control.for_revision, control.step or "")
+    return Command(
+        control.id,
+        ACTIONS[control.action],
+        control.for_revision,
+        control.step or "",
+        control.reason or "",
+    )
+
+
+def make_control(command: Command) -> dict[str, str]:
+    """Return `spec.control` that gives a command."""
+    made = {"id": command.id, "action": WORDS[command.action], "forRevision": command.revision}
+    optional = {"step": command.step, "reason": command.reason}
+    return made | {name: text for name, text in optional.items() if text}

@@ -8,15 +8,19 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from tidemill.adapters.kubernetes.analysis import AnalysisSpec
-from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, Manifest, Objects
+from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, Manifest, NoKind, Objects
+from tidemill.adapters.kubernetes.draft import MANAGED, Draft, make_model
+from tidemill.adapters.kubernetes.fields import brief
 from tidemill.adapters.kubernetes.resources import (
+    Control,
     ModelRolloutSpec,
     make_command,
+    make_control,
     make_plan,
     make_revision,
 )
 from tidemill.adapters.kubernetes.status import make_status, read_decisions, read_state
-from tidemill.domain.rollout.model import Condition, Decision, Spec, State
+from tidemill.domain.rollout.model import Condition, Decision, Plan, Revision, Spec, State
 from tidemill.errors import Conflict, DataError, NotFound, Refused
 
 __all__ = ["ResourceRollouts"]
@@ -35,12 +39,17 @@ class ResourceRollouts:
         namespace: str,
         wall: Callable[[], datetime],
         heard: Callable[[Manifest, Decision], None] = lambda _object, _decision: None,
+        draft: Draft | None = None,
     ) -> None:
-        """`heard` is told each decision after it was written, with the object that it is about."""
+        """`heard` is told each decision after it was written, with the object that it is about.
+
+        `draft` is what the settings make; the controller has none.
+        """
         self._objects = objects
         self._namespace = namespace
         self._wall = wall
         self._heard = heard
+        self._draft = draft
         self._read_at = 0
         """Generation of the last specification that was given out and could run."""
 
@@ -49,19 +58,33 @@ class ResourceRollouts:
 
         None when there is no such rollout, or one that is broken and has no attempt.
         """
-        try:
-            found = self._object(name)
-        except NotFound:
+        found = self._find(name)
+        if found is None:
             return None
         attempt = read_state(found.get("status", {})).attempt
         spec, _ = self._read(found)
         if spec is not None:
             self._read_at = spec.generation
         elif attempt is not None:
-            paused = bool(found["spec"].get("paused"))
-            generation = found["metadata"]["generation"]
-            return Spec(generation, attempt.canary, attempt.plan, paused=paused)
+            body = found["spec"]
+            generation, paused = found["metadata"]["generation"], bool(body.get("paused"))
+            ordered = _control(body)
+            return Spec(generation, attempt.canary, attempt.plan, paused, make_command(ordered))
         return spec
+
+    def problem(self, name: str) -> str:
+        """Say why the resource cannot run; empty when it can."""
+        found = self._find(name)
+        return self._read(found)[1].message if found else ""
+
+    def wish(self, name: str, registered: Revision) -> Spec:
+        """Return the specification that wants a version: of the settings, or of the resource.
+
+        A resource without the label `app.kubernetes.io/managed-by: tidemill` is somebody's own:
+        only its model becomes another.
+        """
+        found = self._find(name)
+        return self._valid(name, self._body(found, registered))
 
     def acknowledge(self, name: str) -> None:
         """Say about the newest specification what the status does not say yet.
@@ -79,70 +102,113 @@ class ResourceRollouts:
         if not (same and current and (said.status == "False" or behind >= wanted)):
             self._write(found, read_state(status), None)
 
-    def propose(self, name: str, spec: Spec) -> None:
-        """Want another model, a pause or a command; raises Conflict, NotFound, Refused.
+    def plan(self, name: str) -> Plan:
+        """Return the plan that an attempt begins with: the resource's, if it is somebody's own."""
+        found = self._find(name)
+        if self._draft is None or (found is not None and not _managed(found)):
+            return self._valid(name, found["spec"] if found else {}).plan
+        return self._draft.plan()
 
-        Plan and runtime are the resource's own: they are edited there, with the people who own it.
+    def propose(self, name: str, spec: Spec) -> None:
+        """Want another version, a pause or a command; raises Conflict, Refused.
+
+        A resource that is not there is made. A pause or a command is taken by a resource that
+        cannot run, too: what is in flight must be kept in hand.
         """
-        found = self._object(name)
-        before, problem = self._read(found)
-        if found["metadata"]["generation"] != spec.generation - 1:
+        found = self._find(name)
+        if (found["metadata"]["generation"] if found else 0) != spec.generation - 1:
             raise Conflict(
                 f"rollout {name}: somebody else was first", hint="look again, then repeat"
             )
-        if before is None:
-            raise Refused(
-                f"rollout {name}: {problem.message}", hint=f"kubectl edit modelrollout {name}"
-            )
-        if spec.plan != before.plan:
-            raise Refused(
-                f"the plan of rollout {name} is its resource's own",
-                hint=f"kubectl edit modelrollout {name}",
-            )
-        self._objects.replace(ROLLOUTS, found | {"spec": _changed(found["spec"], before, spec)})
+        before = self.spec(name)
+        body = found["spec"] if found else {}
+        if before is None or (spec.desired, spec.plan) != (before.desired, before.plan):
+            body = self._body(found, spec.desired)
+            if self._valid(name, body).plan != spec.plan:
+                raise Refused(
+                    f"the plan of rollout {name} is its resource's own",
+                    hint=f"kubectl edit modelrollout {name}",
+                )
+        if found is None:
+            self._objects.create(ROLLOUTS, self._new(name, body))
+        else:
+            self._objects.replace(ROLLOUTS, found | {"spec": _ordered(body, before, spec)})
 
     def state(self, name: str) -> tuple[State, int]:
         """Return the state and its version."""
-        try:
-            found = self._object(name)
-        except NotFound:
+        found = self._find(name)
+        if found is None:
             return State(), 0
         return read_state(found.get("status", {})), int(found["metadata"]["resourceVersion"])
 
     def commit(self, name: str, state: State, decision: Decision | None, expected: int) -> int:
         """Write state and decision at the version that they were made from; raises Conflict."""
-        try:
-            found = self._object(name)
-        except NotFound as error:
-            raise Conflict(f"rollout {name} is gone", hint="look again") from error
+        found = self._find(name)
+        if found is None:
+            raise Conflict(f"rollout {name} is gone", hint="look again")
         if int(found["metadata"]["resourceVersion"]) != expected:
             raise Conflict(f"rollout {name} was changed since", hint="look again, then repeat")
         return self._write(found, state, decision)
 
     def decisions(self, name: str) -> list[Decision]:
         """Return the last decisions, oldest first, without their evidence."""
-        try:
-            return read_decisions(self._object(name).get("status", {}))
-        except NotFound:
-            return []
+        found = self._find(name)
+        return read_decisions(found.get("status", {})) if found else []
 
     def _object(self, name: str) -> Manifest:
         return self._objects.get(ROLLOUTS, self._namespace, name)
 
+    def _find(self, name: str) -> Manifest | None:
+        """Return the object, None when there is none; raises NoKind when there can be none."""
+        try:
+            return self._object(name)
+        except NoKind:
+            raise
+        except NotFound:
+            return None
+
+    def _body(self, found: Manifest | None, wanted: Revision) -> Manifest:
+        """Return the `spec` that wants a version, of the settings unless the resource is owned."""
+        if found is None or _managed(found):
+            if self._draft is not None:
+                return self._draft.spec(wanted)
+            if found is None:
+                raise NotFound(f"there is no ModelRollout in {self._namespace} to change")
+        return {**found["spec"], "model": make_model(wanted)}
+
+    def _new(self, name: str, body: Manifest) -> Manifest:
+        metadata = {"name": name, "namespace": self._namespace, "labels": MANAGED}
+        return {"apiVersion": ROLLOUTS.api, "kind": ROLLOUTS.kind, "metadata": metadata} | {
+            "spec": body
+        }
+
+    def _valid(self, name: str, body: Manifest) -> Spec:
+        """Read a specification that is to be written; raises Refused."""
+        try:
+            return self._spec(body, 0)
+        except ValidationError as error:
+            why = brief(error)
+        except DataError as error:
+            why = error.message
+        raise Refused(f"rollout {name}: {why}", hint=f"kubectl edit modelrollout {name}")
+
+    def _spec(self, body: Manifest, generation: int) -> Spec:
+        """Read a specification; raises ValidationError, DataError."""
+        wanted = ModelRolloutSpec.model_validate(body)
+        return Spec(
+            generation=generation,
+            desired=make_revision(wanted),
+            plan=make_plan(wanted.strategy, self._analysis(wanted), wanted.traffic.settle_seconds),
+            paused=wanted.paused,
+            command=make_command(wanted.control),
+        )
+
     def _read(self, found: Manifest) -> tuple[Spec | None, Condition]:
         """Return the specification, None when it cannot run, and what is to be said about it."""
         try:
-            wanted = ModelRolloutSpec.model_validate(found["spec"])
-            plan = make_plan(wanted, self._analysis(wanted))
-            spec = Spec(
-                generation=found["metadata"]["generation"],
-                desired=make_revision(wanted),
-                plan=plan,
-                paused=wanted.paused,
-                command=make_command(wanted.control),
-            )
+            spec = self._spec(found["spec"], found["metadata"]["generation"])
         except ValidationError as error:
-            return None, Condition("SpecValid", "False", "UnsupportedField", _brief(error))
+            return None, Condition("SpecValid", "False", "UnsupportedField", brief(error))
         except DataError as error:
             return None, Condition("SpecValid", "False", "InvalidPlan", error.message)
         return spec, Condition("SpecValid", "True", "Valid")
@@ -182,38 +248,26 @@ class ResourceRollouts:
         return int(written["metadata"]["resourceVersion"])
 
 
-def _changed(body: Manifest, before: Spec, wanted: Spec) -> Manifest:
-    """Return the resource's specification with what differs in `wanted`."""
+def _managed(found: Manifest) -> bool:
+    """Whether a resource was written of the settings."""
+    labels: dict[str, str] = found["metadata"].get("labels", {})
+    return MANAGED.items() <= labels.items()
+
+
+def _ordered(body: Manifest, before: Spec | None, wanted: Spec) -> Manifest:
+    """Return a `spec` with the pause and the command that are wanted."""
     changed = body | {"paused": wanted.paused}
-    desired, command = wanted.desired, wanted.command
-    if desired != before.desired:
-        low, high = desired.score_tails
-        changed["model"] = {
-            "name": desired.model,
-            "version": desired.version,
-            "digest": desired.digest,
-            "threshold": _decimal(desired.threshold),
-            "scoreTails": {"low": _decimal(low), "high": _decimal(high)},
-        }
+    command = wanted.command
     if command is None:
         changed.pop("control", None)
-    elif command != before.command:
-        control = {
-            "id": command.id,
-            "action": command.action.title(),
-            "forRevision": command.revision,
-        }
-        changed["control"] = control | ({"step": command.step} if command.step else {})
+    elif before is None or command != before.command:
+        changed["control"] = make_control(command)
     return changed
 
 
-def _decimal(number: float) -> str:
-    return f"{number:.9f}".rstrip("0").rstrip(".")
-
-
-def _brief(error: ValidationError) -> str:
-    """Name each field that is wrong, and how."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
-        for found in error.errors()
-    )
+def _control(body: Manifest) -> Control | None:
+    """Return the command of a specification that is broken elsewhere, if that is readable."""
+    try:
+        return Control.model_validate(body["control"])
+    except (KeyError, ValidationError):
+        return None

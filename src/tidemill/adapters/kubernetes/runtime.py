@@ -37,6 +37,11 @@ class Model(Schema):
                 "scoreTails.low must not be above scoreTails.high",
             ),
             ("double(self.threshold) <= 1.0", "threshold is a share: at most 1"),
+            (
+                "self.digest != oldSelf.digest || "
+                "(self.threshold == oldSelf.threshold && self.scoreTails == oldSelf.scoreTails)",
+                "threshold and scoreTails are the bundle's: they change with its digest alone",
+            ),
         )
     )
 

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from tidemill.adapters.kubernetes.analysis import MAX_METRICS
 from tidemill.adapters.kubernetes.fields import Name, Schema, Seconds, rules
 from tidemill.domain.rollout.model import Policy, Step
+from tidemill.settings.rollout import known_zone
 
 __all__ = ["Strategy", "make_policy", "make_step"]
 
 MAX_STEPS = 16
+MAX_FREEZES = 16
+WallTime = Annotated[
+    str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)
+]
+
+
+class FreezeSpec(Schema):
+    """A window that begins on each of some weekdays, by the clock on the wall of a time zone."""
+
+    days: Annotated[
+        list[Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]],
+        Field(min_length=1, max_length=7),
+    ]
+    """Weekdays on which it begins."""
+    start: WallTime
+    """When it begins."""
+    end: WallTime
+    """When it ends; not after `start`: on the next day, 00:00 to 00:00 is the whole day."""
+    time_zone: Annotated[
+        str,
+        StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*$", max_length=64),
+        AfterValidator(known_zone),
+    ] = "UTC"
+    """IANA time zone, `Europe/Berlin`; where the clock is turned the window is rather too long."""
 
 
 class StepSpec(Schema):
@@ -59,6 +84,9 @@ class Strategy(Schema):
 
     steps: Annotated[list[StepSpec], Field(min_length=1, max_length=MAX_STEPS)]
     """The steps; after the last one the canary is promoted."""
+    freeze: list[FreezeSpec] = Field(default=[], max_length=MAX_FREEZES)
+    """Windows in which no canary gets more traffic by itself and no person promotes one without the
+    command `BreakGlass`. They bind an attempt in flight at once; what protects goes on."""
     on_harm: Literal["Rollback", "Freeze"] = "Rollback"
     """What a harm verdict does."""
     on_inconclusive: Literal["Pause", "Rollback", "Continue"] = "Pause"

@@ -27,9 +27,13 @@ from it: who may write it could reach further by us than by himself."""
 class DeploymentWorkloads:
     """Implements `ports.rollout.Workloads` for one rollout."""
 
-    def __init__(self, objects: Objects, owner: Owner, replicas: int) -> None:
+    def __init__(
+        self, objects: Objects, owner: Owner, replicas: int, *, grpc: bool = False
+    ) -> None:
+        """With `grpc` the servers offer gRPC, too: a route of the rollout's leads there."""
         self._objects = objects
         self._owner = owner
+        self._grpc = grpc
         self._applied = Applied(objects)
         self._refused: dict[str, str] = {}
         self.replicas = replicas
@@ -42,10 +46,10 @@ class DeploymentWorkloads:
             live = self._objects.get(DEPLOYMENTS, self._owner.namespace, name)
             spec = json.loads(live["metadata"]["annotations"][KEPT])
         except (NotFound, KeyError, ValueError):
-            spec = _spec(self._owner, revision)
+            spec = _spec(self._owner, revision, grpc=self._grpc)
         manifest = _deployment(self._owner, revision, spec, self.replicas)
         try:
-            self._applied.apply(SERVICES, _service(self._owner, revision))
+            self._applied.apply(SERVICES, _service(self._owner, revision, grpc=self._grpc))
             self._applied.apply(DEPLOYMENTS, manifest)
         except Refused as error:
             self._refused[revision.revision] = error.message
@@ -103,7 +107,7 @@ def _deployment(owner: Owner, revision: Revision, spec: Manifest, replicas: int)
     }
 
 
-def _spec(owner: Owner, revision: Revision) -> Manifest:
+def _spec(owner: Owner, revision: Revision, *, grpc: bool) -> Manifest:
     chosen = {ROLLOUT: owner.name, REVISION: revision.revision}
     ready_seconds = Runtime.model_validate(revision.runtime).min_ready_seconds
     return {
@@ -117,27 +121,23 @@ def _spec(owner: Owner, revision: Revision) -> Manifest:
         },
         "template": {
             "metadata": {"labels": owner.labels | chosen},
-            "spec": server_pod(revision, chosen),
+            "spec": server_pod(revision, chosen, grpc=grpc),
         },
     }
 
 
-def _service(owner: Owner, revision: Revision) -> Manifest:
+def _service(owner: Owner, revision: Revision, *, grpc: bool) -> Manifest:
+    ports = [{"name": "http", "port": PORT, "targetPort": "http", "appProtocol": "http"}]
+    if grpc:
+        kind = "kubernetes.io/h2c"
+        ports.append({"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "appProtocol": kind})
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": owner.metadata(owner.object_name(revision.revision), revision.revision),
         "spec": {
             "selector": {ROLLOUT: owner.name, REVISION: revision.revision},
-            "ports": [
-                {"name": "http", "port": PORT, "targetPort": "http", "appProtocol": "http"},
-                {
-                    "name": "grpc",
-                    "port": GRPC_PORT,
-                    "targetPort": "grpc",
-                    "appProtocol": "kubernetes.io/h2c",
-                },
-            ],
+            "ports": ports,
         },
     }
 

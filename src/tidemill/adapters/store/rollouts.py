@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, Engine, Table, insert, select, update
 
 from tidemill.adapters.store.documents import transaction
 from tidemill.adapters.store.tables import rollout_decision, rollout_spec, rollout_state
-from tidemill.domain.rollout.model import Decision, Spec, State
+from tidemill.domain.rollout.model import Decision, Plan, Revision, Spec, State
 from tidemill.errors import Conflict
 
 __all__ = ["StoredRollouts"]
@@ -21,13 +22,27 @@ SPEC, STATE, DECISION = TypeAdapter(Spec), TypeAdapter(State), TypeAdapter(Decis
 class StoredRollouts:
     """Implements `ports.rollout.Specs` and `States`: every write is a compare-and-swap."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, plan: Callable[[], Plan]) -> None:
+        """`plan` makes the plan of what is wanted next."""
         self._engine = engine
+        self._plan = plan
 
     def spec(self, name: str) -> Spec | None:
         """Return the specification, or None."""
         row = self._row(rollout_spec, name)
         return None if row is None else SPEC.validate_json(row.body)
+
+    def problem(self, name: str) -> str:  # noqa: ARG002 - the port's signature
+        """Say why the specification cannot run: what is stored here was made by the plan."""
+        return ""
+
+    def wish(self, name: str, registered: Revision) -> Spec:  # noqa: ARG002 - the port's signature
+        """Return the specification that wants a version, with the plan as it is now."""
+        return Spec(0, registered, self._plan())
+
+    def plan(self, name: str) -> Plan:  # noqa: ARG002 - the port's signature
+        """Return the plan as it is now."""
+        return self._plan()
 
     def propose(self, name: str, spec: Spec) -> None:
         """Write a specification of the next generation; raises Conflict."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tidemill.domain.evidence import TOTAL
-from tidemill.domain.rollout.model import Attempt, Now, Snapshot
+from tidemill.domain.rollout.model import Attempt, Now, Release, Snapshot
 from tidemill.domain.rollout.moves import Move, begin, roll_back, unpause, weigh
 
 __all__ = ["command"]
@@ -30,7 +30,12 @@ def command(snapshot: Snapshot, now: Now) -> Move | None:
             return _ignore(handled, "it is being rolled back already")
         move = roll_back(handled, now, "abort was asked for")
         return move if move and move.state.phase == "rolling_back" else None
-    carry_out = {"approve": _approve, "resume": _resume, "promote": _override}[wanted.action]
+    carry_out = {
+        "approve": _approve,
+        "resume": _resume,
+        "promote": _override,
+        "break_glass": _break_glass,
+    }[wanted.action]
     return carry_out(handled, attempt, now)
 
 
@@ -73,7 +78,31 @@ def _override(snapshot: Snapshot, attempt: Attempt, now: Now) -> Move:
         return _ignore(snapshot, f"it is {snapshot.state.phase}")
     if not snapshot.ready(attempt.canary, TOTAL):
         return _ignore(snapshot, "the canary's servers are not ready for all traffic")
+    if until := snapshot.frozen_until(now):
+        return _ignore(snapshot, f"frozen until {until:%Y-%m-%d %H:%M} UTC: break the glass first")
     state = replace(
         snapshot.state, attempt=replace(attempt, override=True, pause="", paused_since=None)
     )
     return Move(weigh(state, now, "promoting", TOTAL), "promote", "promote was asked for")
+
+
+def _break_glass(snapshot: Snapshot, attempt: Attempt, now: Now) -> Move:
+    """Let the attempt go on inside the windows of now; who does it puts a reason on record."""
+    order, until = snapshot.spec.command, snapshot.frozen_until(now)
+    assert order
+    if not order.reason:
+        return _ignore(snapshot, "it needs a reason")
+    if snapshot.state.phase not in ("preparing", "progressing", "paused"):
+        return _ignore(snapshot, f"it is {snapshot.state.phase}")
+    if until is None:
+        return _ignore(snapshot, "nothing is frozen now")
+    release = Release(
+        *("unfrozen", snapshot.stable, attempt.canary, attempt.id, order.reason),
+        order=order.id,
+    )
+    state = replace(
+        snapshot.state,
+        attempt=replace(attempt, thawed_until=until),
+        releases=(*snapshot.state.releases, release),
+    )
+    return Move(state, "break_glass", f"until {until:%Y-%m-%d %H:%M} UTC: {order.reason}")

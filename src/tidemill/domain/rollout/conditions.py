@@ -82,12 +82,16 @@ def _progressing(snapshot: Snapshot, now: Now) -> Condition:
     state, attempt = snapshot.state, snapshot.attempt
     if state.phase == "paused":
         return _of("Progressing", False, "Paused", attempt.pause)
+    until = snapshot.frozen_until(now) if state.phase in ("preparing", "progressing") else None
+    frozen = [f"frozen until {until:%Y-%m-%d %H:%M} UTC"] if until else []
     if state.phase != "progressing":
-        return _of("Progressing", True, state.phase.title().replace("_", ""))
+        return _of("Progressing", True, state.phase.title().replace("_", ""), *frozen)
     waiting = blockers(snapshot, now)
+    if frozen and not waiting:
+        return _of("Progressing", False, "Frozen", *frozen)
     approval = waiting == ["waits for approval"]
     return _of("Progressing", True, "WaitingApproval" if approval else "WaitingGate",
-               "; ".join(waiting))  # fmt: skip
+               "; ".join([*waiting, *frozen]))  # fmt: skip
 
 
 def _stalled(snapshot: Snapshot) -> Condition:

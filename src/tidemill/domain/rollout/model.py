@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from tidemill.domain.evidence import TOTAL, Assessment, Loss, Metric, Pair, Segment, Tolerance
+from tidemill.domain.rollout.freeze import Freeze, frozen_until
 
 __all__ = [
     "Attempt",
@@ -52,7 +53,7 @@ Phase = Literal[
     "finalizing", "rolling_back",
 ]  # fmt: skip
 Ending = Literal["promoted", "rolled_back", "superseded"]
-Action = Literal["approve", "resume", "promote", "abort", "retry"]
+Action = Literal["approve", "resume", "promote", "abort", "retry", "break_glass"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,9 @@ class Plan:
     progress_deadline_seconds: float
     scale_down_seconds: float
     interval_seconds: float
+    freeze: tuple[Freeze, ...] = ()
+    """When no canary gets more traffic by itself. Unlike the rest this binds an attempt in flight
+    as soon as it is ordered: a calendar does not wait for attempts to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,8 @@ class Command:
     revision: str
     step: str = ""
     """The step that is approved."""
+    reason: str = ""
+    """Why the glass is broken; it goes on the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +237,8 @@ class Attempt:
     """How often its servers were lost while they carried traffic."""
     override: bool = False
     """A person promoted it; the beta guarantee does not apply."""
+    thawed_until: datetime | None = None
+    """Wall clock: the freeze windows that a person broke bind nothing until they end."""
     failure: str = ""
     """Why it is being rolled back."""
     evidence: Evidence = field(default_factory=Evidence)
@@ -265,13 +273,16 @@ class Decision:
 class Release:
     """What registry and ledger must be told: `champion` serves all traffic from now on."""
 
-    kind: Literal["promoted", "rolled_back"]
+    kind: Literal["promoted", "rolled_back", "unfrozen"]
+    """`unfrozen`: a person lets the subject go on inside a freeze window; nothing is released."""
     champion: Revision
     subject: Revision
     """The revision that was promoted or refused."""
     attempt: str
     reason: str
     evidence: tuple[Assessment, ...] = ()
+    order: str = ""
+    """Id of the command that it came from: one attempt may break several windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +414,12 @@ class Snapshot:
         """The stable revision; asked for only in phases that have one."""
         assert self.state.stable is not None
         return self.state.stable
+
+    def frozen_until(self, now: Now) -> datetime | None:
+        """Return when the windows end in which the attempt in flight may not advance by itself."""
+        until = frozen_until(self.spec.plan.freeze, now.wall)
+        thawed = self.attempt.thawed_until
+        return None if thawed and now.wall < thawed else until
 
     @property
     def applied(self) -> bool:

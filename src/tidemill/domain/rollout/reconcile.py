@@ -188,6 +188,8 @@ def _preparing(snapshot: Snapshot, now: Now) -> Move | None:
         return None
     if snapshot.spec.paused or not snapshot.ready(snapshot.stable, TOTAL):
         return None
+    if snapshot.frozen_until(now):
+        return None
     return Move(weigh(state, now, "progressing", step.weight), "weight", f"step {step.name} begins")
 
 
@@ -219,18 +221,17 @@ def _progressing(snapshot: Snapshot, now: Now) -> Move | None:
         if kind == "evidence" and attempt.plan.policy.on_missing_evidence == "rollback":
             return roll_back(snapshot, now, reason)
         return pause(snapshot, now, kind, reason)
-    waiting = blockers(snapshot, now)
-    if not waiting:
-        return advance(snapshot, now, "gate passed")
-    if not exhausted(attempt, now):
+    waiting, policy = blockers(snapshot, now), attempt.plan.policy.on_inconclusive
+    if waiting and not exhausted(attempt, now):
         return None
-    reason = f"undecided after {elapsed(attempt, now):.0f} s: {'; '.join(waiting)}"
-    policy = attempt.plan.policy.on_inconclusive
-    if policy == "continue":
-        return advance(snapshot, now, reason)
-    if policy == "rollback":
-        return roll_back(snapshot, now, reason)
-    return pause(snapshot, now, "inconclusive", reason)
+    undecided = f"undecided after {elapsed(attempt, now):.0f} s: {'; '.join(waiting)}"
+    if waiting and policy == "rollback":
+        return roll_back(snapshot, now, undecided)
+    if waiting and policy == "pause":
+        return pause(snapshot, now, "inconclusive", undecided)
+    if snapshot.frozen_until(now):
+        return None
+    return advance(snapshot, now, undecided if waiting else "gate passed")
 
 
 def _paused(snapshot: Snapshot, now: Now) -> Move | None:

@@ -1,0 +1,95 @@
+"""Rollout: its verbs and its controller, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tidemill.errors import UsageError
+from tidemill.wiring.serving import ServingParts
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tidemill.controller.desk import Desk
+    from tidemill.controller.loop import Controller
+    from tidemill.wiring.kubernetes import RolloutFleet
+
+__all__ = ["RolloutParts"]
+
+
+class RolloutParts(ServingParts):
+    """What people and pipelines do with the project's rollout."""
+
+    @contextmanager
+    def desk(self, on: str = "") -> Iterator[Desk]:
+        """Lend the verbs of the project's rollout; `on` is by default `rollout.target`."""
+        if self._rolls_out_on(on) == "kubernetes":
+            from tidemill.adapters.kubernetes.access import connect
+
+            with connect() as http:
+                yield self._cluster_desk(http)
+            return
+        from tidemill.controller.desk import Desk
+
+        yield Desk(
+            self.settings.name,
+            self.rollouts,
+            self.revision,
+            nobody="tidemill up starts the controller",
+            look_seconds=0.2,
+        )
+
+    def deploy(self, reference: str, seconds: float) -> None:
+        """Start a version's rollout and follow it for so long; 0 starts it alone.
+
+        Raises Refused when it is given up, Timeout when it is undecided then.
+        """
+        from tidemill.controller.loop import tell
+
+        with self.desk() as desk:
+            wanted = desk.start(reference).desired
+            if seconds:
+                desk.follow(wanted.revision, seconds, tell)
+
+    def _cluster_desk(self, http: httpx.Client) -> Desk:
+        from tidemill.adapters.kubernetes.access import namespace
+        from tidemill.adapters.kubernetes.client import KubeClient
+        from tidemill.adapters.kubernetes.draft import Draft
+        from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
+        from tidemill.controller.desk import Desk
+
+        settings = self.settings
+        where = settings.rollout.kubernetes.namespace
+        return Desk(
+            settings.name,
+            ResourceRollouts(
+                KubeClient(http),
+                where or namespace(),
+                lambda: datetime.now(UTC),
+                draft=Draft(settings),
+            ),
+            self.revision,
+            nobody="is the controller running? kubectl get pods --all-namespaces"
+            " -l app.kubernetes.io/component=rollout-controller",
+            look_seconds=2.0,
+        )
+
+    def _rolls_out_on(self, place: str) -> str:
+        place = place or self.settings.rollout.target
+        if place not in ("local", "kubernetes"):
+            raise UsageError(f"rollouts run on 'local' or 'kubernetes', not on '{place}'")
+        return place
+
+    def rollout_controller(
+        self, on: str, namespace: str, address: tuple[str, int]
+    ) -> Controller | RolloutFleet:
+        """Return what brings rollouts forward: this project's, or all of a cluster.
+
+        On a cluster those of `namespace`, of all if it is empty; the probes answer at `address`.
+        """
+        if self._rolls_out_on(on) == "kubernetes":
+            return self.rollout_fleet(namespace, address)
+        return self.controller

@@ -1,0 +1,386 @@
+"""The scenarios that every backend plays, and the world of one plan that they are played in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from tests.cluster.rollouts import manifest
+from tests.unit.rollout_world import NAME, START, World
+
+from tidemill.adapters.kubernetes.client import ROLLOUTS
+from tidemill.adapters.kubernetes.resources import ModelRolloutSpec, make_plan, make_revision
+from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
+from tidemill.domain.rollout.model import (
+    Action,
+    Cohort,
+    Command,
+    Decision,
+    Plan,
+    Reading,
+    Revision,
+    Spec,
+)
+
+__all__ = ["SCENARIOS", "SHORT", "ResourceWorld", "Resources"]
+
+STEPS = [
+    {"name": "c5", "weight": 500, "minEvents": 200, "maxSeconds": 3600},
+    {"name": "c50", "weight": 5000, "gate": ["errors"], "minEvents": 600, "minSeconds": 1},
+]
+SHORT = {
+    "traffic__settleSeconds": 0,
+    "strategy__steps": STEPS,
+    "strategy__scaleDownDelaySeconds": 1,
+}
+
+
+def model(number: int) -> dict[str, Any]:
+    digest = "sha256:" + str(number) * 64
+    tails = {"low": f"0.0{number}", "high": f"0.3{number}"}
+    return {
+        "name": NAME, "version": str(number), "digest": digest, "threshold": f"0.2{number}",
+        "scoreTails": tails,
+    }  # fmt: skip
+
+
+class Resources:
+    """Specs and states in a resource, made by the first specification that is proposed."""
+
+    def __init__(
+        self, objects: Any, namespace: str, world: World, settings: dict[str, Any]
+    ) -> None:
+        self.log: list[Decision] = []
+        self._objects, self._namespace, self.settings = objects, namespace, settings
+        self._rollouts = ResourceRollouts(
+            objects, namespace, lambda: world.now, lambda _, decision: self.log.append(decision)
+        )
+
+    def propose(self, name: str, spec: Spec) -> None:
+        if self._rollouts.spec(name) is None:
+            body = manifest(
+                self._namespace, name, model=model(int(spec.desired.version)), **self.settings
+            )
+            self._objects.create(ROLLOUTS, body)
+        else:
+            self._rollouts.propose(name, spec)
+
+    def edit(self, settings: dict[str, Any]) -> None:
+        """Edit the resource, as its owner would: everything but the model."""
+        self.settings = settings
+        found = self._objects.get(ROLLOUTS, self._namespace, NAME)
+        fresh = manifest(self._namespace, NAME, **settings)["spec"]
+        self._objects.replace(ROLLOUTS, found | {"spec": fresh | {"model": found["spec"]["model"]}})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rollouts, name)
+
+
+class ResourceWorld(World):
+    """A world of one plan, whose revisions are named as on Kubernetes."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.revisions, the_plan = self._read(settings)
+        super().__init__(the_plan)
+
+    def _read(self, settings: dict[str, Any]) -> tuple[dict[str, Revision], Plan]:
+        specs = {
+            f"v{number}": ModelRolloutSpec.model_validate(
+                manifest("x", model=model(number), **settings)["spec"]
+            )
+            for number in (1, 2, 3, 4)
+        }
+        one = specs["v1"]
+        assert one.analysis.inline
+        plan = make_plan(one.strategy, one.analysis.inline, one.traffic.settle_seconds)
+        return {name: make_revision(spec) for name, spec in specs.items()}, plan
+
+    def edit(self, **changes: Any) -> None:
+        """Change the plan, in the middle of whatever is going on."""
+        self.settings = self.settings | changes
+        _, self.plan = self._read(self.settings)
+        if isinstance(self.store, Resources):
+            self.store.edit(self.settings)
+        else:
+            self.change(plan=self.plan)
+
+    def on(self, objects: Any, namespace: str, settings: dict[str, Any]) -> ResourceWorld:
+        self.store = Resources(objects, namespace, self, settings)
+        self.restart()
+        return self
+
+    def rates(self, **errors: float) -> None:
+        super().rates(**{self.revisions[name].revision: rate for name, rate in errors.items()})
+
+    def want(self, name: str, **changes: Any) -> None:
+        before = self.store.spec(NAME)
+        generation = before.generation + 1 if before else 1
+        command = before.command if before else None
+        kept = {"command": command} | changes
+        self.store.propose(NAME, Spec(generation, self.revisions[name], self.plan, **kept))
+
+    def command(self, action: Action, name: str, step: str = "") -> None:
+        self.commands += 1
+        subject = self.revisions[name].revision
+        self.change(command=Command(str(self.commands), action, subject, step))
+
+
+def happy(world: ResourceWorld) -> None:
+    """S1: two steps, promotion, the old servers gone."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("finalizing")
+    world.run_until("stable")
+    world.run(2)
+
+
+def harmful(world: ResourceWorld) -> None:
+    """S2: harm in the last step."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing", step="c50")
+    world.rates(v2=0.9)
+    world.run_until("rolling_back")
+    world.run_until("stable")
+    world.run(2)
+
+
+def superseded(world: ResourceWorld) -> None:
+    """S8: V3 during V2, then the stable one is wanted again."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.want("v3")
+    world.run_until("preparing")
+    world.run_until("progressing")
+    world.want("v1")
+    world.run(6)
+
+
+def queued(world: ResourceWorld) -> None:
+    """S8: only the newest of those that wait is tried."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.want("v3")
+    world.want("v4")
+    world.rates(v4=0.02)
+    world.run_until("finalizing")
+    world.run_until("progressing")
+    world.run(3)
+
+
+def commanded(world: ResourceWorld) -> None:
+    """S9: pause, resume, stale approval, approval, promote, late abort, abort, retry."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.change(paused=True)
+    world.run(2)
+    world.change(paused=False)
+    world.run(1)
+    for action, about, step in (
+        ("approve", "v3", ""),
+        ("approve", "v2", "c50"),
+        ("approve", "v2", "c5"),
+        ("promote", "v2", ""),
+    ):
+        world.command(action, about, step)
+        world.run(1)
+    world.run_until("stable")
+    world.command("abort", "v2")
+    world.run(1)
+    world.want("v3")
+    world.run_until("progressing")
+    world.command("abort", "v3")
+    world.run_until("stable")
+    world.command("retry", "v3")
+    world.run_until("progressing")
+
+
+def unseen(world: ResourceWorld) -> None:
+    """S6: a canary whose counters cannot be read."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.traffic.unreadable = {world.revisions["v2"].revision}
+    world.run(70)
+    world.traffic.unreadable = set()
+    world.run(5)
+
+
+def tuple_of(world: ResourceWorld, name: str) -> None:
+    """Assert that one version's whole promotion tuple serves, and nothing of another."""
+    assert world.state.stable == world.revisions[name]
+    assert world.releases.told[-1].champion == world.revisions[name]
+    assert world.weight(world.revisions[name].revision) == 10_000
+
+
+def together(world: ResourceWorld) -> None:
+    """S1, S2: digest, threshold and score tails switch as one, and go back as one."""
+    world.deploy()
+    tuple_of(world, "v1")
+    world.want("v2")
+    world.run_until("finalizing")
+    world.run_until("stable")
+    world.run(2)
+    tuple_of(world, "v2")
+    world.want("v3")
+    world.run_until("finalizing")
+    assert world.state.stable == world.revisions["v3"]
+    world.rates(v3=0.9)
+    world.run_until("rolling_back")
+    world.run_until("stable")
+    world.run(2)
+    tuple_of(world, "v2")
+
+
+def both_sick(world: ResourceWorld) -> None:
+    """S7: both are above maxRate: nobody is blamed; when both are well it goes on."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.rates(v1=0.6, v2=0.6)
+    world.run_until("paused")
+    world.run(20)
+    assert world.condition("Stalled") == ("True", "Unhealthy")
+    assert "rollback" not in [d.action for d in world.store.log]
+    world.command("abort", "v2")
+    world.run(4)
+
+
+def stable_sick(world: ResourceWorld) -> None:
+    """S7: stable alone is above maxRate, the canary is the cure: Freeze waits, Proceed goes on."""
+    world.deploy()
+    world.rates(v1=0.6, v2=0.02)
+    world.want("v2")
+    cured = world.plan.policy.on_stable_unhealthy == "proceed"
+    world.run_until("finalizing" if cured else "paused")
+    world.run(10)
+
+
+def edited(world: ResourceWorld) -> None:
+    """S10: steps and policies bind the next attempt, freeze windows the one in flight."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.edit(
+        strategy__steps=[STEPS[1] | {"name": "c90", "weight": 9000}], strategy__onHarm="Freeze"
+    )
+    world.run_until("progressing", step="c50")
+    assert world.state.weight == 5000, "the plan that it began with"
+    world.edit(strategy__freeze=[MORNING])
+    world.run(40)
+    assert (world.step, world.phase) == ("c50", "progressing")
+    world.edit(strategy__freeze=[])
+    world.run_until("stable")
+    world.rates(v3=0.9)
+    world.want("v3")
+    world.run_until("progressing", step="c90")
+    world.run_until("paused")
+    assert world.state.attempt.pause == "harm"
+
+
+def cohort(world: ResourceWorld, hours: int, labelled: int, wrong: int) -> None:
+    """Let the labels of all requests up to an hour be known."""
+    weight = world.state.weight
+    canary = 400 * weight // 10_000
+    losses = ((20, 20, wrong),)
+    found = Cohort(
+        world.state.epoch,
+        weight,
+        (400 - canary, canary),
+        (400 - canary, min(canary, labelled)),
+        losses,
+    )
+    until = START + timedelta(hours=hours)
+    world.traffic.outcomes = Reading(cohorts=(found,), matured_until=until)
+
+
+def matured(world: ResourceWorld) -> None:
+    """S13: labels mature hour by hour; hours that come again or out of order count once."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing", step="c50")
+    world.run(3)
+    for hour in (1, 2, 2, 1, 3, 4):
+        cohort(world, hour, labelled=200, wrong=20)
+        world.run(2)
+    seen = world.state.attempt.evidence
+    assert seen.matured_until == START + timedelta(hours=4)
+    assert sum(sum(s.trials) for s in seen.series["wrong"]) == 4 * 400
+    world.now += timedelta(hours=30)
+    world.run(2)
+    world.now -= timedelta(hours=2)
+    world.run(2)
+    for hour in range(5, 40):
+        cohort(world, hour, labelled=200, wrong=60)
+        world.run(1)
+        if world.phase != "progressing":
+            break
+    assert "harm in wrong" in world.store.log[-1].reason
+    world.run_until("stable")
+
+
+def unlabelled(world: ResourceWorld) -> None:
+    """S13: the canary's labels are lost more often than stable's: no verdict, no promotion."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing", step="c50")
+    world.run(3)
+    for hour in range(1, 30):
+        cohort(world, hour, labelled=120, wrong=20)
+        world.run(1)
+    found = next(a for a in world.state.attempt.assessments if a.metric == "wrong")
+    assert found.verdict == "missing"
+    assert world.step == "c50"
+
+
+def frozen(world: ResourceWorld) -> None:
+    """A window holds the step; the glass is broken with a reason; promotion follows."""
+    world.deploy()
+    world.want("v2")
+    world.run(30)
+    assert world.phase == "preparing", "the first request is an increase, too"
+    order = Command("glass", "break_glass", world.revisions["v2"].revision, reason="INC-7, Ada")
+    world.change(command=order)
+    world.run_until("progressing")
+    world.command("promote", "v2")
+    world.run_until("stable")
+    assert [(r.kind, r.reason) for r in world.releases.told[1:]] == [
+        ("unfrozen", "INC-7, Ada"),
+        ("promoted", "promoted by a person"),
+    ]
+
+
+Scenario = Callable[[ResourceWorld], None]
+QUEUE = {"strategy__onNewRevision": "QueueLatest"}
+APPROVED = {"strategy__steps": [STEPS[0] | {"approval": True}, STEPS[1]]}
+MORNING = {"days": ["Mon"], "start": "00:00", "end": "01:00"}
+"""START is a Monday's midnight."""
+LABELS = {
+    "analysis__inline__maturationSeconds": 3600,
+    "analysis__inline__metrics": [
+        {"name": "errors", "event": "error", "passRatio": "2", "alphaShare": 60},
+        {"name": "wrong", "event": "wrong", "harmRatio": "1.1", "alphaShare": 40},
+    ],
+    "strategy__steps": [STEPS[0], STEPS[1] | {"gate": ["wrong"], "maxSeconds": 10**6}],
+}
+SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
+    (happy, {}),
+    (harmful, {}),
+    (superseded, {}),
+    (queued, QUEUE),
+    (commanded, APPROVED),
+    (unseen, {}),
+    (together, {}),
+    (both_sick, {}),
+    (stable_sick, {"strategy__onStableUnhealthy": "Freeze"}),
+    (stable_sick, {"strategy__onStableUnhealthy": "Proceed"}),
+    (edited, {}),
+    (matured, LABELS),
+    (unlabelled, LABELS),
+    (frozen, {"strategy__freeze": [MORNING]}),
+]

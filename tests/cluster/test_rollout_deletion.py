@@ -1,0 +1,139 @@
+"""A rollout is deleted, in each phase, while no controller runs; one comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from tests.cluster.rollout_plane import PlayedPlane
+from tests.cluster.rollout_scenarios import SHORT, ResourceWorld
+from tests.cluster.rollouts import client, eventually, install
+from tests.cluster.test_rollout_controller import account, running
+from tests.unit.rollout_world import NAME
+
+from tidemill.adapters.kubernetes.client import (
+    DEPLOYMENTS,
+    HTTP_ROUTES,
+    ROLLOUTS,
+    SERVICES,
+    KubeClient,
+    Manifest,
+)
+from tidemill.adapters.kubernetes.finalizer import set_mark
+from tidemill.adapters.kubernetes.owned import ROLLOUT, Owner
+from tidemill.adapters.kubernetes.routes import GatewayRouter
+from tidemill.adapters.kubernetes.traffic import Traffic
+from tidemill.adapters.kubernetes.workloads import DeploymentWorkloads
+from tidemill.domain.rollout.model import Phase, intent
+from tidemill.errors import NotFound
+
+__all__ = ["account"]
+
+ATTACHED = SHORT | {
+    "traffic": {
+        "mode": "Attach",
+        "routeRef": {"name": "api", "rule": "infer"},
+        "settleSeconds": 0,
+    },
+    "strategy__scaleDownDelaySeconds": 60,
+}
+ATTACHED.pop("traffic__settleSeconds")
+OWNED = SHORT | {"strategy__scaleDownDelaySeconds": 60}
+PHASES = [phase for phase in get_args(Phase) if phase != "empty"]
+
+
+@pytest.fixture(scope="module")
+def api(cluster) -> Iterator[KubeClient]:
+    if not cluster.controllers:
+        pytest.skip("nothing collects what a rollout owned here")
+    install(cluster)
+    with client(cluster) as api:
+        yield api
+
+
+def bring_to(world: ResourceWorld, phase: str) -> None:
+    """Play a rollout until a phase is entered, then let no controller run any more."""
+    if phase == "initializing":
+        world.servers.broken = {world.revisions["v1"].revision}
+        world.want("v1")
+        world.settle()
+    else:
+        world.deploy()
+    if phase not in ("initializing", "stable"):
+        world.want("v2")
+        world.run_until("progressing" if phase in ("paused", "rolling_back") else phase)
+    if phase == "paused":
+        world.change(paused=True)
+        world.run_until("paused")
+    if phase == "rolling_back":
+        world.command("abort", "v2")
+        world.run_until("rolling_back")
+    assert world.phase == phase
+
+
+def act(api: KubeClient, namespace: str, world: ResourceWorld, traffic: dict[str, Any]) -> Owner:
+    """Make on the cluster what the state asks for, as the controller had."""
+    found = api.get(ROLLOUTS, namespace, NAME)
+    owner = Owner(namespace, NAME, found["metadata"]["uid"])
+    wanted = intent(world.state)
+    for revision in wanted.workloads:
+        DeploymentWorkloads(api, owner, replicas=1).ensure(revision)
+    GatewayRouter(api, owner, Traffic.model_validate(traffic)).apply(wanted.route, {})
+    return owner
+
+
+def gone(api: KubeClient, namespace: str) -> bool:
+    mine = {ROLLOUT: NAME}
+    kept = [
+        found for kind in (DEPLOYMENTS, SERVICES) for found in api.select(kind, namespace, mine)
+    ]
+    return not kept and not api.select(ROLLOUTS, namespace, {})
+
+
+def attachment(namespace: str) -> Manifest:
+    rule = {"name": "infer", "backendRefs": [{"name": "legacy", "port": 80, "weight": 0}]}
+    return {
+        "apiVersion": HTTP_ROUTES.api,
+        "kind": HTTP_ROUTES.kind,
+        "metadata": {"name": "api", "namespace": namespace},
+        "spec": {"parentRefs": [{"name": "gateway"}], "rules": [rule]},
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_attached_route_is_restored_by_the_next_controller(api, namespace, account, phase):
+    world = ResourceWorld(ATTACHED).on(api, namespace, ATTACHED)
+    before = api.create(HTTP_ROUTES, attachment(namespace))
+    bring_to(world, phase)
+    act(api, namespace, world, ATTACHED["traffic"])
+    set_mark(api, api.get(ROLLOUTS, namespace, NAME), present=True)
+    changed = api.get(HTTP_ROUTES, namespace, "api")["spec"]
+    assert changed != before["spec"] or phase == "initializing"
+    api.delete(ROLLOUTS, namespace, NAME)
+    assert api.select(ROLLOUTS, namespace, {}), "it waits for a controller"
+    with PlayedPlane(api, namespace, "api") as plane, running(account, namespace, plane):
+        eventually(lambda: gone(api, namespace), 60)
+    assert api.get(HTTP_ROUTES, namespace, "api")["spec"] == before["spec"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_owned_rollout_needs_no_controller_to_go(api, namespace, phase):
+    world = ResourceWorld(OWNED).on(api, namespace, OWNED)
+    bring_to(world, phase)
+    act(api, namespace, world, {"parentRefs": [{"name": "gateway"}]})
+    assert api.get(HTTP_ROUTES, namespace, NAME)
+    api.delete(ROLLOUTS, namespace, NAME)
+    eventually(lambda: gone(api, namespace), 60)
+
+    def route_gone() -> bool:
+        try:
+            api.get(HTTP_ROUTES, namespace, NAME)
+        except NotFound:
+            return True
+        return False
+
+    eventually(route_gone, 60)
+    assert world.controller.tick() is None, "a controller that is late finds nothing to do"
