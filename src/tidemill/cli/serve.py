@@ -30,6 +30,9 @@ def serve(
     grpc_port: Annotated[
         int | None, typer.Option(help="Port for gRPC; default: serving.grpc_port, or no gRPC.")
     ] = None,
+    shadow_port: Annotated[
+        int | None, typer.Option(help="Port for mirrored requests; default: none are taken.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address; default: serving.host.")] = "",
     version: Annotated[str, typer.Option(help="Version that answers carry; default: 0.")] = "",
     name: Annotated[str, typer.Option(help="Model name; default: the bundle's.")] = "",
@@ -90,7 +93,12 @@ def serve(
     scheme = "https" if certificates else "http"
     typer.echo("{}://{}:{}".format(scheme, *listening.getsockname()[:2]))
     app = project.server(models)
-    beside = None if grpc_port is None else project.grpc(app, (host, grpc_port), typer.echo)
+    beside: list[server.Beside] = []
+    if grpc_port is not None:
+        beside.append(project.grpc(app, (host, grpc_port), typer.echo))
+    if shadow_port is not None:
+        bound = server.listen(host, shadow_port)
+        beside.append(server.ShadowListener(app, settings, bound, certificates, typer.echo))
     server.serve(app, listening, settings, certificates, beside)
 
 

@@ -21,11 +21,13 @@ from typing import Literal
 from tidemill.domain.evidence import Tolerance, Verdict
 
 __all__ = [
+    "Answered",
     "PairedAssessment",
     "PairedEvent",
     "PairedRate",
     "Tally",
     "assess_pairs",
+    "compare",
     "log_rate",
     "pairs_until",
     "rate_interval",
@@ -37,6 +39,16 @@ Tally = tuple[int, int]
 BISECTIONS = 40
 MOST_PAIRS = 10_000_000
 """`pairs_until` gives up here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How one arm answered a request."""
+
+    ok: bool
+    slow: bool
+    scores: tuple[float | None, ...]
+    """Of the first rows; None is no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,34 @@ class PairedAssessment:
     limit: float
     pairs: int
     events: int
+
+
+def compare(
+    metric: PairedRate, pair: tuple[Answered, Answered], thresholds: tuple[float, float]
+) -> Tally:
+    """Return what one pair counts: whether it could be the event, whether it is.
+
+    `pair` and `thresholds` are of stable and canary. Where stable has no answer there is nothing to
+    compare with.
+    """
+    stable, canary = pair
+    if metric.event == "failed":
+        return int(stable.ok), int(stable.ok and not canary.ok)
+    if not (stable.ok and canary.ok):
+        return 0, 0
+    if metric.event == "slower":
+        return 1, int(canary.slow and not stable.slow)
+    rows = list(zip(stable.scores, canary.scores, strict=False))
+    if metric.event == "flip":
+        differ = any(_label(a, thresholds[0]) != _label(b, thresholds[1]) for a, b in rows)
+    else:
+        differ = any(a is None or b is None or abs(a - b) > metric.max_difference for a, b in rows)
+    return 1, int(differ or len(stable.scores) != len(canary.scores))
+
+
+def _label(score: float | None, threshold: float) -> bool | None:
+    """Return what a score predicts; None if it is no probability."""
+    return score >= threshold if score is not None and 0 <= score <= 1 else None
 
 
 def assess_pairs(metric: PairedRate, tally: Tally, tolerance: Tolerance) -> PairedAssessment:

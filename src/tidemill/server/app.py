@@ -22,15 +22,21 @@ class App:
     """The server's HTTP interface; `ready` and `draining` are set by the process around it."""
 
     def __init__(
-        self, repository: Repository, metrics: Metrics, guard: Guard, observer: Observer
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        guard: Guard,
+        observer: Observer,
+        routes: Routes | None = None,
     ) -> None:
+        """`routes` are by default all that a client may ask."""
         self.repository = repository
         self.guard = guard
         self.observer = observer
         self.ready = False
         self.draining = False
         self._metrics = metrics
-        self._routes = Routes(
+        self._routes = routes or Routes(
             repository, metrics, guard, observer, lambda: self.ready and not self.draining
         )
 

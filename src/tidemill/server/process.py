@@ -110,7 +110,7 @@ class _Server:
         bound: socket.socket,
         settings: ServingSettings,
         certificates: Certificates | None,
-        beside: Beside | None,
+        beside: Sequence[Beside],
     ) -> None:
         self._app = app
         self._bound = bound
@@ -127,8 +127,8 @@ class _Server:
         self._ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
-        if self._beside is not None:
-            await self._beside.start()
+        for part in self._beside:
+            await part.start()
         listening = await loop.create_server(
             lambda: Connection(self._traffic),
             sock=self._bound,
@@ -141,10 +141,8 @@ class _Server:
         await self._ended.wait()
         ticking.cancel()
         listening.close()
-        ends = [self._drain()]
-        if self._beside is not None:
-            ends.append(self._beside.stop(self._settings.drain_seconds))
-        await asyncio.gather(*ends)
+        seconds = self._settings.drain_seconds
+        await asyncio.gather(self._drain(), *(part.stop(seconds) for part in self._beside))
 
     async def _tick(self) -> None:
         """Once a second, tell the time and look for files that changed."""
@@ -193,7 +191,7 @@ def serve(
     bound: socket.socket,
     settings: ServingSettings,
     certificates: Certificates | None = None,
-    beside: Beside | None = None,
+    beside: Sequence[Beside] = (),
 ) -> None:
     """Serve until a signal ends it; returns when everything accepted was answered and logged."""
     # A full collection over all that is loaded would stall answers for tens of milliseconds.

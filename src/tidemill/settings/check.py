@@ -77,7 +77,8 @@ def _rollout(settings: Settings) -> Iterator[str]:
     paired = {metric.name: metric for metric in rollout.analysis.paired}
     if len(metrics | paired) < len(rollout.analysis.metrics) + len(rollout.analysis.paired):
         yield "rollout.analysis.metrics and paired use one name twice"
-    share = sum(metric.alpha_share for metric in (*metrics.values(), *paired.values()))
+    share = sum(m.alpha_share for m in metrics.values())
+    share += sum(m.alpha_share for m in paired.values())
     if share > 1 + 1e-9:
         yield (
             f"rollout.analysis.metrics and paired: alpha_share sums to {share:g}, more than the"

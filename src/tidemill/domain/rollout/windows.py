@@ -97,9 +97,7 @@ def _consume(
         return replace(evidence, problem=reading.problem or "no pairs were read")
     if not evidence.baseline:
         pairing = _paired(evidence, state, reading)
-        evidence = replace(
-            evidence, baseline=fresh, seen_at=now.wall, problem="", pairing=pairing
-        )
+        evidence = replace(evidence, baseline=fresh, seen_at=now.wall, problem="", pairing=pairing)
         return _open_span(evidence, state, now)
     if evidence.seen_at == now.wall:
         return evidence
@@ -192,7 +190,7 @@ def _windows(
     stable: Counters,
     canary: Counters,
 ) -> dict[str, tuple[Segment, ...]]:
-    """Return the series with this window; in a shadow step the canary has no requests of its own."""
+    """Return the series with this window; in a shadow step the canary has no requests."""
     requests: Pair = (stable.requests, canary.requests)
     series = dict(evidence.series)
     if state.mirror or not any(requests):
