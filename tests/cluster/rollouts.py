@@ -56,14 +56,15 @@ SPEC: dict[str, Any] = {
 
 @cache
 def gateway_crds() -> list[Path]:
-    """Return the CRDs of HTTPRoute and GRPCRoute, out of the Gateway API's Go module."""
+    """Return the CRDs of routes, Gateways and their classes, out of the Gateway API's module."""
     made = subprocess.run(
         ["go", "mod", "download", "-json", GATEWAY_API],
         capture_output=True, text=True, check=True, cwd="/",
     )  # fmt: skip
     folder = Path(json.loads(made.stdout)["Dir"]) / "config/crd/standard"
     return [
-        folder / f"gateway.networking.k8s.io_{kind}.yaml" for kind in ("httproutes", "grpcroutes")
+        folder / f"gateway.networking.k8s.io_{kind}.yaml"
+        for kind in ("httproutes", "grpcroutes", "gateways", "gatewayclasses")
     ]
 
 

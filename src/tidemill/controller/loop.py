@@ -175,7 +175,7 @@ def _attempt(act: Callable[..., None], *arguments: object) -> None:
 
 def _tell(decision: Decision | None) -> None:
     if decision is not None:
-        brief = replace(decision, evidence=())
+        brief = replace(decision, evidence=(), paired=())
         log.info(
             "decided",
             seq=brief.seq,

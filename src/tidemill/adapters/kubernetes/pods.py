@@ -8,11 +8,13 @@ from typing import Any
 from tidemill.adapters.kubernetes.runtime import Runtime
 from tidemill.domain.rollout.model import Revision
 
-__all__ = ["GRPC_PORT", "PORT", "server_pod"]
+__all__ = ["GRPC_PORT", "PORT", "SHADOW_PORT", "server_pod"]
 
 PORT = 8080
 GRPC_PORT = 8081
 """Where a server listens that is told to offer gRPC (`serving.grpc_port`)."""
+SHADOW_PORT = 8082
+"""Where a server takes mirrored requests; no route leads a client there."""
 USER = 10001
 """User of the images; see infra/Dockerfile."""
 PROBE_SECONDS = 5
@@ -62,12 +64,14 @@ def server_pod(revision: Revision, chosen: Mapping[str, str]) -> dict[str, Any]:
 
 def _server(revision: Revision, runtime: Runtime) -> dict[str, Any]:
     arguments = ("serve", "--bundle", revision.bundle, "--version", revision.version)
-    listening = ("--name", revision.model, "--host", "0.0.0.0", "--port", str(PORT))  # noqa: S104
+    ports = ("--port", str(PORT), "--shadow-port", str(SHADOW_PORT))
+    listening = ("--name", revision.model, "--host", "0.0.0.0", *ports)  # noqa: S104
     return {
         **_container("server", runtime.image, [*arguments, *listening], runtime),
         "ports": [
             {"name": "http", "containerPort": PORT, "protocol": "TCP"},
             {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
+            {"name": "shadow", "containerPort": SHADOW_PORT, "protocol": "TCP"},
         ],
         "startupProbe": _probe("/v2/health/live", 1, failures=120),
         "readinessProbe": _probe("/v2/health/ready", PROBE_SECONDS, failures=2),

@@ -16,6 +16,7 @@ from tidemill.adapters.kubernetes.analysis import (
     Analysis,
     AnalysisSpec,
     make_metric,
+    make_paired,
     make_tolerance,
 )
 from tidemill.adapters.kubernetes.fields import Name, Schema, rules
@@ -65,8 +66,14 @@ class ModelRolloutSpec(Schema):
         json_schema_extra=rules(
             (
                 "!has(self.analysis.inline) || self.strategy.steps.all(s, s.gate.all(g, "
+                "has(s.shadow) ? self.analysis.inline.paired.exists(m, m.name == g) : "
                 "self.analysis.inline.metrics.exists(m, m.name == g)))",
-                "a gate names a metric that the analysis does not have",
+                "a gate names a metric that the analysis does not have: of a shadow step one of "
+                "paired, of others one of metrics",
+            ),
+            (
+                "self.traffic.kind == 'HTTPRoute' || !self.strategy.steps.exists(s, has(s.shadow))",
+                "a shadow step needs an HTTPRoute: calls over gRPC are not compared",
             ),
             (
                 "!has(self.analysis.inline) || !has(self.analysis.inline.maturationSeconds) || "
@@ -138,6 +145,8 @@ def make_plan(spec: ModelRolloutSpec, analysis: AnalysisSpec) -> Plan:
         progress_deadline_seconds=float(strategy.progress_deadline_seconds),
         scale_down_seconds=float(strategy.scale_down_delay_seconds),
         interval_seconds=float(strategy.interval_seconds),
+        paired=tuple(make_paired(metric, alpha) for metric in analysis.paired),
+        max_lost=analysis.max_lost_percent / 100,
     )
 
 

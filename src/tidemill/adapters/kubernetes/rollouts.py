@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from tidemill.adapters.kubernetes.analysis import AnalysisSpec
 from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, Manifest, Objects
+from tidemill.adapters.kubernetes.mirroring import Mirroring
 from tidemill.adapters.kubernetes.resources import (
     ModelRolloutSpec,
     make_command,
@@ -41,6 +42,7 @@ class ResourceRollouts:
         self._namespace = namespace
         self._wall = wall
         self._heard = heard
+        self._mirroring = Mirroring(objects, namespace)
         self._read_at = 0
         """Generation of the last specification that was given out and could run."""
 
@@ -134,6 +136,7 @@ class ResourceRollouts:
         try:
             wanted = ModelRolloutSpec.model_validate(found["spec"])
             plan = make_plan(wanted, self._analysis(wanted))
+            self._mirroring.check(wanted)
             spec = Spec(
                 generation=found["metadata"]["generation"],
                 desired=make_revision(wanted),
@@ -158,11 +161,17 @@ class ResourceRollouts:
         except NotFound as error:
             raise DataError(f"there is no AnalysisPolicy {name} in {self._namespace}") from error
         policy = AnalysisSpec.model_validate(found["spec"])
-        known = {metric.name for metric in policy.metrics}
-        asked = [gate for step in spec.strategy.steps for gate in step.gate]
-        if absent := sorted(set(asked) - known):
-            has = ", ".join(sorted(known))
-            raise DataError(f"gates name {', '.join(absent)}, AnalysisPolicy {name} has {has}")
+        for step in spec.strategy.steps:
+            part, known = (
+                ("paired", {metric.name for metric in policy.paired})
+                if step.shadow
+                else ("metrics", {metric.name for metric in policy.metrics})
+            )
+            if absent := sorted(set(step.gate) - known):
+                raise DataError(
+                    f"the gate of step {step.name} names {', '.join(absent)}, the {part} of "
+                    f"AnalysisPolicy {name} are {', '.join(sorted(known)) or 'none'}"
+                )
         return policy
 
     def _write(self, found: Manifest, state: State, decision: Decision | None) -> int:
