@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.cluster.rollouts import client, install, manifest
+from tests.cluster.rollouts import MIRRORS, client, gateway, install, manifest
 from tests.mortal import Fate, Killed, Mortal
 from tests.unit.rollout_world import NAME, World
 
@@ -196,8 +196,36 @@ def unseen(world: ResourceWorld) -> None:
     world.run(5)
 
 
+def shadowed(world: ResourceWorld) -> None:
+    """S14: lost mirrors, one that agrees is promoted, one that does not meets no client."""
+    world.traffic.differs = {
+        world.revisions[name].revision: {"disagreement": rate}
+        for name, rate in {"v2": 0.01, "v3": 0.3}.items()
+    }
+    world.traffic.lost = 0.2
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing", step="shadow")
+    world.run(20)
+    assert world.step == "shadow"
+    world.traffic.lost = 0.0
+    world.run_until("progressing", step="c5", limit=120)
+    world.run_until("stable")
+    world.want("v3")
+    world.run_until("rolling_back")
+    world.run_until("stable")
+    assert world.state.history[0].reason.startswith("harm in disagreement")
+
+
 Scenario = Callable[[ResourceWorld], None]
 QUEUE = {"strategy__onNewRevision": "QueueLatest"}
+SHADOW = {
+    "strategy__steps": [
+        {"name": "shadow", "shadow": {"percent": 20}, "gate": ["disagreement"]},
+        *STEPS,
+    ],
+    "analysis__inline__paired": [{"name": "disagreement", "event": "flip", "maxRate": "0.05"}],
+}
 APPROVED = {"strategy__steps": [STEPS[0] | {"approval": True}, STEPS[1]]}
 SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
     (happy, {}),
@@ -206,6 +234,7 @@ SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
     (queued, QUEUE),
     (commanded, APPROVED),
     (unseen, {}),
+    (shadowed, SHADOW),
 ]
 
 
@@ -234,8 +263,9 @@ def told(scenario: Scenario, settings: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("scenario", "changes"), SCENARIOS, ids=lambda v: getattr(v, "__name__", "")
 )
-def test_the_resource_takes_the_decisions_of_memory(api, namespace, scenario, changes):
+def test_the_resource_takes_the_decisions_of_memory(cluster, api, namespace, scenario, changes):
     settings = SHORT | changes
+    gateway(cluster, namespace, *MIRRORS)
     world = ResourceWorld(settings).on(api, namespace, settings)
     scenario(world)
     assert outcome(world) == told(scenario, settings)
