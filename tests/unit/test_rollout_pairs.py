@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from tidemill.domain.paired import (
     PairedRate,
     assess_pairs,
     compare,
+    judge_pairs,
     log_rate,
     pairs_until,
     rate_interval,
@@ -363,6 +365,33 @@ def test_verdicts() -> None:
     assert list(verdicts.values()) == [
         *("missing", "undecided", "pass", "undecided", "undecided", "harm", "harm")
     ]
+
+
+def ever(verdict: str, rate: float, metric: PairedRate, pairs: int = 400) -> float:
+    """Return the exact chance that any of the looks after each pair says `verdict`."""
+    chance, hit = np.array([1.0]), 0.0
+    for n in range(1, pairs + 1):
+        chance = np.append(chance * (1 - rate), 0.0) + np.append(0.0, chance * rate)
+        decided = [judge_pairs(metric, (n, x), TOLERANCE) == verdict for x in range(n + 1)]
+        hit += chance[decided].sum()
+        chance[decided] = 0.0
+    return float(hit)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.06])
+def test_a_canary_at_the_limit_hardly_ever_passes(rate: float) -> None:
+    assert 0 < ever("pass", rate, FLIP) <= TOLERANCE.beta
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.04])
+def test_a_canary_at_the_limit_is_hardly_ever_harmful(rate: float) -> None:
+    metric = replace(FLIP, alpha=0.01)
+    assert 0 < ever("harm", rate, metric) <= metric.alpha
+
+
+def test_a_canary_that_differs_is_found() -> None:
+    assert ever("harm", 0.3, FLIP, pairs=100) > 0.99
+    assert ever("pass", 0.01, FLIP) > 0.8
 
 
 def test_a_billion_pairs_are_no_overflow() -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "Tally",
     "assess_pairs",
     "compare",
+    "judge_pairs",
     "log_rate",
     "pairs_until",
     "rate_interval",
@@ -119,29 +120,36 @@ def _label(score: float | None, threshold: float) -> bool | None:
 def assess_pairs(metric: PairedRate, tally: Tally, tolerance: Tolerance) -> PairedAssessment:
     """Judge one metric by all pairs that the attempt has seen."""
     pairs, events = tally
-    log_e = log_rate(pairs, events, metric.max_rate)
-    above = events > metric.max_rate * pairs
-    pass_at = math.log(1 / tolerance.beta)
-    verdict: Verdict = "undecided"
-    reason = ""
-    if not pairs:
-        verdict, reason = "missing", "no pairs yet"
-    elif above and log_e >= metric.harm_at and events >= tolerance.min_bad_events:
-        verdict, reason = "harm", f"{events} of {pairs} pairs, above max_rate"
-    elif not above and log_e >= pass_at:
-        verdict, reason = "pass", "below max_rate"
+    verdict = judge_pairs(metric, tally, tolerance)
+    reasons: dict[Verdict, str] = {
+        "missing": "no pairs yet",
+        "harm": f"{events} of {pairs} pairs, above max_rate",
+        "pass": "below max_rate",
+    }
     return PairedAssessment(
         metric=metric.name,
         verdict=verdict,
-        reason=reason,
-        log_e=log_e,
+        reason=reasons.get(verdict, ""),
+        log_e=log_rate(pairs, events, metric.max_rate),
         harm_at=metric.harm_at,
-        pass_at=pass_at,
+        pass_at=math.log(1 / tolerance.beta),
         rate=rate_interval(pairs, events, tolerance.beta),
         limit=metric.max_rate,
         pairs=pairs,
         events=events,
     )
+
+
+def judge_pairs(metric: PairedRate, tally: Tally, tolerance: Tolerance) -> Verdict:
+    """Return what the pairs show: a rate above the limit, below it, or neither yet."""
+    pairs, events = tally
+    if not pairs:
+        return "missing"
+    log_e = log_rate(pairs, events, metric.max_rate)
+    if events > metric.max_rate * pairs:
+        shown = log_e >= metric.harm_at and events >= tolerance.min_bad_events
+        return "harm" if shown else "undecided"
+    return "pass" if log_e >= math.log(1 / tolerance.beta) else "undecided"
 
 
 def log_rate(pairs: int, events: int, rate: float) -> float:

@@ -123,6 +123,11 @@ def _shadow(settings: Settings, name: str) -> Iterator[str]:
         yield f"rollout.steps '{name}': a shadow step has no weight, this has {step.weight}"
     if step is not first:
         yield f"rollout.steps '{name}': a shadow step comes first, before clients meet the canary"
+    if rollout.interval_seconds > 60:
+        yield (
+            f"rollout.steps '{name}': interval_seconds is {rollout.interval_seconds:g}, and answers"
+            " to compare are kept for minutes: at most 60"
+        )
     if len(rollout.steps) == 1:
         yield f"rollout.steps '{name}': clients must meet the canary before it is promoted"
 
