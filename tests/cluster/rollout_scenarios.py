@@ -355,6 +355,27 @@ def frozen(world: ResourceWorld) -> None:
     ]
 
 
+def shadowed(world: ResourceWorld) -> None:
+    """S14: lost mirrors, one that agrees is promoted, one that does not meets no client."""
+    world.traffic.differs = {
+        world.revisions[name].revision: {"disagreement": rate}
+        for name, rate in {"v2": 0.01, "v3": 0.3}.items()
+    }
+    world.traffic.lost = 0.2
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing", step="shadow")
+    world.run(20)
+    assert world.step == "shadow"
+    world.traffic.lost = 0.0
+    world.run_until("progressing", step="c5", limit=120)
+    world.run_until("stable")
+    world.want("v3")
+    world.run_until("rolling_back")
+    world.run_until("stable")
+    assert world.state.history[0].reason.startswith("harm in disagreement")
+
+
 Scenario = Callable[[ResourceWorld], None]
 QUEUE = {"strategy__onNewRevision": "QueueLatest"}
 APPROVED = {"strategy__steps": [STEPS[0] | {"approval": True}, STEPS[1]]}
@@ -367,6 +388,13 @@ LABELS = {
         {"name": "wrong", "event": "wrong", "harmRatio": "1.1", "alphaShare": 40},
     ],
     "strategy__steps": [STEPS[0], STEPS[1] | {"gate": ["wrong"], "maxSeconds": 10**6}],
+}
+SHADOW = {
+    "strategy__steps": [
+        {"name": "shadow", "shadow": {"percent": 20}, "gate": ["disagreement"]},
+        *STEPS,
+    ],
+    "analysis__inline__paired": [{"name": "disagreement", "event": "flip", "maxRate": "0.05"}],
 }
 SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
     (happy, {}),
@@ -383,4 +411,5 @@ SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
     (matured, LABELS),
     (unlabelled, LABELS),
     (frozen, {"strategy__freeze": [MORNING]}),
+    (shadowed, SHADOW),
 ]

@@ -24,6 +24,9 @@ CRDS = ROOT / "charts/tidemill/crds"
 GATEWAY_API = "sigs.k8s.io/gateway-api@v1.4.1"
 IMAGE = "registry.test/tidemill/serve@sha256:" + "1" * 64
 
+MIRRORS = ("HTTPRouteRequestMirror", "HTTPRouteRequestPercentageMirror")
+"""Features of a GatewayClass that a shadow step needs."""
+
 SPEC: dict[str, Any] = {
     "model": {
         "name": "flight-delay",
@@ -56,14 +59,15 @@ SPEC: dict[str, Any] = {
 
 @cache
 def gateway_crds() -> list[Path]:
-    """Return the CRDs of HTTPRoute and GRPCRoute, out of the Gateway API's Go module."""
+    """Return the CRDs of routes, Gateways and their classes, out of the Gateway API's module."""
     made = subprocess.run(
         ["go", "mod", "download", "-json", GATEWAY_API],
         capture_output=True, text=True, check=True, cwd="/",
     )  # fmt: skip
     folder = Path(json.loads(made.stdout)["Dir"]) / "config/crd/standard"
     return [
-        folder / f"gateway.networking.k8s.io_{kind}.yaml" for kind in ("httproutes", "grpcroutes")
+        folder / f"gateway.networking.k8s.io_{kind}.yaml"
+        for kind in ("httproutes", "grpcroutes", "gateways", "gatewayclasses")
     ]
 
 
@@ -106,6 +110,34 @@ def change(body: Any, path: str, value: Any) -> None:
         body.pop(last, None)
     else:
         body[last] = value
+
+
+def gateway(cluster: Any, namespace: str, *features: str) -> str:
+    """Make a Gateway of a class of its own that says it has `features`; return the class."""
+    group, kind = "gateway.networking.k8s.io", f"class-{namespace}"
+    listener = {"name": "http", "port": 80, "protocol": "HTTP"}
+    bodies = [
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "GatewayClass",
+            "metadata": {"name": kind},
+            "spec": {"controllerName": "tests.tidemill.dev/gateway"},
+        },
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "Gateway",
+            "metadata": {"name": "gateway", "namespace": namespace},
+            "spec": {"gatewayClassName": kind, "listeners": [listener]},
+        },
+    ]
+    for body in bodies:
+        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    status = {"status": {"supportedFeatures": [{"name": name} for name in sorted(features)]}}
+    cluster.kubectl(
+        *("patch", "gatewayclass", kind, "--subresource=status", "--type=merge"),
+        *("-p", json.dumps(status)),
+    )
+    return kind
 
 
 def owner(api: KubeClient, namespace: str, **changes: Any) -> Owner:

@@ -17,13 +17,20 @@ from tidemill.errors import Refused
 
 POLICY = SPEC["analysis"]["inline"]
 STEP = {"name": "c9", "weight": 9000}
+SHADOW = {"name": "s", "shadow": {"percent": 20}, "gate": ["disagreement"]}
+FLIP = {"name": "disagreement", "event": "flip", "maxRate": "0.05"}
+SHADOWED = {
+    "strategy.steps": [SHADOW, *SPEC["strategy"]["steps"]],
+    "analysis.inline.paired": [FLIP],
+}
+ATTACHED = {"mode": "Attach", "kind": "GRPCRoute", "routeRef": {"name": "api", "rule": "r"}}
 WRONG = {"name": "wrong", "event": "wrong", "harmRatio": "1.05", "passRatio": "1.2"}
 GLASS = {"id": "1", "action": "BreakGlass", "forRevision": "0123456789"}
 
 ACCEPTED: list[dict[str, Any]] = [
     {},
     {"analysis": {"policyRef": {"name": "default"}}},
-    {"traffic": {"mode": "Attach", "kind": "GRPCRoute", "routeRef": {"name": "api", "rule": "r"}}},
+    {"traffic": ATTACHED},
     {"traffic.hostnames": ["models.example.com"]},
     {"runtime.bundles": None, "runtime.fetchImage": SPEC["runtime"]["image"]},
     {"runtime.resources": {"requests": {"cpu": "500m", "memory": "256Mi"}}},
@@ -38,6 +45,11 @@ ACCEPTED: list[dict[str, Any]] = [
     {"strategy.freeze": [{"days": ["Fri", "Sat"], "start": "16:00", "end": "00:00",
                           "timeZone": "America/Argentina/Buenos_Aires"}]},
     {"model.threshold": "1.0"},
+    SHADOWED,
+    SHADOWED | {"traffic": ATTACHED | {"kind": "HTTPRoute"}, "strategy.intervalSeconds": 60},
+    SHADOWED | {"strategy.steps.0.shadow.percent": 100, "analysis.inline.maxLostPercent": 0},
+    {"analysis.inline.paired": [FLIP | {"event": "difference", "maxDifference": "0.01",
+                                        "alphaShare": 20}]},
 ]  # fmt: skip
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -95,6 +107,28 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"control": {"id": "1", "action": "Abort", "forRevision": "v2"}}, "spec.control.forRevision"),
     ({"control": {"id": "1", "action": "Abort", "forRevision": "0123456789", "step": "c5"}},
      "only Approve is about a step"),
+    (SHADOWED | {"strategy.steps.0.shadow.percent": 0}, "strategy.steps[0].shadow.percent"),
+    (SHADOWED | {"strategy.steps.0.shadow.percent": 101}, "strategy.steps[0].shadow.percent"),
+    (SHADOWED | {"strategy.steps.0.shadow": {}}, "percent: Required"),
+    (SHADOWED | {"strategy.steps.0.weight": 100}, "either weight or shadow"),
+    ({"strategy.steps.0.weight": None}, "either weight or shadow"),
+    (SHADOWED | {"strategy.steps": [SPEC["strategy"]["steps"][0], SHADOW,
+                                    SPEC["strategy"]["steps"][1]]}, "a shadow step is the first"),
+    (SHADOWED | {"strategy.steps": [SHADOW, SHADOW | {"name": "t"},
+                                    SPEC["strategy"]["steps"][0]]}, "a shadow step is the first"),
+    (SHADOWED | {"strategy.steps": [SHADOW]}, "the last step needs a weight"),
+    (SHADOWED | {"strategy.intervalSeconds": 61}, "intervalSeconds of at most 60"),
+    (SHADOWED | {"traffic": ATTACHED}, "a shadow step needs an HTTPRoute"),
+    (SHADOWED | {"strategy.steps.0.gate": ["errors"]}, "of a shadow step one of paired"),
+    (SHADOWED | {"strategy.steps.1.gate": ["disagreement"]}, "others one of metrics"),
+    ({"analysis.inline.paired": [FLIP, FLIP]}, "names of metrics must be unique"),
+    ({"analysis.inline.paired": [FLIP | {"name": "errors"}]}, "names of metrics must be unique"),
+    ({"analysis.inline.paired": [FLIP | {"alphaShare": 21}]}, "at most 100 percent"),
+    ({"analysis.inline.paired": [FLIP | {"maxRate": "0"}]}, "maxRate and maxDifference"),
+    ({"analysis.inline.paired": [FLIP | {"maxDifference": "1"}]}, "maxRate and maxDifference"),
+    ({"analysis.inline.paired": [FLIP | {"event": "error"}]}, "analysis.inline.paired[0].event"),
+    ({"analysis.inline.paired": [{"name": "x", "event": "flip"}]}, "maxRate: Required"),
+    ({"analysis.inline.maxLostPercent": 100}, "analysis.inline.maxLostPercent"),
 ]  # fmt: skip
 
 CONTROL = {"id": "1", "action": "Abort", "forRevision": "0123456789"}

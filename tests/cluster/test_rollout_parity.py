@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 from tests.cluster.rollout_scenarios import SCENARIOS, SHORT, Resources, ResourceWorld, Scenario
-from tests.cluster.rollouts import client, install
+from tests.cluster.rollouts import MIRRORS, client, gateway, install
 from tests.mortal import Fate, Killed, Mortal
 from tests.unit.rollout_world import NAME
 
@@ -73,8 +73,11 @@ def told(scenario: Scenario, settings: dict[str, Any], store: Engine) -> dict[st
 @pytest.mark.parametrize(
     ("scenario", "changes"), SCENARIOS, ids=lambda v: getattr(v, "__name__", "")
 )
-def test_the_resource_takes_the_decisions_of_one_machine(api, namespace, store, scenario, changes):
+def test_the_resource_takes_the_decisions_of_one_machine(
+    cluster, api, namespace, store, scenario, changes
+):
     settings = SHORT | changes
+    gateway(cluster, namespace, *MIRRORS)
     world = ResourceWorld(settings).on(api, namespace, settings)
     scenario(world)
     assert outcome(world) == told(scenario, settings, store)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.cluster.rollouts import ROOT, client, eventually, install, manifest
+from tests.cluster.rollouts import MIRRORS, ROOT, client, eventually, gateway, install, manifest
 from tests.unit.rollout_world import START
 
 from tidemill.adapters.kubernetes.cache import Cache
@@ -30,7 +30,9 @@ from tidemill.adapters.kubernetes.client import (
 from tidemill.adapters.kubernetes.events import DecisionEvents
 from tidemill.adapters.kubernetes.finalizer import set_mark
 from tidemill.adapters.kubernetes.lease import Election
+from tidemill.adapters.kubernetes.mirroring import Mirroring
 from tidemill.adapters.kubernetes.owned import Owner
+from tidemill.adapters.kubernetes.resources import ModelRolloutSpec
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
 from tidemill.adapters.kubernetes.routes import GatewayRouter
 from tidemill.adapters.kubernetes.traffic import Traffic
@@ -42,6 +44,8 @@ from tidemill.wiring.kubernetes import LEASE
 RULES = yaml.safe_load((ROOT / "charts/tidemill/files/rollout-controller-rules.yaml").read_text())
 NAME = "flight-delay"
 ACCOUNT = "minimal"
+CLUSTER = {name for rule in RULES["cluster"] for name in rule["resources"]}
+"""Resources that are granted beyond the namespace."""
 REVIEWS = Resource(
     "authorization.k8s.io/v1", "LocalSubjectAccessReview", "localsubjectaccessreviews"
 )
@@ -68,17 +72,18 @@ class Bench:
         """Let the account do exactly this."""
         group = "rbac.authorization.k8s.io"
         meta = {"name": ACCOUNT, "namespace": self.namespace}
-        role = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": rules}
         subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": self.namespace}
-        binding = {
-            "apiVersion": f"{group}/v1",
-            "kind": "RoleBinding",
-            "metadata": meta,
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": ACCOUNT},
-            "subjects": [subject],
-        }
-        for body in (role, binding):
-            self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+        wide = [rule for rule in rules if CLUSTER & set(rule["resources"])]
+        own = [rule for rule in rules if rule not in wide]
+        for kind, part, where in (
+            ("Role", own, meta),
+            ("ClusterRole", wide, {"name": f"{ACCOUNT}-{self.namespace}"}),
+        ):
+            reference = {"apiGroup": group, "kind": kind, "name": where["name"]}
+            head = {"apiVersion": f"{group}/v1", "metadata": where}
+            binding = head | {"kind": f"{kind}Binding", "roleRef": reference, "subjects": [subject]}
+            for body in (head | {"kind": kind, "rules": part}, binding):
+                self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
     def may(self, verb: str, resource: str, name: str = "") -> bool:
         """Ask the authorizer; `resource` is `plural/sub.group`."""
@@ -111,7 +116,7 @@ def bench(cluster, admin) -> Iterator[Bench]:
 
 
 def rules() -> list[Manifest]:
-    return copy.deepcopy(RULES["namespace"] + RULES["home"])
+    return copy.deepcopy(RULES["namespace"] + RULES["home"] + RULES["cluster"])
 
 
 def listing(resource: Resource) -> Callable[[Bench, Owner], object]:
@@ -255,6 +260,15 @@ def telling(bench: Bench, owner: Owner) -> None:
     assert heard, "no Event"
 
 
+def mirroring(bench: Bench, _: Owner) -> None:
+    """Read whether the Gateway of a shadow step can mirror."""
+    gateway(bench.cluster, bench.namespace, *MIRRORS)
+    shadow = {"name": "s", "shadow": {"percent": 20}}
+    body = manifest(bench.namespace)
+    body["spec"]["strategy"]["steps"].insert(0, shadow)
+    Mirroring(bench.api, bench.namespace).check(ModelRolloutSpec.model_validate(body["spec"]))
+
+
 def electing(bench: Bench, _: Owner) -> None:
     election = Election(bench.api, bench.namespace, LEASE, "test")
     bench.admin.delete(LEASES, bench.namespace, LEASE)
@@ -282,6 +296,8 @@ NEEDS: dict[tuple[str, str], Callable[[Bench, Owner], object]] = {
     ("grpcroutes", "patch"): routing("GRPCRoute"),
     ("grpcroutes", "update"): attaching("GRPCRoute"),
     ("events", "create"): telling,
+    ("gateways", "get"): mirroring,
+    ("gatewayclasses", "get"): mirroring,
     ("leases", "create"): electing,
     ("leases", "get"): electing,
     ("leases", "update"): electing,

@@ -17,6 +17,7 @@ from tidemill.adapters.kubernetes.client import (
     Resource,
 )
 from tidemill.adapters.kubernetes.owned import Owner
+from tidemill.adapters.kubernetes.pods import SHADOW_PORT
 from tidemill.adapters.kubernetes.routes import GatewayRouter
 from tidemill.adapters.kubernetes.traffic import Traffic
 from tidemill.domain.rollout.model import Backend, Route
@@ -247,3 +248,51 @@ def test_a_rule_that_vanished_is_said(api, owned):
         gateway.apply(SPLIT, {})
     assert "no rule named infer" in gateway.observe().problem
     gateway.release()
+
+
+MIRRORED = Route((Backend(OLD, 10000), Backend(NEW, 0)), mirror=Backend(NEW, 2000))
+
+
+def test_requests_are_mirrored_to_the_port_for_shadows(api, owned):
+    gateway = router(api, owned)
+    gateway.apply(MIRRORED, {})
+    accept(api, HTTP_ROUTES, NAME, owned.namespace)
+    assert gateway.observe() == MIRRORED
+    (rule,) = api.get(HTTP_ROUTES, owned.namespace, NAME)["spec"]["rules"]
+    (mirror,) = rule["filters"]
+    assert mirror["requestMirror"]["backendRef"]["name"] == f"{NAME}-{NEW}"
+    assert mirror["requestMirror"]["backendRef"]["port"] == SHADOW_PORT
+    assert mirror["requestMirror"]["percent"] == 20
+    gateway.apply(SPLIT, {})
+    accept(api, HTTP_ROUTES, NAME, owned.namespace)
+    assert gateway.observe() == SPLIT
+    assert "filters" not in api.get(HTTP_ROUTES, owned.namespace, NAME)["spec"]["rules"][0]
+
+
+def test_the_filters_of_a_foreign_rule_stay_beside_our_mirror(api, owned):
+    before = foreign(api, owned.namespace, HTTP_ROUTES)
+    gateway = attached(api, owned)
+    gateway.apply(MIRRORED, {})
+    accept(api, HTTP_ROUTES, "api", owned.namespace)
+    assert gateway.observe() == MIRRORED
+    rules = api.get(HTTP_ROUTES, owned.namespace, "api")["spec"]["rules"]
+    assert [entry["type"] for entry in rules[1]["filters"]] == [FILTER["type"], "RequestMirror"]
+    assert rules[0] == before["spec"]["rules"][0]
+    gateway.apply(SPLIT, {})
+    assert without_ours(api.get(HTTP_ROUTES, owned.namespace, "api")) == without_ours(before)
+    gateway.apply(MIRRORED, {})
+    gateway.release()
+    assert api.get(HTTP_ROUTES, owned.namespace, "api")["spec"] == before["spec"]
+
+
+def test_a_mirror_of_somebody_else_is_not_ours(api, owned):
+    found = foreign(api, owned.namespace, HTTP_ROUTES)
+    other = {"group": "", "kind": "Service", "name": "audit", "port": 80}
+    theirs = {"type": "RequestMirror", "requestMirror": {"backendRef": other}}
+    found["spec"]["rules"][1]["filters"] = [theirs]
+    api.replace(HTTP_ROUTES, found)
+    gateway = attached(api, owned)
+    gateway.apply(SPLIT, {})
+    accept(api, HTTP_ROUTES, "api", owned.namespace)
+    assert gateway.observe() == SPLIT
+    assert api.get(HTTP_ROUTES, owned.namespace, "api")["spec"]["rules"][1]["filters"] == [theirs]

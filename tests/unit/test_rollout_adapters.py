@@ -290,7 +290,7 @@ class FakeProcesses:
 
 def test_a_server_per_revision_on_a_port_of_its_own():
     processes = FakeProcesses()
-    servers = ProcessWorkloads(processes, lambda r, p: (r.revision, str(p)), (0, 0))
+    servers = ProcessWorkloads(processes, lambda r, p, s: (r.revision, str(p), str(s)), (0, 0))
     servers._ports = (18100, 18101)
     for name in ("v1", "v1", "v2"):
         servers.ensure(revision(name))

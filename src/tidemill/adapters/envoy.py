@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tidemill.domain.rollout.model import Backend, Route
+from tidemill.domain.rollout.model import Backend, Route, shadow_of
 from tidemill.errors import MissingExtra, Unavailable
 from tidemill.ports.processes import ProcessSpec
 from tidemill.settings.serving import GatewaySettings
@@ -29,6 +29,7 @@ CLUSTER = f"{TYPES}.config.cluster.v3.Cluster"
 ROUTES = f"{TYPES}.config.route.v3.RouteConfiguration"
 NAME = "tidemill"
 PREFIX = "revision-"
+SHADOW = shadow_of("")
 NOTHING_DEPLOYED = {
     "status": 503,
     "body": {"inline_string": '{"error": "no model is deployed"}'},
@@ -46,7 +47,10 @@ def envoy_spec(folder: Path, settings: GatewaySettings) -> ProcessSpec:
         raise MissingExtra("envoy", "local") from error
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "bootstrap.json", _bootstrap(folder, settings))
-    for path, content in ((folder / "clusters.json", []), (folder / "routes.json", [_routes({})])):
+    for path, content in (
+        (folder / "clusters.json", []),
+        (folder / "routes.json", [_routes({}, {})]),
+    ):
         if not path.exists():
             _write(path, _discovery(content))
     return ProcessSpec(
@@ -73,36 +77,43 @@ class EnvoyRouter:
     def apply(self, route: Route, addresses: Mapping[str, str]) -> None:
         """Write the files that lead to `route`, one safe step per call."""
         known = _addresses(_read(self._clusters)["resources"]) | dict(addresses)
-        unknown = [b.revision for b in route.backends if b.revision not in known]
+        mirrors = {shadow_of(m.revision): m.weight for m in (route.mirror,) if m}
+        weights = {b.revision: b.weight for b in route.backends if b.weight}
+        names = [*(b.revision for b in route.backends), *mirrors]
+        unknown = [name for name in names if name not in known]
         if unknown:
             raise Unavailable(f"no address of {', '.join(unknown)} is known yet")
-        wanted = {b.revision: known[b.revision] for b in route.backends}
-        weights = {b.revision: b.weight for b in route.backends if b.weight}
-        clusters, routes = _discovery(_cluster_list(wanted)), _discovery([_routes(weights)])
+        wanted = {name: known[name] for name in names}
+        clusters = _discovery(_cluster_list(wanted))
+        routes = _discovery([_routes(weights, mirrors)])
         if _read(self._clusters) == clusters and _read(self._routes) == routes:
             return
-        written = _weights(_read(self._routes)["resources"])
+        asked = {*weights, *mirrors}
+        written = _named(_read(self._routes)["resources"])
         named = set(written)
-        if not named <= set(weights):
-            named |= set(self._weights_in_force())
+        if not named <= asked:
+            named |= _named(self._routes_in_force())
         kept = {
             revision: address
             for revision, address in _addresses(_read(self._clusters)["resources"]).items()
             if revision in named
         }
         _write(self._clusters, _discovery(_cluster_list(kept | wanted)))
-        if set(weights) <= set(written) or set(weights) <= self._clusters_in_force():
+        if asked <= written or asked <= self._clusters_in_force():
             _write(self._routes, routes)
 
     def observe(self) -> Route:
         """Return the route in force; servers whose address is being changed are not in it."""
-        weights = self._weights_in_force()
-        known = self._clusters_in_force()
-        return Route(tuple(Backend(r, weights.get(r, 0)) for r in sorted(known | set(weights))))
+        configs = self._routes_in_force()
+        weights, mirrors = _weights(configs), _mirrors(configs)
+        known = {name for name in self._clusters_in_force() if not name.startswith(SHADOW)}
+        backends = tuple(Backend(r, weights.get(r, 0)) for r in sorted(known | set(weights)))
+        mirror = [Backend(name.removeprefix(SHADOW), share) for name, share in mirrors.items()]
+        return Route(backends, mirror=mirror[0] if mirror else None)
 
-    def _weights_in_force(self) -> dict[str, int]:
+    def _routes_in_force(self) -> list[dict[str, Any]]:
         entries = self._dump("dynamic_route_configs")
-        return _weights([entry["route_config"] for entry in entries if "route_config" in entry])
+        return [entry["route_config"] for entry in entries if "route_config" in entry]
 
     def _clusters_in_force(self) -> set[str]:
         """Servers that Envoy knows under the address that is wanted now."""
@@ -191,8 +202,11 @@ def _cluster(revision: str, address: str) -> dict[str, Any]:
     }
 
 
-def _routes(weights: Mapping[str, int]) -> dict[str, Any]:
-    """Describe the split. A request is retried only if nothing of an answer was seen."""
+def _routes(weights: Mapping[str, int], mirrors: Mapping[str, int]) -> dict[str, Any]:
+    """Describe the split and what is mirrored; both count in 1/10000.
+
+    A request is retried only if nothing of an answer was seen; a mirrored copy never is.
+    """
     names = [{"name": f"{PREFIX}{r}", "weight": weights[r]} for r in sorted(weights)]
     retry = {"retry_on": "connect-failure,refused-stream,reset", "num_retries": 2}
     split = {
@@ -200,6 +214,15 @@ def _routes(weights: Mapping[str, int]) -> dict[str, Any]:
             "weighted_clusters": {"clusters": names},
             "timeout": "30s",
             "retry_policy": retry,
+            "request_mirror_policies": [
+                {
+                    "cluster": f"{PREFIX}{name}",
+                    "runtime_fraction": {
+                        "default_value": {"numerator": share, "denominator": "TEN_THOUSAND"}
+                    },
+                }
+                for name, share in mirrors.items()
+            ],
         }
     }
     everything = {
@@ -210,15 +233,37 @@ def _routes(weights: Mapping[str, int]) -> dict[str, Any]:
     return {"@type": ROUTES, "name": NAME, "virtual_hosts": [host]}
 
 
+def _actions(configs: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for config in configs:
+        for host in config["virtual_hosts"]:
+            for route in host["routes"]:
+                yield route.get("route", {})
+
+
 def _weights(configs: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Read weight by revision out of route configurations."""
-    routes = [r for c in configs for host in c["virtual_hosts"] for r in host["routes"]]
-    clusters = [
-        c
-        for r in routes
-        for c in r.get("route", {}).get("weighted_clusters", {}).get("clusters", [])
-    ]
-    return {c["name"].removeprefix(PREFIX): c["weight"] for c in clusters}
+    return {
+        cluster["name"].removeprefix(PREFIX): cluster["weight"]
+        for action in _actions(configs)
+        for cluster in action.get("weighted_clusters", {}).get("clusters", [])
+    }
+
+
+def _mirrors(configs: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Read the mirrored share by destination out of route configurations."""
+    return {
+        policy["cluster"].removeprefix(PREFIX): policy["runtime_fraction"]["default_value"][
+            "numerator"
+        ]
+        for action in _actions(configs)
+        for policy in action.get("request_mirror_policies", [])
+    }
+
+
+def _named(configs: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return every destination that route configurations name."""
+    configs = list(configs)
+    return {*_weights(configs), *_mirrors(configs)}
 
 
 def _addresses(clusters: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -13,8 +13,10 @@ from dataclasses import replace
 import httpx
 
 from tidemill.adapters.outcomes import Outcomes
+from tidemill.adapters.pairing import PairReader
 from tidemill.adapters.rehearsal import Rehearsal
 from tidemill.domain.rollout.model import Counters, Now, Reading, State, Workload
+from tidemill.domain.rollout.pairs import Pairs
 from tidemill.domain.rollout.windows import total
 
 __all__ = ["ServerEvidence", "parse"]
@@ -35,6 +37,7 @@ class ServerEvidence:
         self._outcomes = outcomes
         self._client = client
         self._rehearsal = Rehearsal(client)
+        self._pairs = PairReader(client)
 
     def read(self, workloads: Mapping[str, Workload], state: State, now: Now) -> Reading:
         """Scrape every server and look for outcomes that have matured."""
@@ -50,7 +53,20 @@ class ServerEvidence:
                 problems.append(f"{revision}: {error}")
         cohorts, until = self._outcomes.matured(state, now.clock)
         rehearsal = self._rehearsal.verdict(state, workloads)
-        return Reading(counters, cohorts, until, "; ".join(problems), rehearsal)
+        pairs = self._compared(workloads, state, problems)
+        return Reading(counters, cohorts, until, "; ".join(problems), rehearsal, pairs)
+
+    def _compared(
+        self, workloads: Mapping[str, Workload], state: State, problems: list[str]
+    ) -> Pairs | None:
+        """Return what a shadow step has compared; None, with the problem, if that is unknown."""
+        if not state.mirror:
+            return None
+        try:
+            return self._pairs.read(workloads, state)
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            problems.append(f"answers to compare: {error}")
+            return None
 
     def _count(self, workload: Workload, revision: str, tails: Tails | None) -> Counters:
         """Read every server of a revision, or none: a part of them would look like a loss."""

@@ -1,7 +1,7 @@
 """Model servers on one machine: one supervised process per revision.
 
-A server's process is called `model-<revision>-<port>`; the declared names are all the memory that
-is needed.
+A server's process is called `model-<revision>-<port>-<port for shadows>`; the declared names are
+all the memory that is needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tidemill.ports.processes import Processes, ProcessSpec, ProcessStatus
 
 __all__ = ["ProcessWorkloads"]
 
-NAME = re.compile(r"model-(?P<revision>[0-9a-z]+)-(?P<port>\d+)")
+NAME = re.compile(r"model-(?P<revision>[0-9a-z]+)-(?P<port>\d+)(-(?P<shadow>\d+))?")
 
 
 class ProcessWorkloads:
@@ -25,13 +25,13 @@ class ProcessWorkloads:
     def __init__(
         self,
         processes: Processes,
-        command: Callable[[Revision, int], tuple[str, ...]],
+        command: Callable[[Revision, int, int], tuple[str, ...]],
         ports: tuple[int, int],
         *,
         host: str = "127.0.0.1",
         grace_seconds: float = 10.0,
     ) -> None:
-        """`command` returns the argv that serves a revision on a port of the range `ports`."""
+        """`command` returns the argv that serves a revision on two ports of the range `ports`."""
         self._processes = processes
         self._command = command
         self._ports = ports
@@ -43,11 +43,13 @@ class ProcessWorkloads:
         servers = self._servers()
         if any(r == revision.revision and s.state != "stopping" for r, _, s in servers):
             return
-        port = self._free_port({port for _, port, _ in servers})
+        taken = {port for _, ports, _ in servers for port in ports}
+        port = self._free_port(taken)
+        shadow = self._free_port(taken | {port})
         self._processes.declare(
             ProcessSpec(
-                name=f"model-{revision.revision}-{port}",
-                argv=self._command(revision, port),
+                name=f"model-{revision.revision}-{port}-{shadow}",
+                argv=self._command(revision, port, shadow),
                 ready_url=f"http://{self._host}:{port}/v2/models/{revision.model}/ready",
                 grace_seconds=self._grace_seconds,
                 port=port,
@@ -66,16 +68,22 @@ class ProcessWorkloads:
             revision: Workload(
                 ready=int(status.state == "ready"),
                 desired=1,
-                address=f"{self._host}:{port}",
+                address=f"{self._host}:{ports[0]}",
                 detail=status.detail,
+                shadows={status.name: f"{self._host}:{ports[1]}"} if len(ports) > 1 else {},
             )
-            for revision, port, status in self._servers()
+            for revision, ports, status in self._servers()
             if status.state != "stopping"
         }
 
-    def _servers(self) -> list[tuple[str, int, ProcessStatus]]:
+    def _servers(self) -> list[tuple[str, list[int], ProcessStatus]]:
+        """Return every server with its ports; one that an older release declared has one port."""
         found = ((NAME.fullmatch(name), s) for name, s in self._processes.statuses().items())
-        return [(m["revision"], int(m["port"]), status) for m, status in found if m]
+        return [
+            (m["revision"], [int(port) for port in m.group("port", "shadow") if port], status)
+            for m, status in found
+            if m
+        ]
 
     def _free_port(self, taken: set[int]) -> int:
         first, last = self._ports

@@ -33,6 +33,9 @@ def serve(
     grpc_port: Annotated[
         int | None, typer.Option(help="Port for gRPC; default: serving.grpc_port, or no gRPC.")
     ] = None,
+    shadow_port: Annotated[
+        int | None, typer.Option(help="Port for mirrored requests; default: none are taken.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address; default: serving.host.")] = "",
     version: Annotated[str, typer.Option(help="Version that answers carry; default: 0.")] = "",
     name: Annotated[str, typer.Option(help="Model name; default: the bundle's.")] = "",
@@ -70,6 +73,7 @@ def serve(
         port,
         settings.verify if verify is None else verify,
         grpc_port=settings.grpc_port if grpc_port is None else grpc_port,
+        shadow_port=shadow_port,
         repository=bundle is None,
         version=version or "0",
         name=name,

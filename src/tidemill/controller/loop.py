@@ -19,6 +19,7 @@ from tidemill.domain.rollout.model import (
     State,
     Workload,
     intent,
+    shadow_of,
 )
 from tidemill.domain.rollout.reconcile import reconcile
 from tidemill.errors import Conflict, PermanentError, RetryableError, TidemillError
@@ -108,6 +109,11 @@ class Controller:
             _attempt(hands.workloads.ensure, revision)
         seen = self._workloads() or {}
         addresses = {revision: found.address for revision, found in seen.items()}
+        addresses |= {
+            shadow_of(revision): address
+            for revision, found in seen.items()
+            for address in found.shadows.values()
+        }
         _attempt(hands.router.apply, wanted.route, addresses)
         if self._route() == wanted.route:
             for gone in sorted(set(seen) - {r.revision for r in wanted.workloads}):
@@ -170,7 +176,7 @@ def _attempt(act: Callable[..., None], *arguments: object) -> None:
 def tell(decision: Decision | None) -> None:
     """Say a decision in the log."""
     if decision is not None:
-        brief = replace(decision, evidence=())
+        brief = replace(decision, evidence=(), paired=())
         log.info(
             "decided",
             seq=brief.seq,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tidemill.domain.evidence import Metric, Tolerance
+from tidemill.domain.paired import PairedRate
 from tidemill.domain.rollout.freeze import make_freeze
 from tidemill.domain.rollout.model import Plan, Policy, Step
 from tidemill.settings import Settings
@@ -33,8 +34,19 @@ def make_plan(settings: Settings) -> Plan:
             min_seconds=step.min_seconds,
             max_seconds=step.max_seconds,
             approval=step.approval,
+            mirror=step.shadow.percent * 100 if step.shadow else 0,
         )
         for step in rollout.steps
+    )
+    paired = tuple(
+        PairedRate(
+            name=metric.name,
+            event=metric.event,
+            max_rate=metric.max_rate,
+            max_difference=metric.max_difference,
+            alpha=analysis.alpha * metric.alpha_share,
+        )
+        for metric in analysis.paired
     )
     maturity = settings.monitoring.maturity_hours * 3600
     return Plan(
@@ -64,4 +76,6 @@ def make_plan(settings: Settings) -> Plan:
             make_freeze(window.days, window.start, window.end, window.time_zone)
             for window in rollout.freeze
         ),
+        paired=paired,
+        max_lost=analysis.max_lost,
     )

@@ -126,7 +126,8 @@ class Witness:
         self._story.note(decision.clock, title, decision.reason)
         if decision.action == "finalize":
             self.promoted.append(version)
-        if decision.action == "rollback" and any(a.verdict == "harm" for a in decision.evidence):
+        found = (*decision.evidence, *decision.paired)
+        if decision.action == "rollback" and any(a.verdict == "harm" for a in found):
             self.rolled_back.append(version)
 
     def _requests(self) -> None:

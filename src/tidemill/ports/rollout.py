@@ -90,7 +90,9 @@ class Router(Protocol):
     """The data plane's split of requests."""
 
     def apply(self, route: Route, addresses: Mapping[str, str]) -> None:
-        """Ask for a route; addresses are by revision. Idempotent, cheap when nothing changed.
+        """Ask for a route; addresses are by revision, and by `shadow_of` it for mirrored requests.
+
+        Idempotent, cheap when nothing changed.
 
         A destination is known to the data plane before the route names it, and forgotten after; one
         without an address here keeps the address it had, so that a way back needs nobody else.

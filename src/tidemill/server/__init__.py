@@ -6,7 +6,8 @@ Lives here: the protocol's types (`protocol`, `tensors`, `binary`), what a reque
 path of one request (`inference`), the models in this process (`repository`), REST (`rest`,
 `records`, `routes`, `documents`) and its description (`operations`, `openapi`), what is admitted
 and answered (`app`), gRPC (`rpc`, a package), what is seen of it all (`metrics`, `trail`,
-`observer`, `traces`, `access`), the parts put together (`build`), who and how much may come in
+`observer`, `traces`, `access`), mirrored requests and what is compared (`shadow`, `answers`), the
+parts put together (`build`), who and how much may come in
 (`guard`, `auth`, `bearer`, `keyring`, `keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`,
 `files`), HTTP/1.1 (`messages`, `connection`, `traffic`), start and drain (`process`), and the
 other workers of the same server, where there are any (`crew`, `orders`).
@@ -22,21 +23,25 @@ from tidemill.server.build import build_app, build_served, verify_features
 from tidemill.server.files import read_file
 from tidemill.server.keyring import Keyring
 from tidemill.server.model import Model, load_model
-from tidemill.server.process import forbid_imports, serve
+from tidemill.server.process import Beside, forbid_imports, serve
 from tidemill.server.repository import Repository, Served
+from tidemill.server.shadow import ShadowListener, build_shadow_app
 from tidemill.server.tls import Certificates
 from tidemill.server.warmup import warm_up
 
 __all__ = [
     "App",
     "Authentication",
+    "Beside",
     "Certificates",
     "Keyring",
     "Model",
     "Repository",
     "Served",
+    "ShadowListener",
     "build_app",
     "build_served",
+    "build_shadow_app",
     "forbid_imports",
     "load_model",
     "read_file",

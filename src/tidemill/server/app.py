@@ -29,7 +29,9 @@ class App:
         guard: Guard,
         observer: Observer,
         orders: Orders,
+        routes: Routes | None = None,
     ) -> None:
+        """`routes` are by default all that a client may ask."""
         self.repository = repository
         self.orders = orders
         self.guard = guard
@@ -37,7 +39,7 @@ class App:
         self.ready = False
         self.draining = False
         self._metrics = metrics
-        self._routes = Routes(
+        self._routes = routes or Routes(
             repository, orders, metrics, guard, observer, lambda: self.ready and not self.draining
         )
 

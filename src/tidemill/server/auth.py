@@ -39,8 +39,15 @@ class Authentication:
         Raises Rejected with 401, 403 or 429.
         """
         token = credential(authorization)
-        door = self._dotted if token.count(b".") == 2 else self._plain
-        return door.admit(token, needed)
+        return self._door(token).admit(token, needed)
+
+    def recognise(self, authorization: bytes, needed: Permission) -> str:
+        """Say whose a request with this header is, and count nothing; raises Rejected."""
+        token = credential(authorization)
+        return self._door(token).recognise(token, needed)
+
+    def _door(self, token: bytes) -> Keyring | Tokens:
+        return self._dotted if token.count(b".") == 2 else self._plain
 
     def reload(self) -> None:
         """Once a second: look for keys that changed; returns at once."""

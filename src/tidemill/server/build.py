@@ -11,6 +11,7 @@ from tidemill.errors import RetryableError
 from tidemill.ports.clock import Clock
 from tidemill.ports.features import OnlineReader
 from tidemill.ports.objects import ObjectStore
+from tidemill.server.answers import Answers
 from tidemill.server.app import App
 from tidemill.server.batching import Batcher
 from tidemill.server.cache import Cache
@@ -26,7 +27,7 @@ from tidemill.server.orders import Orders
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.records import Records
 from tidemill.server.redaction import Redaction
-from tidemill.server.repository import Repository, Served
+from tidemill.server.repository import Repository, Served, Shadow
 from tidemill.server.sampling import Sampler
 from tidemill.server.validation import Validator
 from tidemill.settings.secrets import reveal
@@ -85,19 +86,45 @@ def build_served(
         max_text_length=settings.limits.max_text_length,
         nan_policy=settings.nan_policy,
     )
-    lookup = Lookup(manifest, reader, settings, counters)
+    answers = Answers(model.revision, settings.slow_ms / 1000)
     inference = Inference(
         model,
         validator,
-        lookup,
+        Lookup(manifest, reader, settings, counters),
         predictions,
         counters,
         clock,
+        answers,
         settings.fallback,
         Batcher(model, rows, counters) if (rows := settings.max_batch_rows) else None,
         Cache(entries, counters) if (entries := settings.cache_entries) else None,
     )
-    return Served(inference, counters, predictions, Records(manifest, model.name, model.version))
+    shadow = _shadow(model, validator, settings, reader, clock)
+    counters.shadows = shadow.counters.outcomes
+    records = Records(manifest, model.name, model.version)
+    return Served(inference, counters, predictions, records, answers, shadow)
+
+
+def _shadow(
+    model: Model,
+    validator: Validator,
+    settings: ServingSettings,
+    reader: OnlineReader,
+    clock: Clock,
+) -> Shadow:
+    """Return what answers shadows: the same model, and nothing that a client's request leaves."""
+    counters = Counters(
+        (model.name, model.version, model.revision),
+        slow_seconds=settings.slow_ms / 1000,
+        views=tuple(view.name for view in model.manifest.features.views),
+        logged=lambda: (0, 0),
+        held=lambda: 0,
+    )
+    answers = Answers(model.revision, settings.slow_ms / 1000)
+    batcher = Batcher(model, rows, counters) if (rows := settings.max_batch_rows) else None
+    lookup = Lookup(model.manifest, reader, settings, counters)
+    inference = Inference(model, validator, lookup, None, counters, clock, answers, batcher=batcher)
+    return Shadow(inference, counters, answers)
 
 
 def _trained(manifest: Manifest) -> float | None:

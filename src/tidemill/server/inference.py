@@ -24,6 +24,7 @@ import structlog
 from numpy.typing import NDArray
 
 from tidemill.ports.clock import Clock
+from tidemill.server.answers import Answers
 from tidemill.server.batching import Batcher
 from tidemill.server.cache import Cache
 from tidemill.server.encoding import Prediction
@@ -82,16 +83,18 @@ class Inference:
         model: Model,
         validator: Validator,
         lookup: Lookup,
-        log: PredictionLog,
+        log: PredictionLog | None,
         counters: Counters,
         clock: Clock,
+        answers: Answers,
         fallback: Iterable[Literal["previous", "prior"]] = (),
         batcher: Batcher | None = None,
         cache: Cache | None = None,
     ) -> None:
         """`fallback` says what answers when the model fails, in this order; nothing: an error.
 
-        Without a `batcher` each request is scored alone, and nothing is awaited for it.
+        Without a `log` predictions are not logged. Without a `batcher` each request is scored
+        alone, and nothing is awaited for it.
         """
         self.model = model
         self.older: Callable[[], Iterable[Inference]] = tuple
@@ -99,6 +102,7 @@ class Inference:
         self._validator = validator
         self._lookup = lookup
         self._log = log
+        self._answers = answers
         self._counters = counters
         self._clock = clock
         self._fallback = tuple(fallback)
@@ -195,8 +199,11 @@ class Inference:
             outcome = "cancelled"
             raise
         finally:
+            seconds = perf_counter() - started
             self._counters.in_flight -= 1
-            self._counters.answered(outcome, perf_counter() - started)
+            self._counters.answered(outcome, seconds)
+            if trail.identity is not None:
+                self._answers.note(trail.identity, outcome, seconds, trail.scores)
         return answer
 
     async def _score(
@@ -218,7 +225,7 @@ class Inference:
         with trail.step("predict"):
             scores = await self._predict(request, batch)
         request_id = trail.request_id = self._name(request)
-        values = scores.tolist()
+        values = trail.scores = scores.tolist()
         parameters = {"revision": self.model.revision, **_marks(found), **marks}
         answer = write(Scored(self.model, request, request_id, scores, values, parameters))
         self._counters.scored(values)
@@ -226,21 +233,22 @@ class Inference:
             self._counters.defaults.update(found.by_view)
             self._counters.stale.update(found.stale)
             self._counters.aged += found.age_seconds is not None
-        self._log.append(
-            Prediction(
-                request_id,
-                batch.row_ids,
-                now,
-                batch.numbers,
-                batch.texts,
-                batch.keys,
-                found.defaulted,
-                found.as_of,
-                scores,
-                perf_counter() - started,
-                trail.trace_id,
+        if self._log is not None:
+            self._log.append(
+                Prediction(
+                    request_id,
+                    batch.row_ids,
+                    now,
+                    batch.numbers,
+                    batch.texts,
+                    batch.keys,
+                    found.defaulted,
+                    found.as_of,
+                    scores,
+                    perf_counter() - started,
+                    trail.trace_id,
+                )
             )
-        )
         return answer
 
     async def _predict(self, request: InferRequest, batch: Batch) -> NDArray[np.float32]:

@@ -82,13 +82,7 @@ class Keyring:
 
         Raises Rejected with 401, 403 or 429.
         """
-        key = self._find(token)
-        if key.expires is not None and self._now() >= key.expires:
-            raise unauthenticated("expired_key", f"the API key '{key.id}' has expired")
-        if needed not in key.permissions:
-            raise forbidden(
-                f"this needs the permission '{needed}', which the API key '{key.id}' lacks"
-            )
+        key = self._permitted(token, needed)
         bucket = self._buckets.get(key.id)
         if bucket is not None and (wait := bucket.take(self._clock())):
             raise Rejected(
@@ -105,6 +99,20 @@ class Keyring:
                 {b"retry-after": b"%d" % seconds},
             )
         return key.id
+
+    def recognise(self, token: bytes, needed: Permission) -> str:
+        """Return a token's key's id if it may do this; neither rate nor quota is taken."""
+        return self._permitted(token, needed).id
+
+    def _permitted(self, token: bytes, needed: Permission) -> ApiKey:
+        key = self._find(token)
+        if key.expires is not None and self._now() >= key.expires:
+            raise unauthenticated("expired_key", f"the API key '{key.id}' has expired")
+        if needed not in key.permissions:
+            raise forbidden(
+                f"this needs the permission '{needed}', which the API key '{key.id}' lacks"
+            )
+        return key
 
     def _find(self, token: bytes) -> ApiKey:
         found = digest(token)

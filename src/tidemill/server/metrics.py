@@ -86,6 +86,8 @@ class Counters:
         self.logged = logged
         self.held = held
         self.outcomes = Counter(dict.fromkeys(OUTCOMES, 0))
+        self.shadows: Counter[str] = Counter()
+        """Mirrored requests by outcome; they count nowhere else."""
         self.slow = 0
         self.invalid = 0
         self.rows = 0
@@ -168,6 +170,12 @@ class Metrics:
         yield refused
         yield from self._server()
         yield _by("requests", "Requests by outcome.", "outcome", [(c, c.outcomes) for c in found])
+        yield _by(
+            "shadow_requests",
+            "Mirrored requests by outcome.",
+            "outcome",
+            [(c, c.shadows) for c in found],
+        )
         yield _histogram(
             "request_seconds",
             "Time of a request in the server.",

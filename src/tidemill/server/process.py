@@ -84,7 +84,7 @@ class _Server:
         bound: socket.socket,
         settings: ServingSettings,
         certificates: Certificates | None,
-        beside: Beside | None,
+        beside: Sequence[Beside],
         crew: Crew | None,
     ) -> None:
         self._app = app
@@ -108,8 +108,8 @@ class _Server:
         if self._crew is not None:
             self._parent = await self._crew.connect(self._answer)
             self._parent.add_done_callback(lambda _: self._orphaned())
-        if self._beside is not None:
-            await self._beside.start()
+        for part in self._beside:
+            await part.start()
         listening = await self._listen(self._bound)
         starting = asyncio.create_task(self._begin())
         ticking = asyncio.create_task(self._tick())
@@ -119,10 +119,8 @@ class _Server:
         listening.close()
         for _, server in self._inherited.values():
             server.close()
-        ends = [self._drain()]
-        if self._beside is not None:
-            ends.append(self._beside.stop(self._settings.drain_seconds))
-        await asyncio.gather(*ends)
+        seconds = self._settings.drain_seconds
+        await asyncio.gather(self._drain(), *(part.stop(seconds) for part in self._beside))
 
     async def _listen(self, bound: socket.socket) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(
@@ -209,7 +207,7 @@ def serve(
     bound: socket.socket,
     settings: ServingSettings,
     certificates: Certificates | None = None,
-    beside: Beside | None = None,
+    beside: Sequence[Beside] = (),
     crew: Crew | None = None,
 ) -> None:
     """Serve until a signal ends it; returns when everything accepted was answered and logged.

@@ -25,6 +25,7 @@ import structlog
 from msgspec import Struct
 
 from tidemill.errors import IntegrityError, NotFound, TidemillError
+from tidemill.server.answers import Answers
 from tidemill.server.inference import Inference
 from tidemill.server.metrics import Counters
 from tidemill.server.predictions import PredictionLog
@@ -50,6 +51,15 @@ system that takes milliseconds, in which nothing else is answered."""
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """What answers the mirrored requests of one loaded version; see `shadow`."""
+
+    inference: Inference
+    counters: Counters
+    answers: Answers
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """One loaded version with what belongs to it."""
 
@@ -57,6 +67,9 @@ class Served:
     counters: Counters
     predictions: PredictionLog
     records: Records
+    answers: Answers
+    """What clients were answered lately, while a controller compares it."""
+    shadow: Shadow
 
     @property
     def key(self) -> Key:

@@ -12,9 +12,11 @@ from msgspec import Struct
 
 from tidemill.server import operations as told
 from tidemill.server import records, rest
+from tidemill.server.answers import identify
 from tidemill.server.binary import HEADER, header_length
 from tidemill.server.documents import Live, ModelReady, Ready, describe_model, describe_server
 from tidemill.server.guard import Guard, Need
+from tidemill.server.inference import Inference
 from tidemill.server.messages import Response
 from tidemill.server.metrics import Metrics
 from tidemill.server.observer import Observer
@@ -25,7 +27,7 @@ from tidemill.server.protocol import Rejected, encode
 from tidemill.server.repository import Change, Entry, Filter, Nothing, Repository, Served
 from tidemill.server.trail import Trail
 
-__all__ = ["Call", "Route", "Routes"]
+__all__ = ["Call", "Route", "Routes", "make_route"]
 
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 OCTETS = b"application/octet-stream"
@@ -44,6 +46,10 @@ class Call(NamedTuple):
     """The model in the path …"""
     version: str = ""
     """… and its version, empty for the newest."""
+    side: str = ""
+    """Whose answers are asked for …"""
+    after: str = ""
+    """… and the number that they follow."""
 
 
 class Route(NamedTuple):
@@ -78,25 +84,27 @@ class Routes:
         self._ready = ready
         model, version, repo = "/v2/models/{name}", "/versions/{version}", "/v2/repository"
         self._routes = [
-            _route(f"{model}/infer", "POST", "infer", self._infer, told.INFER),
-            _route(f"{model}{version}/infer", "POST", "infer", self._infer, told.INFER),
-            _route("/predict", "POST", "infer", self._predict, told.PREDICT_ONLY),
-            _route(f"{model}/predict", "POST", "infer", self._predict, told.PREDICT),
-            _route(f"{model}{version}/predict", "POST", "infer", self._predict, told.PREDICT),
-            _route(model, "GET", "infer", self._describe, told.DESCRIBE),
-            _route(f"{model}{version}", "GET", "infer", self._describe, told.DESCRIBE),
-            _route(f"{model}/ready", "GET", "nothing", self._model_ready, told.MODEL_READY),
-            _route(
+            make_route(f"{model}/infer", "POST", "infer", self._infer, told.INFER),
+            make_route(f"{model}{version}/infer", "POST", "infer", self._infer, told.INFER),
+            make_route("/predict", "POST", "infer", self._predict, told.PREDICT_ONLY),
+            make_route(f"{model}/predict", "POST", "infer", self._predict, told.PREDICT),
+            make_route(f"{model}{version}/predict", "POST", "infer", self._predict, told.PREDICT),
+            make_route(model, "GET", "infer", self._describe, told.DESCRIBE),
+            make_route(f"{model}{version}", "GET", "infer", self._describe, told.DESCRIBE),
+            make_route(f"{model}/ready", "GET", "nothing", self._model_ready, told.MODEL_READY),
+            make_route(
                 f"{model}{version}/ready", "GET", "nothing", self._model_ready, told.MODEL_READY
             ),
-            _route("/v2", "GET", "infer", self._server, told.SERVER),
-            _route("/v2/health/live", "GET", "nothing", self._live, told.LIVE),
-            _route("/v2/health/ready", "GET", "nothing", self._server_ready, told.READY),
-            _route("/metrics", "GET", "metrics", self._show_metrics, told.METRICS),
-            _route("/openapi.json", "GET", "infer", self._openapi, told.OPENAPI),
-            _route(f"{repo}/index", "POST", "admin", self._index, told.INDEX),
-            _route(f"{repo}/models/{{name}}/load", "POST", "admin", self._load, told.LOAD),
-            _route(f"{repo}/models/{{name}}/unload", "POST", "admin", self._unload, told.UNLOAD),
+            make_route("/v2", "GET", "infer", self._server, told.SERVER),
+            make_route("/v2/health/live", "GET", "nothing", self._live, told.LIVE),
+            make_route("/v2/health/ready", "GET", "nothing", self._server_ready, told.READY),
+            make_route("/metrics", "GET", "metrics", self._show_metrics, told.METRICS),
+            make_route("/openapi.json", "GET", "infer", self._openapi, told.OPENAPI),
+            make_route(f"{repo}/index", "POST", "admin", self._index, told.INDEX),
+            make_route(f"{repo}/models/{{name}}/load", "POST", "admin", self._load, told.LOAD),
+            make_route(
+                f"{repo}/models/{{name}}/unload", "POST", "admin", self._unload, told.UNLOAD
+            ),
         ]
 
         # The same few paths come again and again, each looked up at its head and when it is whole.
@@ -118,12 +126,18 @@ class Routes:
         if served is not None:
             served.counters.turned_away()
 
+    def _side(self, served: Served, call: Call) -> Inference:
+        """Return what does the work of this port; note who asks what if that is compared."""
+        if served.answers.wanted:
+            call.trail.identity = identify(call.headers, call.body)
+        return served.inference
+
     async def _infer(self, call: Call) -> Response:
         headers, body = call.headers, call.body
         self._observer.trace(call.trail, headers, told.INFER.name)
         json_size = header_length(headers[HEADER], len(body)) if HEADER in headers else None
         served = await self._repository.get(call.name, call.version)
-        answer = await served.inference.answer(
+        answer = await self._side(served, call).answer(
             lambda: rest.read(body, json_size), rest.write, call.trail
         )
         if answer.json_size is None:
@@ -133,7 +147,7 @@ class Routes:
     async def _predict(self, call: Call) -> Response:
         self._observer.trace(call.trail, call.headers, told.PREDICT.name)
         served = await self._repository.get(call.name or self._repository.only(), call.version)
-        answer = await served.inference.answer(
+        answer = await self._side(served, call).answer(
             lambda: served.records.read(call.body), records.write, call.trail
         )
         return Response(200, answer)
@@ -184,13 +198,14 @@ class Routes:
         return Response(200, encode(Nothing()))
 
 
-def _route(
+def make_route(
     path: str,
     method: Literal["GET", "POST"],
     need: Need,
     answer: Callable[[Call], Awaitable[Response]],
     operation: Operation,
 ) -> Route:
+    """Return a route whose pattern is the path with its names for anything but a slash."""
     pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)
     return Route(path, re.compile(pattern), method, need, answer, operation)
 

@@ -80,6 +80,10 @@ class Tokens:
             )
         return grant.caller
 
+    def recognise(self, token: bytes, needed: Permission) -> str:
+        """Do the same: nothing is counted of tokens."""
+        return self.admit(token, needed)
+
     def _verify(self, token: bytes) -> Grant:
         settings = self._settings
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from tidemill.server.answers import Identity
 from tidemill.server.protocol import NONE
 
 __all__ = ["Trail"]
@@ -30,6 +31,10 @@ class Trail:
     version: str = ""
     revision: str = ""
     rows: int = 0
+    identity: Identity | None = None
+    """Set if the answer is to be compared with another version's …"""
+    scores: Sequence[float] = ()
+    """… and what was answered."""
     received: int = 0
     """Bytes of the body."""
     code: str = ""

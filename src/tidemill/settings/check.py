@@ -74,11 +74,16 @@ def _inputs(settings: Settings) -> Iterator[str]:
 def _rollout(settings: Settings) -> Iterator[str]:
     rollout = settings.rollout
     metrics = {metric.name: metric for metric in rollout.analysis.metrics}
-    if len(metrics) < len(rollout.analysis.metrics):
-        yield "rollout.analysis.metrics uses one name twice"
-    share = sum(metric.alpha_share for metric in metrics.values())
+    paired = {metric.name: metric for metric in rollout.analysis.paired}
+    if len(metrics | paired) < len(rollout.analysis.metrics) + len(rollout.analysis.paired):
+        yield "rollout.analysis.metrics and paired use one name twice"
+    share = sum(m.alpha_share for m in metrics.values())
+    share += sum(m.alpha_share for m in paired.values())
     if share > 1 + 1e-9:
-        yield f"rollout.analysis.metrics: alpha_share sums to {share:g}, more than the whole budget"
+        yield (
+            f"rollout.analysis.metrics and paired: alpha_share sums to {share:g}, more than the"
+            " whole budget"
+        )
     for metric in metrics.values():
         if metric.pass_ratio <= metric.harm_ratio:
             yield (
@@ -92,20 +97,39 @@ def _rollout(settings: Settings) -> Iterator[str]:
             )
     weight = 0
     for step in rollout.steps:
-        if step.weight <= weight:
+        if step.shadow:
+            yield from _shadow(settings, step.name)
+        elif step.weight <= weight:
             yield (
                 f"rollout.steps '{step.name}': weight {step.weight} does not rise above {weight}"
             )
         weight = step.weight
-        for name in sorted(set(step.gate) - set(metrics)):
-            known = ", ".join(sorted(metrics))
+        field, known = ("paired", set(paired)) if step.shadow else ("metrics", set(metrics))
+        for name in sorted(set(step.gate) - known):
             yield (
                 f"rollout.steps '{step.name}': its gate names the metric '{name}', which"
-                f" rollout.analysis.metrics lacks (has: {known})"
+                f" rollout.analysis.{field} lacks (has: {', '.join(sorted(known))})"
             )
         yield from _time(settings, step.name)
     if weight >= 10000:
         yield "rollout.steps: the last weight is 10000; promotion follows the last step by itself"
+
+
+def _shadow(settings: Settings, name: str) -> Iterator[str]:
+    rollout = settings.rollout
+    first, *_ = rollout.steps
+    step = next(step for step in rollout.steps if step.name == name)
+    if step.weight:
+        yield f"rollout.steps '{name}': a shadow step has no weight, this has {step.weight}"
+    if step is not first:
+        yield f"rollout.steps '{name}': a shadow step comes first, before clients meet the canary"
+    if rollout.interval_seconds > 60:
+        yield (
+            f"rollout.steps '{name}': interval_seconds is {rollout.interval_seconds:g}, and answers"
+            " to compare are kept for minutes: at most 60"
+        )
+    if len(rollout.steps) == 1:
+        yield f"rollout.steps '{name}': clients must meet the canary before it is promoted"
 
 
 def _time(settings: Settings, name: str) -> Iterator[str]:
@@ -113,10 +137,11 @@ def _time(settings: Settings, name: str) -> Iterator[str]:
     step = next(step for step in rollout.steps if step.name == name)
     if step.min_seconds >= step.max_seconds:
         yield f"rollout.steps '{name}': min_seconds leaves no time before max_seconds"
-    if step.min_events > rollout.expected_rate * step.max_seconds:
+    rate = rollout.expected_rate * (step.shadow.percent / 100 if step.shadow else 1)
+    if step.min_events > rate * step.max_seconds:
         yield (
             f"rollout.steps '{name}': {step.min_events} events need"
-            f" {step.min_events / rollout.expected_rate:.0f} s at rollout.expected_rate ="
+            f" {step.min_events / rate:.0f} s at rollout.expected_rate ="
             f" {rollout.expected_rate:g}/s, but max_seconds is {step.max_seconds:g}"
         )
     delayed = {m.name for m in rollout.analysis.metrics if m.event == "wrong"}

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, Field
 
 from tidemill.settings.base import Group
+from tidemill.settings.shadow import PairedMetric, ShadowStep
 
 __all__ = [
     "AnalysisMetric",
@@ -84,6 +85,11 @@ class AnalysisSettings(Group):
         ]
     )
     """The metrics that are watched."""
+    paired: list[PairedMetric] = Field(default_factory=list)
+    """What a shadow step compares request by request; alpha_share counts with the others'."""
+    max_lost: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the mirrored requests of which no pair was made, above which no shadow step passes:
+    the lost ones may be those that differ."""
 
 
 class RolloutStep(Group):
@@ -91,12 +97,15 @@ class RolloutStep(Group):
 
     name: str
     """Name of the step."""
-    weight: int = Field(ge=0, le=10000)
-    """Share of requests that the canary gets, in 1/10000."""
+    weight: int = Field(default=0, ge=0, le=10000)
+    """Share of requests that the canary gets, in 1/10000; 0 in a shadow step alone."""
+    shadow: ShadowStep | None = None
+    """Instead of a weight: the canary gets copies of requests and no client gets its answers."""
     gate: list[str] = Field(default_factory=list)
-    """Metrics that must all pass; empty means events and durations alone."""
+    """Metrics that must all pass; empty means events and durations alone. In a shadow step those of
+    `analysis.paired`, else those of `analysis.metrics`."""
     min_events: int = Field(default=500, ge=0)
-    """Requests both arms together must have answered in this step."""
+    """Requests both arms together must have answered in this step; in a shadow step, pairs."""
     min_seconds: float = Field(default=0, ge=0)
     """Shortest stay, in seconds of the rollout's clock."""
     max_seconds: float = Field(default=604800, gt=0)
@@ -167,7 +176,8 @@ class RolloutSettings(Group):
             ),
         ],
     )
-    """The steps, weights strictly increasing; after the last one the canary is promoted."""
+    """The steps, weights strictly increasing, a shadow step first if there is one; after the last
+    one the canary is promoted."""
     settle_seconds: float = Field(default=1.0, ge=0)
     """Evidence of this time after a weight change is dropped (wall clock)."""
     on_harm: Literal["rollback", "freeze"] = "rollback"

@@ -122,5 +122,6 @@ def _correlation(release: Release) -> str:
 
 def _digest(release: Release) -> str:
     """Digest of the evidence as it stands in the decision log."""
-    numbers = json.dumps([asdict(found) for found in release.evidence], sort_keys=True)
+    found = [asdict(assessment) for assessment in (*release.evidence, *release.paired)]
+    numbers = json.dumps(found, sort_keys=True)
     return "sha256:" + hashlib.sha256(numbers.encode()).hexdigest()

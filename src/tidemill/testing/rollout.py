@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from tidemill.domain.evidence import TOTAL
+from tidemill.domain.paired import Tally
 from tidemill.domain.rollout.model import (
     Counters,
     Decision,
@@ -21,7 +23,9 @@ from tidemill.domain.rollout.model import (
     Spec,
     State,
     Workload,
+    shadow_of,
 )
+from tidemill.domain.rollout.pairs import Pairs
 from tidemill.errors import Conflict, Refused, Unavailable
 
 __all__ = ["FakeGateway", "FakeReleases", "FakeServers", "FakeTraffic", "MemoryRollouts"]
@@ -109,7 +113,12 @@ class FakeServers:
         if self.silent:
             raise Unavailable("the servers cannot be seen")
         return {
-            revision: Workload(0 if revision in self.broken else 1, 1, f"127.0.0.1:{8100 + start}")
+            revision: Workload(
+                0 if revision in self.broken else 1,
+                1,
+                f"127.0.0.1:{8100 + start}",
+                shadows={f"server-{start}": f"127.0.0.1:{9100 + start}"},
+            )
             for revision, start in self.running.items()
         }
 
@@ -127,7 +136,9 @@ class FakeGateway:
     def apply(self, route: Route, addresses: Mapping[str, str]) -> None:
         """Ask for a route."""
         self.known |= addresses
-        if any(backend.revision not in self.known for backend in route.backends):
+        names = [backend.revision for backend in route.backends]
+        names += [shadow_of(route.mirror.revision)] if route.mirror else []
+        if any(name not in self.known for name in names):
             raise Unavailable("an address is not known yet")
         self.wanted = route
         if not self.stuck:
@@ -160,8 +171,13 @@ class FakeTraffic:
     """What a canary's own request found; None: it does not answer."""
     outcomes: Reading = field(default_factory=Reading)
     """Cohorts that have matured; their `matured_until` decides whether they are new."""
+    differs: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Chance that a pair is an event, by canary and paired metric."""
+    lost: float = 0.0
+    """Chance that a mirrored request is never answered."""
 
     def __post_init__(self) -> None:
+        self._mirrored: list[_Mirrored] = []
         self._random = np.random.default_rng(self.seed)
         self._counted: Counter[tuple[str, int, str]] = Counter()
         self.failed = 0
@@ -185,6 +201,33 @@ class FakeTraffic:
             self._counted[*key, "requests"] += int(count)
             for event, rate in self.rates.get(revision, {}).items():
                 self._counted[*key, event] += int(self._random.binomial(count, rate))
+            self._mirror(int(count))
+
+    def _mirror(self, answered: int) -> None:
+        """Copy what stable answered, as the route says."""
+        mirror = self.gateway.route.mirror
+        if mirror is None:
+            return
+        share = mirror.weight / TOTAL * (1 - self.lost)
+        matched = int(self._random.binomial(answered, share))
+        tallies = {
+            name: (matched, int(self._random.binomial(matched, rate)))
+            for name, rate in self.differs.get(mirror.revision, {}).items()
+        }
+        self._mirrored.append(_Mirrored(answered, matched, tallies))
+
+    def _pairs(self, state: State) -> Pairs | None:
+        """Return what was compared since the state's cursor, the number of the last request."""
+        if not state.mirror or state.attempt is None:
+            return None
+        cursor = {"stable": ("start", len(self._mirrored))}
+        _, seen = state.attempt.evidence.pairing.cursor.get("stable", ("", len(self._mirrored)))
+        fresh = self._mirrored[seen:]
+        names = {name for part in fresh for name in part.tallies}
+        tallies = {name: _total(part.tallies[name] for part in fresh) for name in names}
+        answered = sum(part.answered for part in fresh)
+        matched = sum(part.matched for part in fresh)
+        return Pairs(answered, matched, 0, tallies, cursor)
 
     def read(self, workloads: Mapping[str, Workload], state: State, now: Now) -> Reading:  # noqa: ARG002 - the port's signature
         """Return the counters of every readable server."""
@@ -199,7 +242,21 @@ class FakeTraffic:
         }
         problem = f"unreadable: {sorted(self.unreadable)}" if self.unreadable else ""
         cohorts, until = self.outcomes.cohorts, self.outcomes.matured_until
-        return Reading(counters, cohorts, until, problem, self.rehearsal)
+        pairs = None if self.unreadable else self._pairs(state)
+        return Reading(counters, cohorts, until, problem, self.rehearsal, pairs)
+
+
+class _Mirrored(NamedTuple):
+    """One second of a mirror."""
+
+    answered: int
+    matched: int
+    tallies: dict[str, Tally]
+
+
+def _total(tallies: Iterable[Tally]) -> Tally:
+    pairs = list(tallies)
+    return sum(tried for tried, _ in pairs), sum(found for _, found in pairs)
 
 
 @dataclass

@@ -49,6 +49,8 @@ class Deployment:
     verify: bool
     grpc_port: int | None = None
     """None: no gRPC."""
+    shadow_port: int | None = None
+    """None: no mirrored requests."""
     repository: bool = False
     """`source` holds MODEL/VERSION/ with a bundle each, which name their models."""
     version: str = "0"

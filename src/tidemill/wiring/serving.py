@@ -246,8 +246,9 @@ class ServingParts(ModelParts):
         asking = httpx.Client(timeout=2.0, trust_env=False, headers=keyed)
         return ServerEvidence(Outcomes(self.objects), asking)
 
-    def _serve(self, revision: Revision, port: int) -> tuple[str, ...]:
-        bundle = ("--bundle", revision.bundle, "--port", str(port))
+    def _serve(self, revision: Revision, port: int, shadow: int) -> tuple[str, ...]:
+        ports = ("--port", str(port), "--shadow-port", str(shadow))
+        bundle = ("--bundle", revision.bundle, *ports)
         # The gateway speaks HTTP alone, and two versions beside each other would want one port.
         alone = ("--set", "serving.grpc_port=null")
         return self.command("serve", *bundle, "--version", revision.version, *alone)

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import structlog
+
 from tidemill.workers.listener import listen, listen_together, reserve
 from tidemill.workers.place import Place
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_workers", "serve_alone", "serve_as_worker"]
 
+log = structlog.get_logger()
 Announce = Callable[[str], None]
 """Is told each URL that is served."""
 
@@ -39,6 +42,8 @@ def run_workers(project: Project, wanted: Deployment, announce: Announce) -> int
     from tidemill.workers.parent import Parent
 
     count = project.settings.serving.workers
+    if wanted.shadow_port is not None:
+        log.warning("mirrored requests are not taken", workers=count, needed=1)
     sockets = listen_together(wanted.host, wanted.port, count)
     port = sockets[0].getsockname()[1]
     secure = "s" if project.settings.serving.tls.cert else ""
@@ -90,7 +95,10 @@ def _serve(
     app = project.server(models)
     crew = project.crew
     grpc_port = crew.grpc_port if crew else wanted.grpc_port
-    beside = None
+    beside: list[server.Beside] = []
     if grpc_port is not None:
-        beside = project.grpc(app, (wanted.host, grpc_port), announce)
+        beside.append(project.grpc(app, (wanted.host, grpc_port), announce))
+    if wanted.shadow_port is not None:
+        shadows = listen(wanted.host, wanted.shadow_port)
+        beside.append(server.ShadowListener(app, settings, shadows, certificates, announce))
     server.serve(app, bound, settings, certificates, beside, crew)

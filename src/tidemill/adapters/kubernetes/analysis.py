@@ -9,8 +9,16 @@ from pydantic import ConfigDict, Field
 
 from tidemill.adapters.kubernetes.fields import Name, Number, Reference, Schema, Seconds, rules
 from tidemill.domain.evidence import Metric, Tolerance
+from tidemill.domain.paired import PairedEvent, PairedRate
 
-__all__ = ["MAX_METRICS", "Analysis", "AnalysisSpec", "make_metric", "make_tolerance"]
+__all__ = [
+    "MAX_METRICS",
+    "Analysis",
+    "AnalysisSpec",
+    "make_metric",
+    "make_paired",
+    "make_tolerance",
+]
 
 MAX_METRICS = 12
 
@@ -46,17 +54,44 @@ class MetricSpec(Schema):
     """This metric's percent of alpha."""
 
 
+class PairedSpec(Schema):
+    """One event whose share of the pairs must stay below a limit, in a shadow step."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "[self.maxRate, self.maxDifference].all(n, double(n) > 0.0 && double(n) < 1.0)",
+                "maxRate and maxDifference must lie between 0 and 1",
+            )
+        )
+    )
+
+    name: Name
+    """Its name, referred to by the gate of the shadow step."""
+    event: PairedEvent
+    """What is counted per pair of answers to one request (docs: rollout)."""
+    max_rate: Number
+    """Pass is a rate below this, harm one above."""
+    max_difference: Number = "0.1"
+    """Scores that are further apart are the event `difference`."""
+    alpha_share: Annotated[int, Field(ge=1, le=100)] = 10
+    """This metric's percent of alpha."""
+
+
 class AnalysisSpec(Schema):
     """Error rates of the automatic decisions, and the metrics they rest on."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self.metrics.all(a, self.metrics.exists_one(b, b.name == a.name))",
+                "self.metrics.all(a, self.metrics.exists_one(b, b.name == a.name)) && "
+                "self.paired.all(a, self.paired.exists_one(b, b.name == a.name) && "
+                "!self.metrics.exists(b, b.name == a.name))",
                 "names of metrics must be unique",
             ),
             (
-                "self.metrics.map(m, m.alphaShare).sum() <= 100",
+                "self.metrics.map(m, m.alphaShare).sum() + "
+                "self.paired.map(m, m.alphaShare).sum() <= 100",
                 "alphaShare must add up to at most 100 percent",
             ),
             (
@@ -88,6 +123,11 @@ class AnalysisSpec(Schema):
     """How long a label may take to arrive after its request."""
     metrics: Annotated[list[MetricSpec], Field(min_length=1, max_length=MAX_METRICS)]
     """The metrics that are watched."""
+    paired: list[PairedSpec] = Field(default=[], max_length=MAX_METRICS)
+    """What a shadow step compares request by request."""
+    max_lost_percent: Annotated[int, Field(ge=0, le=99)] = 5
+    """Share of the mirrored requests of which no pair was made, above which no shadow step passes:
+    the lost ones may be those that differ."""
 
 
 class Analysis(Schema):
@@ -123,5 +163,16 @@ def make_metric(metric: MetricSpec, alpha: Decimal) -> Metric:
         harm_ratio=float(metric.harm_ratio),
         pass_ratio=float(metric.pass_ratio),
         max_rate=None if metric.max_rate is None else float(metric.max_rate),
+        alpha=float(alpha * metric.alpha_share / 100),
+    )
+
+
+def make_paired(metric: PairedSpec, alpha: Decimal) -> PairedRate:
+    """Return the metric of a shadow step with its part of `alpha`."""
+    return PairedRate(
+        name=metric.name,
+        event=metric.event,
+        max_rate=float(metric.max_rate),
+        max_difference=float(metric.max_difference),
         alpha=float(alpha * metric.alpha_share / 100),
     )

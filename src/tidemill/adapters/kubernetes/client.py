@@ -20,6 +20,8 @@ from tidemill.errors import Conflict, NotFound, Refused, RetryableError, Unavail
 __all__ = [
     "DEPLOYMENTS",
     "EVENTS",
+    "GATEWAYS",
+    "GATEWAY_CLASSES",
     "GRPC_ROUTES",
     "HTTP_ROUTES",
     "LEASES",
@@ -80,6 +82,8 @@ SERVICES = Resource("v1", "Service", "services")
 PODS = Resource("v1", "Pod", "pods")
 HTTP_ROUTES = Resource(GATEWAY, "HTTPRoute", "httproutes")
 GRPC_ROUTES = Resource(GATEWAY, "GRPCRoute", "grpcroutes")
+GATEWAYS = Resource(GATEWAY, "Gateway", "gateways")
+GATEWAY_CLASSES = Resource(GATEWAY, "GatewayClass", "gatewayclasses")
 EVENTS = Resource("events.k8s.io/v1", "Event", "events")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 

@@ -8,11 +8,13 @@ from typing import Any
 from tidemill.adapters.kubernetes.runtime import Runtime
 from tidemill.domain.rollout.model import Revision
 
-__all__ = ["GRPC_PORT", "PORT", "server_pod"]
+__all__ = ["GRPC_PORT", "PORT", "SHADOW_PORT", "server_pod"]
 
 PORT = 8080
 GRPC_PORT = 8081
 """Where the servers of a rollout with a GRPCRoute listen, too."""
+SHADOW_PORT = 8082
+"""Where a server takes mirrored requests; no route leads a client there."""
 USER = 10001
 """User of the images; see infra/Dockerfile."""
 PROBE_SECONDS = 5
@@ -70,8 +72,12 @@ def _server(revision: Revision, runtime: Runtime, *, grpc: bool) -> dict[str, An
     listening: tuple[str, ...] = (
         *("--name", revision.model),
         *("--host", "0.0.0.0", "--port", str(PORT)),  # noqa: S104
+        *("--shadow-port", str(SHADOW_PORT)),
     )
-    ports = [{"name": "http", "containerPort": PORT, "protocol": "TCP"}]
+    ports = [
+        {"name": "http", "containerPort": PORT, "protocol": "TCP"},
+        {"name": "shadow", "containerPort": SHADOW_PORT, "protocol": "TCP"},
+    ]
     if grpc:
         listening = (*listening, "--grpc-port", str(GRPC_PORT))
         ports.append({"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"})

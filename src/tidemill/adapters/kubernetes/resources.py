@@ -16,6 +16,7 @@ from tidemill.adapters.kubernetes.analysis import (
     Analysis,
     AnalysisSpec,
     make_metric,
+    make_paired,
     make_tolerance,
 )
 from tidemill.adapters.kubernetes.fields import Name, Schema, rules
@@ -81,8 +82,14 @@ class ModelRolloutSpec(Schema):
         json_schema_extra=rules(
             (
                 "!has(self.analysis.inline) || self.strategy.steps.all(s, s.gate.all(g, "
+                "has(s.shadow) ? self.analysis.inline.paired.exists(m, m.name == g) : "
                 "self.analysis.inline.metrics.exists(m, m.name == g)))",
-                "a gate names a metric that the analysis does not have",
+                "a gate names a metric that the analysis does not have: of a shadow step one of "
+                "paired, of others one of metrics",
+            ),
+            (
+                "self.traffic.kind == 'HTTPRoute' || !self.strategy.steps.exists(s, has(s.shadow))",
+                "a shadow step needs an HTTPRoute: calls over gRPC are not compared",
             ),
             (
                 "!has(self.analysis.inline) || !has(self.analysis.inline.maturationSeconds) || "
@@ -158,6 +165,8 @@ def make_plan(strategy: Strategy, analysis: AnalysisSpec, settle_seconds: int) -
             make_freeze(window.days, window.start, window.end, window.time_zone)
             for window in strategy.freeze
         ),
+        paired=tuple(make_paired(metric, alpha) for metric in analysis.paired),
+        max_lost=analysis.max_lost_percent / 100,
     )
 
 

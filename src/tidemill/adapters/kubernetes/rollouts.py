@@ -11,6 +11,7 @@ from tidemill.adapters.kubernetes.analysis import AnalysisSpec
 from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, Manifest, NoKind, Objects
 from tidemill.adapters.kubernetes.draft import MANAGED, Draft, make_model
 from tidemill.adapters.kubernetes.fields import brief
+from tidemill.adapters.kubernetes.mirroring import Mirroring
 from tidemill.adapters.kubernetes.resources import (
     Control,
     ModelRolloutSpec,
@@ -50,6 +51,7 @@ class ResourceRollouts:
         self._wall = wall
         self._heard = heard
         self._draft = draft
+        self._mirroring = Mirroring(objects, namespace)
         self._read_at = 0
         """Generation of the last specification that was given out and could run."""
 
@@ -195,6 +197,7 @@ class ResourceRollouts:
     def _spec(self, body: Manifest, generation: int) -> Spec:
         """Read a specification; raises ValidationError, DataError."""
         wanted = ModelRolloutSpec.model_validate(body)
+        self._mirroring.check(wanted)
         return Spec(
             generation=generation,
             desired=make_revision(wanted),
@@ -224,11 +227,17 @@ class ResourceRollouts:
         except NotFound as error:
             raise DataError(f"there is no AnalysisPolicy {name} in {self._namespace}") from error
         policy = AnalysisSpec.model_validate(found["spec"])
-        known = {metric.name for metric in policy.metrics}
-        asked = [gate for step in spec.strategy.steps for gate in step.gate]
-        if absent := sorted(set(asked) - known):
-            has = ", ".join(sorted(known))
-            raise DataError(f"gates name {', '.join(absent)}, AnalysisPolicy {name} has {has}")
+        for step in spec.strategy.steps:
+            part, known = (
+                ("paired", {metric.name for metric in policy.paired})
+                if step.shadow
+                else ("metrics", {metric.name for metric in policy.metrics})
+            )
+            if absent := sorted(set(step.gate) - known):
+                raise DataError(
+                    f"the gate of step {step.name} names {', '.join(absent)}, the {part} of "
+                    f"AnalysisPolicy {name} are {', '.join(sorted(known)) or 'none'}"
+                )
         return policy
 
     def _write(self, found: Manifest, state: State, decision: Decision | None) -> int:

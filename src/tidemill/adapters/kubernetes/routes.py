@@ -13,7 +13,7 @@ from typing import Any
 
 from tidemill.adapters.kubernetes.client import GRPC_ROUTES, HTTP_ROUTES, Manifest, Objects
 from tidemill.adapters.kubernetes.owned import Applied, Owner
-from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT
+from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT, SHADOW_PORT
 from tidemill.adapters.kubernetes.traffic import Traffic
 from tidemill.domain.rollout.model import Backend, Route
 from tidemill.errors import Conflict, NotFound, Refused, Unavailable
@@ -78,7 +78,9 @@ class GatewayRouter:
             for entry in rule.get("backendRefs", [])
             if (revision := self._mine(entry))
         }
-        return Route(tuple(Backend(r, weights[r]) for r in sorted(weights)))
+        mirrors = [m for entry in rule.get("filters", []) if (m := self._mirrored(entry))]
+        backends = tuple(Backend(r, weights[r]) for r in sorted(weights))
+        return Route(backends, mirror=mirrors[0] if mirrors else None)
 
     def _owned(self, route: Route) -> Manifest:
         spec: dict[str, Any] = {
@@ -88,6 +90,8 @@ class GatewayRouter:
             ],
             "rules": [{"name": RULE, "backendRefs": [self._backend(b) for b in route.backends]}],
         }
+        if route.mirror:
+            spec["rules"][0]["filters"] = [self._mirror(route.mirror)]
         if self._traffic.hostnames:
             spec["hostnames"] = list(self._traffic.hostnames)
         return {
@@ -104,6 +108,8 @@ class GatewayRouter:
             changed = copy.deepcopy(found)
             rule = self._named(changed)
             rule["backendRefs"] = self._weighed(rule.get("backendRefs", []), route)
+            if filters := self._filters(rule.pop("filters", []), route):
+                rule["filters"] = filters
             if changed == found:
                 return
             try:
@@ -125,6 +131,26 @@ class GatewayRouter:
             elif revision in wanted:
                 kept.append(entry | {"weight": wanted.pop(revision).weight})
         return kept + [self._backend(backend) for backend in wanted.values()]
+
+    def _filters(self, filters: list[Manifest], route: Route) -> list[Manifest]:
+        """Return filters with our mirror as the route says, those of others as they are."""
+        kept = [entry for entry in filters if not self._mirrored(entry)]
+        return kept + ([self._mirror(route.mirror)] if route.mirror else [])
+
+    def _mirrored(self, entry: Manifest) -> Backend | None:
+        """Return what a filter mirrors to this rollout; None when it does something else."""
+        mirror = entry.get("requestMirror", {})
+        revision = self._mine(mirror["backendRef"]) if "backendRef" in mirror else None
+        return Backend(revision, mirror.get("percent", 100) * 100) if revision else None
+
+    def _mirror(self, mirror: Backend) -> Manifest:
+        name = self._owner.object_name(mirror.revision)
+        service = {"group": "", "kind": "Service", "name": name, "port": SHADOW_PORT}
+        percent = mirror.weight // 100
+        return {
+            "type": "RequestMirror",
+            "requestMirror": {"backendRef": service, "percent": percent},
+        }
 
     def _named(self, found: Manifest) -> dict[str, Any]:
         rules: list[dict[str, Any]] = found["spec"].get("rules", [])

@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from tidemill.adapters.kubernetes.fields import Schema
 from tidemill.domain.evidence import Assessment
+from tidemill.domain.paired import PairedAssessment
 from tidemill.domain.rollout.model import Condition, Decision, Phase, Revision, State
 from tidemill.errors import DataError, Refused
 
@@ -57,6 +58,21 @@ class MetricStatus(Schema):
     """Requests of stable, of the canary."""
 
 
+class PairedStatus(Schema):
+    """What the pairs of a shadow step say about one metric."""
+
+    name: str
+    """Metric."""
+    verdict: str
+    """harm, pass, undecided, or missing, which is none of them."""
+    rate: str
+    """Rates that are not excluded, and the limit."""
+    evidence: str
+    """Log e-value against the limit, and those that decide on harm and pass."""
+    events: str
+    """Events, pairs."""
+
+
 class DecisionStatus(Schema):
     """One entry of the decision log."""
 
@@ -80,6 +96,8 @@ class DecisionStatus(Schema):
     """Canary's weight after it."""
     epoch: int
     """Counts changes of the weight."""
+    mirror: int = 0
+    """Share of the requests that is mirrored after it, in 1/10000."""
 
 
 class OutcomeStatus(Schema):
@@ -131,8 +149,14 @@ class ModelRolloutStatus(Schema):
     """Its step."""
     weight: int | None = None
     """Canary's share of the requests, in 1/10000, as intended."""
+    mirror: int | None = None
+    """Share of the requests that is mirrored to the canary, in 1/10000, as intended."""
     metrics: list[MetricStatus] | None = None
     """Evidence of the attempt in flight."""
+    paired: list[PairedStatus] | None = None
+    """Evidence of its shadow step."""
+    lost: str | None = None
+    """Share of the mirrored requests of which no pair was made."""
     decisions: list[DecisionStatus] | None = None
     """The last decisions, oldest first; all are Events and lines of the controller's log."""
     history: list[OutcomeStatus] | None = None
@@ -199,7 +223,10 @@ def make_status(
         attempt=attempt.number if attempt else None,
         step=attempt.plan.steps[attempt.step].name if attempt else None,
         weight=state.weight,
+        mirror=state.mirror or None,
         metrics=[_metric(a) for a in attempt.assessments] if attempt else None,
+        paired=[_paired(a) for a in attempt.paired] if attempt and attempt.paired else None,
+        lost=f"{attempt.evidence.pairing.lost:.1%}" if attempt and attempt.paired else None,
         decisions=[DecisionStatus.model_validate(d) for d in decisions[-MAX_DECISIONS:]],
         history=[
             OutcomeStatus(
@@ -241,11 +268,22 @@ def _metric(found: Assessment) -> MetricStatus:
     )
 
 
+def _paired(found: PairedAssessment) -> PairedStatus:
+    low, high = found.rate
+    return PairedStatus(
+        name=found.metric,
+        verdict=found.verdict,
+        rate=f"{low:.2%} – {high:.2%}, limit {found.limit:.2%}",
+        evidence=f"{found.log_e:.2f}; harm {found.harm_at:.2f}, pass {found.pass_at:.2f}",
+        events=f"{found.events}, {found.pairs}",
+    )
+
+
 def _decision(decision: Decision) -> dict[str, Any]:
     """Return the entry without its evidence, which the log has."""
-    entry: dict[str, Any] = DECISION.dump_python(replace(decision, evidence=()), mode="json")
-    entry.pop("evidence")
-    return entry
+    bare = replace(decision, evidence=(), paired=())
+    entry: dict[str, Any] = DECISION.dump_python(bare, mode="json")
+    return {key: value for key, value in entry.items() if key not in ("evidence", "paired")}
 
 
 def _conditions(

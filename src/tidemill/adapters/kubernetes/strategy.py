@@ -40,23 +40,39 @@ class FreezeSpec(Schema):
     """IANA time zone, `Europe/Berlin`; where the clock is turned the window is rather too long."""
 
 
+WEIGHT = "(has({0}.weight) ? {0}.weight : 0)"
+
+
+class ShadowSpec(Schema):
+    """Requests that are mirrored to the canary; clients never see its answers."""
+
+    percent: Annotated[int, Field(ge=1, le=100)]
+    """Share of the requests."""
+
+
 class StepSpec(Schema):
-    """A weight, and what must hold to leave it."""
+    """A weight or a shadow, and what must hold to leave it."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            ("self.minSeconds <= self.maxSeconds", "minSeconds must not be above maxSeconds")
+            (
+                "has(self.weight) != has(self.shadow)",
+                "give a step either weight or shadow",
+            ),
+            ("self.minSeconds <= self.maxSeconds", "minSeconds must not be above maxSeconds"),
         )
     )
 
     name: Name
     """Its name, unique in the plan."""
-    weight: Annotated[int, Field(ge=1, le=9999)]
+    weight: Annotated[int, Field(ge=1, le=9999)] | None = None
     """Share of requests that the canary gets, in 1/10000."""
+    shadow: ShadowSpec | None = None
+    """Instead of a weight: the canary gets copies of requests."""
     gate: list[Name] = Field(default=[], max_length=MAX_METRICS)
-    """Metrics that must all pass; none: requests and durations alone."""
+    """Metrics that must all pass, of a shadow step paired ones; none: requests and durations."""
     min_events: Annotated[int, Field(ge=0, le=1_000_000_000)] = 500
-    """Requests that both arms together must have answered in this step."""
+    """Requests that both arms together must have answered in this step; of a shadow step, pairs."""
     min_seconds: Seconds = 0
     """Shortest stay."""
     max_seconds: Annotated[int, Field(ge=1, le=31_622_400)] = 604_800
@@ -71,9 +87,17 @@ class Strategy(Schema):
     model_config = ConfigDict(
         json_schema_extra=rules(
             (
-                "self.steps.map(s, s.weight).isSorted() && "
-                "self.steps.all(a, self.steps.exists_one(b, b.weight == a.weight))",
-                "weights must increase from step to step",
+                f"self.steps.map(s, {WEIGHT.format('s')}).isSorted() && self.steps.all(a, "
+                f"self.steps.exists_one(b, {WEIGHT.format('b')} == {WEIGHT.format('a')}))",
+                "weights must increase from step to step, a shadow step is the first",
+            ),
+            (
+                "has(self.steps[self.steps.size() - 1].weight)",
+                "the last step needs a weight: clients must meet a canary before it is promoted",
+            ),
+            (
+                "self.intervalSeconds <= 60 || !self.steps.exists(s, has(s.shadow))",
+                "a shadow step needs intervalSeconds of at most 60: answers are kept for minutes",
             ),
             (
                 "self.steps.all(a, self.steps.exists_one(b, b.name == a.name))",
@@ -124,12 +148,13 @@ def make_step(step: StepSpec) -> Step:
     """Return the step in the core's words."""
     return Step(
         name=step.name,
-        weight=step.weight,
+        weight=step.weight or 0,
         gate=tuple(step.gate),
         min_events=step.min_events,
         min_seconds=float(step.min_seconds),
         max_seconds=float(step.max_seconds),
         approval=step.approval,
+        mirror=step.shadow.percent * 100 if step.shadow else 0,
     )
 
 

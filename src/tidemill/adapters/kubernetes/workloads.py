@@ -12,7 +12,7 @@ from typing import Any
 
 from tidemill.adapters.kubernetes.client import DEPLOYMENTS, PODS, SERVICES, Manifest, Objects
 from tidemill.adapters.kubernetes.owned import REVISION, ROLLOUT, Applied, Owner
-from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT, server_pod
+from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT, SHADOW_PORT, server_pod
 from tidemill.adapters.kubernetes.runtime import Runtime
 from tidemill.domain.rollout.model import Revision, Workload
 from tidemill.errors import NotFound, Refused, Unavailable
@@ -94,6 +94,9 @@ class DeploymentWorkloads:
             address=self._address(revision),
             detail="" if current and not _waiting(status) else _detail(status, pods),
             servers={pod["metadata"]["uid"]: _host(pod) for pod in pods if _answers(pod)},
+            shadows={
+                pod["metadata"]["uid"]: _host(pod, SHADOW_PORT) for pod in pods if _answers(pod)
+            },
         )
 
 
@@ -127,7 +130,10 @@ def _spec(owner: Owner, revision: Revision, *, grpc: bool) -> Manifest:
 
 
 def _service(owner: Owner, revision: Revision, *, grpc: bool) -> Manifest:
-    ports = [{"name": "http", "port": PORT, "targetPort": "http", "appProtocol": "http"}]
+    ports = [
+        {"name": "http", "port": PORT, "targetPort": "http", "appProtocol": "http"},
+        {"name": "shadow", "port": SHADOW_PORT, "targetPort": "shadow", "appProtocol": "http"},
+    ]
     if grpc:
         kind = "kubernetes.io/h2c"
         ports.append({"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "appProtocol": kind})
@@ -178,6 +184,6 @@ def _answers(pod: Manifest) -> bool:
     return ready.get("Ready") == "True"
 
 
-def _host(pod: Manifest) -> str:
+def _host(pod: Manifest, port: int = PORT) -> str:
     address = pod["status"]["podIP"]
-    return f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

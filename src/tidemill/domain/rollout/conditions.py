@@ -54,7 +54,7 @@ def _applied(snapshot: Snapshot) -> Condition:
 def _canary_ready(snapshot: Snapshot) -> Condition:
     attempt = snapshot.attempt
     seen = (snapshot.workloads or {}).get(attempt.canary.revision)
-    ready = seen is not None and seen.carries(snapshot.state.weight)
+    ready = seen is not None and seen.carries(snapshot.state.load)
     return _of("CanaryReady", ready, "Ready" if ready else "NotReady", seen.detail if seen else "")
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from tidemill.domain.evidence import TOTAL, log_split
 from tidemill.domain.rollout.model import Attempt, Now, Snapshot
+from tidemill.domain.rollout.pairs import Pairing
 from tidemill.domain.rollout.windows import REQUESTS
 
 __all__ = ["blockers", "elapsed", "events", "exhausted", "split_broken", "standstill"]
@@ -43,18 +44,21 @@ def blockers(snapshot: Snapshot, now: Now) -> list[str]:
     step = attempt.plan.steps[attempt.step]
     last = attempt.step + 1 == len(attempt.plan.steps)
     following = TOTAL if last else attempt.plan.steps[attempt.step + 1].weight
-    seen, spent = events(attempt, state.epoch), elapsed(attempt, now)
+    pairing, spent = attempt.evidence.pairing, elapsed(attempt, now)
+    seen = pairing.matched if step.mirror else events(attempt, state.epoch)
+    unit = "pairs" if step.mirror else "requests"
     checks = [
         (snapshot.applied, "the route is not in force"),
         (spent >= step.min_seconds, f"{spent:.0f} of {step.min_seconds:.0f} s"),
-        (seen >= step.min_events, f"{seen} of {step.min_events} requests"),
+        (seen >= step.min_events, f"{seen} of {step.min_events} {unit}"),
         (not split_broken(attempt, state.epoch), "the split of requests contradicts the weight"),
         (_gap(attempt, now) <= attempt.plan.max_gap, f"{_gap(attempt, now):.0%} of evidence lost"),
+        (not step.mirror or pairing.lost <= attempt.plan.max_lost, _loss(pairing)),
         (not step.approval or attempt.approved, "waits for approval"),
         (snapshot.ready(snapshot.stable, TOTAL), "stable has too few ready servers"),
         (snapshot.ready(attempt.canary, following), "the canary has too few ready servers"),
     ]
-    verdicts = {a.metric: a for a in attempt.assessments}
+    verdicts = {a.metric: a for a in attempt.verdicts}
     for name in step.gate:
         found = verdicts.get(name)
         verdict = found.verdict if found else "missing"
@@ -81,6 +85,11 @@ def standstill(snapshot: Snapshot, now: Now) -> tuple[str, str] | None:
         why = attempt.evidence.problem or snapshot.reading.problem or "no complete reading"
         return "evidence", f"no evidence for {missing:.0f} s: {why}"
     return None
+
+
+def _loss(pairing: Pairing) -> str:
+    altered = f", {pairing.altered} came with other content" if pairing.altered else ""
+    return f"{pairing.lost:.1%} of the mirrored requests made no pair{altered}"
 
 
 def _gap(attempt: Attempt, now: Now) -> float:

@@ -17,7 +17,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 from tidemill.domain.evidence import TOTAL, Assessment, Loss, Metric, Pair, Segment, Tolerance
+from tidemill.domain.paired import PairedAssessment, PairedRate
 from tidemill.domain.rollout.freeze import Freeze, frozen_until
+from tidemill.domain.rollout.pairs import Pairing, Pairs
 
 __all__ = [
     "Attempt",
@@ -46,6 +48,7 @@ __all__ = [
     "Step",
     "Workload",
     "intent",
+    "shadow_of",
 ]
 
 Phase = Literal[
@@ -94,6 +97,8 @@ class Step:
     min_seconds: float
     max_seconds: float
     approval: bool
+    mirror: int = 0
+    """Not 0: a shadow step, this share of the requests is mirrored to the canary, in 1/10000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,10 @@ class Plan:
     freeze: tuple[Freeze, ...] = ()
     """When no canary gets more traffic by itself. Unlike the rest this binds an attempt in flight
     as soon as it is ordered: a calendar does not wait for attempts to end."""
+    paired: tuple[PairedRate, ...] = ()
+    """What is compared pair by pair in a shadow step."""
+    max_lost: float = 0.05
+    """Share of the mirrored requests that may be lost before no shadow step is passed any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +196,8 @@ class Reading:
     rehearsal: str | None = None
     """In `preparing`, what is wrong with the canary's answer to a request of our own; empty when
     nothing is, None when it is not known."""
+    pairs: Pairs | None = None
+    """In a shadow step; None: they could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +225,7 @@ class Evidence:
     gap_seconds: float = 0.0
     """Evidence lost in this step."""
     problem: str = ""
+    pairing: Pairing = field(default_factory=Pairing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +255,12 @@ class Attempt:
     """Why it is being rolled back."""
     evidence: Evidence = field(default_factory=Evidence)
     assessments: tuple[Assessment, ...] = ()
+    paired: tuple[PairedAssessment, ...] = ()
+
+    @property
+    def verdicts(self) -> tuple[Assessment | PairedAssessment, ...]:
+        """What is known of every metric."""
+        return (*self.assessments, *self.paired)
 
     @property
     def id(self) -> str:
@@ -267,6 +285,8 @@ class Decision:
     weight: int
     epoch: int
     evidence: tuple[Assessment, ...] = ()
+    mirror: int = 0
+    paired: tuple[PairedAssessment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +303,7 @@ class Release:
     evidence: tuple[Assessment, ...] = ()
     order: str = ""
     """Id of the command that it came from: one attempt may break several windows."""
+    paired: tuple[PairedAssessment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +352,13 @@ class State:
     """Not yet delivered to registry and ledger."""
     history: tuple[Outcome, ...] = ()
     conditions: tuple[Condition, ...] = ()
+    mirror: int = 0
+    """Share of the requests that is mirrored to the canary, in 1/10000; its weight is 0 then."""
+
+    @property
+    def load(self) -> int:
+        """Share of the requests that the canary's servers must carry, in 1/10000."""
+        return max(self.weight, self.mirror)
 
     @property
     def arms(self) -> tuple[Revision, Revision] | None:
@@ -350,6 +378,8 @@ class Workload:
     detail: str = ""
     servers: Mapping[str, str] = field(default_factory=dict)
     """Where each server behind `address` is reached itself, by name; empty: it is one server."""
+    shadows: Mapping[str, str] = field(default_factory=dict)
+    """Where each server takes mirrored requests and tells what it answered, by name."""
 
     def carries(self, weight: int) -> bool:
         """Whether enough servers are ready for `weight`."""
@@ -371,6 +401,8 @@ class Route:
     backends: tuple[Backend, ...] = ()
     problem: str = field(default="", compare=False)
     """Why the data plane does not have in force what it was asked for, if it says so."""
+    mirror: Backend | None = None
+    """Where copies of the requests go, with their share in 1/10000; the answers are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,4 +482,11 @@ def intent(state: State) -> Intent:
         if state.stable:
             shares[state.stable.revision] = TOTAL - state.weight
         shares[canary.revision] = state.weight
-    return Intent(workloads, Route(tuple(Backend(r, shares[r]) for r in sorted(shares))))
+    mirror = Backend(canary.revision, state.mirror) if canary and state.mirror else None
+    backends = tuple(Backend(r, shares[r]) for r in sorted(shares))
+    return Intent(workloads, Route(backends, mirror=mirror))
+
+
+def shadow_of(revision: str) -> str:
+    """Return the name under which a router is told where mirrored requests of a revision go."""
+    return f"shadow-{revision}"

@@ -50,15 +50,16 @@ def enter(state: State, now: Now, phase: Phase, *, attempt: Attempt | None = Non
     return replace(state, phase=phase, since=now.wall, attempt=attempt or state.attempt)
 
 
-def weigh(state: State, now: Now, phase: Phase, weight: int) -> State:
-    """Change the weight: a new epoch, no evidence until it has settled."""
+def weigh(state: State, now: Now, phase: Phase, weight: int, mirror: int = 0) -> State:
+    """Change what the canary gets: a new epoch, no evidence until it has settled."""
     attempt = state.attempt
     if attempt is not None:
         evidence = replace(close_span(attempt.evidence, now), gap_seconds=0.0)
         attempt = replace(
             attempt, evidence=evidence, entered_at=None, entered_wall=None, paused_seconds=0.0
         )
-    weighed = replace(state, weight=weight, epoch=state.epoch + 1, applied_at=None)
+    epoch = state.epoch + 1
+    weighed = replace(state, weight=weight, mirror=mirror, epoch=epoch, applied_at=None)
     return enter(weighed, now, phase, attempt=attempt)
 
 
@@ -84,8 +85,8 @@ def advance(snapshot: Snapshot, now: Now, reason: str) -> Move:
     if following == len(attempt.plan.steps):
         return Move(weigh(state, now, "promoting", TOTAL), "promote", passed)
     moved = replace(state, attempt=replace(attempt, step=following, approved=False))
-    weight = attempt.plan.steps[following].weight
-    return Move(weigh(moved, now, "progressing", weight), "weight", passed)
+    step = attempt.plan.steps[following]
+    return Move(weigh(moved, now, "progressing", step.weight, step.mirror), "weight", passed)
 
 
 def pause(snapshot: Snapshot, now: Now, kind: str, reason: str) -> Move:
@@ -117,7 +118,9 @@ def roll_back(snapshot: Snapshot, now: Now, reason: str) -> Move | None:
             return None
         return pause(snapshot, now, "no way back", f"{reason}; but stable has no ready server")
     release = Release(
-        "rolled_back", target, attempt.canary, attempt.id, reason, attempt.assessments
+        *("rolled_back", target, attempt.canary, attempt.id, reason),
+        evidence=attempt.assessments,
+        paired=attempt.paired,
     )
     failed = replace(
         state,

@@ -101,6 +101,8 @@ def _number(move: Move, before: State, now: Now) -> Decision:
         weight=after.weight,
         epoch=after.epoch,
         evidence=attempt.assessments if attempt else (),
+        mirror=after.mirror,
+        paired=attempt.paired if attempt else (),
     )
 
 
@@ -127,7 +129,7 @@ def _phase(snapshot: Snapshot, now: Now) -> Move | None:
 
 def _harm(snapshot: Snapshot, now: Now) -> Move | None:
     attempt = snapshot.attempt
-    found = next((a for a in attempt.assessments if a.verdict == "harm"), None)
+    found = next((a for a in attempt.verdicts if a.verdict == "harm"), None)
     if found is None:
         return None
     reason = f"harm in {found.metric}: {found.reason}"
@@ -181,7 +183,7 @@ def _preparing(snapshot: Snapshot, now: Now) -> Move | None:
         return roll_back(snapshot, now, reason)
     known = attempt.canary.revision in snapshot.reading.counters
     rehearsed = snapshot.reading.rehearsal is not None
-    ready = snapshot.ready(attempt.canary, step.weight)
+    ready = snapshot.ready(attempt.canary, max(step.weight, step.mirror))
     if not (snapshot.applied and known and rehearsed and ready):
         if late(state, now, attempt):
             return roll_back(snapshot, now, f"{_unprepared(snapshot)} before the deadline")
@@ -190,14 +192,17 @@ def _preparing(snapshot: Snapshot, now: Now) -> Move | None:
         return None
     if snapshot.frozen_until(now):
         return None
-    return Move(weigh(state, now, "progressing", step.weight), "weight", f"step {step.name} begins")
+    begun = weigh(state, now, "progressing", step.weight, step.mirror)
+    mirrored = f", {step.mirror / 100:g} % mirrored" if step.mirror else ""
+    return Move(begun, "weight", f"step {step.name} begins{mirrored}")
 
 
 def _unprepared(snapshot: Snapshot) -> str:
     attempt = snapshot.attempt
     if not snapshot.applied:
         return "the gateway did not take up the canary"
-    if not snapshot.ready(attempt.canary, attempt.plan.steps[attempt.step].weight):
+    step = attempt.plan.steps[attempt.step]
+    if not snapshot.ready(attempt.canary, max(step.weight, step.mirror)):
         return detail(snapshot, attempt)
     if attempt.canary.revision not in snapshot.reading.counters:
         return "the canary's server did not report its revision"
@@ -262,7 +267,9 @@ def _promoting(snapshot: Snapshot, now: Now) -> Move | None:
         return None
     reason = "promoted by a person" if attempt.override else "all gates passed"
     release = Release(
-        "promoted", attempt.canary, attempt.canary, attempt.id, reason, attempt.assessments
+        *("promoted", attempt.canary, attempt.canary, attempt.id, reason),
+        evidence=attempt.assessments,
+        paired=attempt.paired,
     )
     swapped = replace(
         state,
@@ -303,7 +310,7 @@ def _rolling_back(snapshot: Snapshot, now: Now) -> Move | None:
 def _lost(snapshot: Snapshot, now: Now) -> Move | None:
     """Take traffic off a canary whose servers are gone; give it up if that goes on."""
     state, attempt = snapshot.state, snapshot.attempt
-    if snapshot.workloads is None or snapshot.ready(attempt.canary, state.weight):
+    if snapshot.workloads is None or snapshot.ready(attempt.canary, state.load):
         return None
     reason = detail(snapshot, attempt)
     if attempt.holds >= MAX_HOLDS:

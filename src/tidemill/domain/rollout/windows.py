@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tidemill.domain.evidence import LEVELS, TOTAL, Pair, Segment, assess, extend
+from tidemill.domain.paired import assess_pairs
 from tidemill.domain.rollout.model import (
     Attempt,
     Counters,
@@ -18,6 +19,7 @@ from tidemill.domain.rollout.model import (
     Span,
     State,
 )
+from tidemill.domain.rollout.pairs import Pairing, add_pairs
 
 __all__ = ["REQUESTS", "absorb", "close_span", "settled", "total"]
 
@@ -51,7 +53,13 @@ def absorb(snapshot: Snapshot, now: Now) -> Attempt | None:
         if series != attempt.evidence.series.get(metric.name, ()):
             judged[metric.name] = assess(metric, series, attempt.plan.tolerance, state.epoch)
     ordered = tuple(judged[m.name] for m in attempt.plan.metrics if m.name in judged)
-    return replace(attempt, evidence=evidence, assessments=ordered)
+    paired = attempt.paired
+    if evidence.pairing.tallies != attempt.evidence.pairing.tallies:
+        tallies, tolerance = evidence.pairing.tallies, attempt.plan.tolerance
+        paired = tuple(
+            assess_pairs(m, tallies.get(m.name, (0, 0)), tolerance) for m in attempt.plan.paired
+        )
+    return replace(attempt, evidence=evidence, assessments=ordered, paired=paired)
 
 
 def close_span(evidence: Evidence, now: Now) -> Evidence:
@@ -59,7 +67,7 @@ def close_span(evidence: Evidence, now: Now) -> Evidence:
     spans = evidence.spans
     if spans and spans[-1].until is None:
         spans = (*spans[:-1], replace(spans[-1], until=now.clock))
-    return replace(evidence, spans=spans, baseline={})
+    return replace(evidence, spans=spans, baseline={}, pairing=_forgotten(evidence))
 
 
 def _mature(evidence: Evidence, attempt: Attempt, reading: Reading) -> Evidence:
@@ -85,8 +93,11 @@ def _consume(
     if len(fresh) < len(arms):
         absent = ", ".join(arm for arm in arms if arm not in fresh)
         return replace(evidence, problem=reading.problem or f"no counters of {absent}")
+    if state.mirror and reading.pairs is None:
+        return replace(evidence, problem=reading.problem or "no pairs were read")
     if not evidence.baseline:
-        evidence = replace(evidence, baseline=fresh, seen_at=now.wall, problem="")
+        pairing = _paired(evidence, state, reading)
+        evidence = replace(evidence, baseline=fresh, seen_at=now.wall, problem="", pairing=pairing)
         return _open_span(evidence, state, now)
     if evidence.seen_at == now.wall:
         return evidence
@@ -101,10 +112,25 @@ def _consume(
             seen_at=now.wall,
             gap_seconds=evidence.gap_seconds + lost,
             problem=f"the counters of {', '.join(began_anew)} began anew",
+            pairing=_paired(replace(evidence, pairing=_forgotten(evidence)), state, reading),
         )
     stable, canary = (gain for gain in gains.values() if gain is not None)
     series = _windows(evidence, attempt, state, stable, canary)
-    return replace(evidence, series=series, baseline=fresh, seen_at=now.wall, problem="")
+    pairing = _paired(evidence, state, reading)
+    return replace(
+        evidence, series=series, baseline=fresh, seen_at=now.wall, problem="", pairing=pairing
+    )
+
+
+def _paired(evidence: Evidence, state: State, reading: Reading) -> Pairing:
+    if not state.mirror or reading.pairs is None:
+        return evidence.pairing
+    return add_pairs(evidence.pairing, reading.pairs, state.mirror / TOTAL)
+
+
+def _forgotten(evidence: Evidence) -> Pairing:
+    """Return the pairs without their cursor: what is read now is not compared."""
+    return replace(evidence.pairing, cursor={})
 
 
 def _open_span(evidence: Evidence, state: State, now: Now) -> Evidence:
@@ -164,9 +190,10 @@ def _windows(
     stable: Counters,
     canary: Counters,
 ) -> dict[str, tuple[Segment, ...]]:
+    """Return the series with this window; in a shadow step the canary has no requests."""
     requests: Pair = (stable.requests, canary.requests)
     series = dict(evidence.series)
-    if not any(requests):
+    if state.mirror or not any(requests):
         return series
     bare = Segment(0, state.epoch, state.weight, requests, requests, ())
     series[REQUESTS] = extend(series.get(REQUESTS, ()), bare)
