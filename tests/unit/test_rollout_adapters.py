@@ -291,17 +291,28 @@ class FakeProcesses:
 def test_a_server_per_revision_on_a_port_of_its_own():
     processes = FakeProcesses()
     servers = ProcessWorkloads(processes, lambda r, p, s: (r.revision, str(p), str(s)), (0, 0))
-    servers._ports = (18100, 18101)
+    servers._ports = (18100, 18103)
     for name in ("v1", "v1", "v2"):
         servers.ensure(revision(name))
-    assert sorted(processes.specs) == ["model-v1-18100", "model-v2-18101"]
-    assert processes.specs["model-v2-18101"].argv == ("v2", "18101")
-    with pytest.raises(Unavailable, match="18100-18101"):
+    assert sorted(processes.specs) == ["model-v1-18100-18101", "model-v2-18102-18103"]
+    assert processes.specs["model-v2-18102-18103"].argv == ("v2", "18102", "18103")
+    with pytest.raises(Unavailable, match="18100-18103"):
         servers.ensure(revision("v3"))
     servers.remove("v1")
-    processes.states = {"model-v1-18100": "stopping", "gateway": "ready"}
+    processes.states = {"model-v1-18100-18101": "stopping", "gateway": "ready"}
     assert set(servers.observe()) == {"v2"}
-    assert servers.observe()["v2"].address == "127.0.0.1:18101"
+    assert servers.observe()["v2"].address == "127.0.0.1:18102"
+    assert list(servers.observe()["v2"].shadows.values()) == ["127.0.0.1:18103"]
+
+
+def test_a_server_that_an_older_release_declared_takes_no_shadows():
+    processes = FakeProcesses()
+    processes.states = {"model-v1-18100": "ready"}
+    servers = ProcessWorkloads(processes, lambda r, p, s: (r.revision, str(p), str(s)), (0, 0))
+    servers.ensure(revision("v1"))
+    assert processes.specs == {}
+    assert servers.observe()["v1"].address == "127.0.0.1:18100"
+    assert servers.observe()["v1"].shadows == {}
 
 
 # orders -------------------------------------------------------------------------------------------

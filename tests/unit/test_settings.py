@@ -223,6 +223,9 @@ def test_an_assignment_reads_yaml(value: int) -> None:
     assert layer.values == {"training": {"epochs": value}, "name": "x"}
 
 
+SHADOW = "{name: s, shadow: {percent: 5}}"
+
+
 def test_the_reference_project_is_valid_and_its_schema_is_current() -> None:
     loaded = load(ROOT, variables={})
     assert check(loaded.settings, ROOT) == []
@@ -243,6 +246,21 @@ def test_the_reference_project_is_valid_and_its_schema_is_current() -> None:
         ("rollout.steps=[{name: a, weight: 5, min_events: 100000000}]", "max_seconds is"),
         ("rollout.steps=[{name: a, weight: 5, gate: [wrong], max_seconds: 3600}]", "mature"),
         ("rollout.steps=[{name: a, weight: 10000}]", "the last weight is 10000"),
+        ("rollout.steps=[{name: a, weight: 0}]", "does not rise above 0"),
+        (f"rollout.steps=[{SHADOW}]", "clients must meet the canary"),
+        (f"rollout.steps=[{{name: a, weight: 5}}, {SHADOW}]", "a shadow step comes first"),
+        ("rollout.steps=[{name: s, shadow: {percent: 5}, weight: 5}, {name: a, weight: 6}]",
+         "has no weight, this has 5"),
+        ("rollout.steps=[{name: s, shadow: {percent: 5}, gate: [errors]}, {name: a, weight: 6}]",
+         "which rollout.analysis.paired lacks (has: )"),
+        ("rollout.steps=[{name: s, shadow: {percent: 1}, min_events: 999}, {name: a, weight: 5}]",
+         "events need"),
+        ("rollout.analysis.paired=[{name: errors, event: flip, max_rate: 0.1}]",
+         "paired use one name twice"),
+        (f"rollout={{steps: [{SHADOW}, {{name: a, weight: 5}}], interval_seconds: 61}}",
+         "at most 60"),
+        ("rollout.analysis.paired=[{name: flips, event: flip, max_rate: 0.1}]",
+         "alpha_share sums to 1.1"),
         ("rollout.analysis.metrics=[{name: a, event: slow, alpha_share: 0.7},"
          " {name: b, event: error, alpha_share: 0.7}]", "more than the whole budget"),
         ("rollout.analysis.metrics=[{name: a, event: slow, pass_ratio: 1.1}]", "must be above"),

@@ -134,6 +134,7 @@ def plan(
     """Show the steps, how much evidence each metric needs at each weight, and how long it takes."""
     from rich.console import Group
 
+    from tidemill.cli.pairs import pairs_needed
     from tidemill.domain.rollout.forecast import events_to_harm, events_to_pass, seconds_to_leave
 
     project = open_project()
@@ -149,6 +150,7 @@ def plan(
             f"{events_to_harm(metric, step.weight, 3.0):,.0f}",
         )
         for step in made.steps
+        if not step.mirror
         for metric in made.metrics
     ]
     headers = ("step", "weight", "metric", "gate", "pass, equal", "harm ×1.5", "harm ×3")
@@ -168,7 +170,13 @@ def plan(
         f"\nof the project's clock, for a canary as good as stable, at {rate:g} requests/s"
         f" (rollout.expected_rate), {bad:.2%} of them bad (--bad), with the step's evidence alone"
     )
-    view = Group(table(headers, rows), note, table(("step", "expected", "at most", ""), stays), how)
+    view = Group(
+        *pairs_needed(made),
+        table(headers, rows),
+        note,
+        table(("step", "expected", "at most", ""), stays),
+        how,
+    )
     emit({"plan": made, "expected_seconds": seconds}, view)
 
 
@@ -223,7 +231,7 @@ def _duration(seconds: float) -> str:
 
 
 def _line(decision: Decision) -> str:
-    share = f"{decision.weight / 100:g} %"
+    share = f"~{decision.mirror / 100:g} %" if decision.mirror else f"{decision.weight / 100:g} %"
     return (
         f"{decision.clock:%Y-%m-%d %H:%M:%S}  {decision.action:<11} {share:>6}  "
         f"{decision.revision}  {decision.reason}"
@@ -232,6 +240,8 @@ def _line(decision: Decision) -> str:
 
 def _status(state: State, decisions: list[Decision], problem: str) -> RenderableType:
     from rich.console import Group
+
+    from tidemill.cli.pairs import pairs_seen
 
     head: list[tuple[str, Any]] = [
         ("phase", state.phase),
@@ -246,6 +256,7 @@ def _status(state: State, decisions: list[Decision], problem: str) -> Renderable
             ("canary", f"{attempt.canary.version} ({attempt.canary.revision})"),
             ("step", attempt.plan.steps[attempt.step].name),
             ("weight", f"{state.weight / 100:g} %"),
+            *([("mirrored", f"{state.mirror / 100:g} %")] if state.mirror else []),
         ]
         rows = [
             (
@@ -259,7 +270,7 @@ def _status(state: State, decisions: list[Decision], problem: str) -> Renderable
             for a in attempt.assessments
         ]
         headers = ("metric", "verdict", "ratio", "harm", "pass", "stable", "canary", "reason")
-        parts.append(table(headers, rows))
+        parts += [*pairs_seen(attempt), table(headers, rows)]
     parts.insert(0, table(("", ""), head))
     conditions = [(c.type, c.status, c.reason, c.message) for c in state.conditions]
     parts.append(table(("condition", "status", "reason", "message"), conditions))

@@ -126,8 +126,8 @@ class Witness:
         self._story.note(decision.clock, title, decision.reason)
         if decision.action == "finalize":
             self.promoted.append(version)
-        found = (*decision.evidence, *decision.paired)
-        if decision.action == "rollback" and any(a.verdict == "harm" for a in found):
+        found = [a.verdict for a in decision.evidence] + [a.verdict for a in decision.paired]
+        if decision.action == "rollback" and "harm" in found:
             self.rolled_back.append(version)
 
     def _requests(self) -> None:

@@ -122,6 +122,6 @@ def _correlation(release: Release) -> str:
 
 def _digest(release: Release) -> str:
     """Digest of the evidence as it stands in the decision log."""
-    found = [asdict(assessment) for assessment in (*release.evidence, *release.paired)]
+    found = [asdict(a) for a in release.evidence] + [asdict(a) for a in release.paired]
     numbers = json.dumps(found, sort_keys=True)
     return "sha256:" + hashlib.sha256(numbers.encode()).hexdigest()
