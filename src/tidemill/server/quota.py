@@ -33,6 +33,8 @@ ADD = """
 INSERT INTO quota VALUES (?, ?, ?)
 ON CONFLICT (day, key) DO UPDATE SET requests = requests + excluded.requests
 """
+KEPT = timedelta(days=7)
+"""Counts of days before are kept so long: a clock that jumped ahead and back gives nothing back."""
 LOCK_SECONDS = 5.0
 """For the other processes' writes, in the thread."""
 
@@ -98,13 +100,13 @@ class Quota:
             self._busy = False
 
     def _exchange(self, fresh: dict[str, int], day: date) -> dict[str, int]:
-        """Add to the day's counts and return them; other days are forgotten."""
+        """Add to the day's counts and return them; days long before are forgotten."""
         rows = [(str(day), key, count) for key, count in fresh.items() if count]
         with closing(sqlite3.connect(self._path, timeout=LOCK_SECONDS)) as file, file:
             file.execute("PRAGMA synchronous = NORMAL")
             file.execute(TABLE)
             if rows:
-                file.execute("DELETE FROM quota WHERE day < ?", (str(day),))
+                file.execute("DELETE FROM quota WHERE day < ?", (str(day - KEPT),))
                 file.executemany(ADD, rows)
             counts = file.execute("SELECT key, requests FROM quota WHERE day = ?", (str(day),))
             return dict(counts.fetchall())

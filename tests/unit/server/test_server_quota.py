@@ -55,15 +55,31 @@ def test_a_restart_gives_nothing_back(tmp_path: Path, clock: Clock) -> None:
     assert [again.take("shop", 3) for _ in range(2)] == [0, 5400]
 
 
-def test_yesterday_is_forgotten(tmp_path: Path, clock: Clock) -> None:
+def test_after_a_week_a_day_is_forgotten(tmp_path: Path, clock: Clock) -> None:
     quota = Quota(tmp_path / "quota.db", clock)
-    quota.take("shop", 1)
+    for _ in range(9):
+        assert quota.take("shop", 1) == 0
+        save(quota)
+        clock.now += timedelta(days=1)
+    rows = sqlite3.connect(tmp_path / "quota.db").execute("SELECT day FROM quota").fetchall()
+    assert sorted(day for (day,) in rows) == [f"2026-11-{n:02d}" for n in range(2, 10)]
+
+
+@pytest.mark.parametrize("days", [2, -2], ids=["ahead", "back"])
+def test_a_clock_that_jumps_and_returns_gives_nothing_back(
+    tmp_path: Path, clock: Clock, days: int
+) -> None:
+    quota = Quota(tmp_path / "quota.db", clock)
+    for _ in range(3):
+        assert quota.take("shop", 3) == 0
     save(quota)
-    clock.now += timedelta(days=1)
-    assert quota.take("shop", 1) == 0
+    clock.now += timedelta(days=days)
+    assert [quota.take("shop", 3) for _ in range(4)][:3] == [0, 0, 0]
     save(quota)
-    rows = sqlite3.connect(tmp_path / "quota.db").execute("SELECT * FROM quota").fetchall()
-    assert rows == [("2026-11-02", "shop", 1)]
+    clock.now -= timedelta(days=days)
+    quota.take("shop", 100)  # it notices the day …
+    save(quota)  # … and within a second knows what was used of it
+    assert quota.take("shop", 3) == 5400
 
 
 @settings(deadline=None, max_examples=40)
