@@ -34,6 +34,8 @@ ACCEPTED: list[dict[str, Any]] = [
      "strategy.steps.1.gate": ["wrong"], "strategy.steps.1.maxSeconds": 3601},
     {"control": {"id": "1", "action": "Approve", "forRevision": "0123456789", "step": "c5"}},
     {"model.threshold": "1.0"},
+    {"analysis.evidence": {"source": "Prometheus", "url": "http://prometheus.monitoring:9090"}},
+    {"analysis.evidence": {"source": "Runtime"}},
 ]  # fmt: skip
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -67,6 +69,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"strategy.steps.0.minSeconds": 3601}, "minSeconds must not be above"),
     ({"strategy.onHarm": "Ignore"}, "spec.strategy.onHarm"),
     ({"analysis": {}}, "either policyRef or inline"),
+    ({"analysis.evidence": {"source": "Prometheus"}}, "Prometheus needs a url"),
+    ({"analysis.evidence": {"url": "http://p:9090"}}, "Prometheus needs a url, Runtime has none"),
+    ({"analysis.evidence": {"source": "Prometheus", "url": "p:9090"}}, "analysis.evidence.url"),
+    ({"analysis.evidence": {"source": "Datadog"}}, "spec.analysis.evidence.source"),
     ({"analysis.policyRef": {"name": "default"}}, "either policyRef or inline"),
     ({"analysis.inline.metrics": []}, "spec.analysis.inline.metrics"),
     ({"analysis.inline.metrics.1.name": "errors"}, "names of metrics must be unique"),

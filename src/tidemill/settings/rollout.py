@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tidemill.settings.base import Group
+from tidemill.settings.base import Group, Url
 
 __all__ = ["AnalysisMetric", "AnalysisSettings", "RolloutSettings", "RolloutStep"]
 
@@ -120,6 +120,9 @@ class RolloutSettings(Group):
     """The old server lives this long after promotion, for an instant way back."""
     analysis: AnalysisSettings = AnalysisSettings()
     """Error rates and metrics."""
+    prometheus_url: Url = ""
+    """Where Prometheus' HTTP API is that has scraped the servers, `http://127.0.0.1:9090`; empty:
+    the servers' own /metrics are read. A ModelRollout says it in its own `analysis.evidence`."""
     interval_seconds: float = Field(default=1.0, gt=0)
     """Time between two looks at the evidence (wall clock)."""
     expected_rate: float = Field(default=10.0, gt=0)

@@ -13,12 +13,15 @@ from tidemill.wiring.models import ModelParts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import httpx
+
     from tidemill.adapters.evidence import ServerEvidence
     from tidemill.adapters.store.rollouts import StoredRollouts
     from tidemill.controller.loop import Controller
     from tidemill.controller.orders import Orders
     from tidemill.domain.rollout.model import Plan, Revision
     from tidemill.ports.processes import ProcessSpec
+    from tidemill.ports.rollout import CounterSource
     from tidemill.server import (
         App,
         Authentication,
@@ -190,7 +193,7 @@ class ServingParts(ModelParts):
                 + 1,
             ),
             EnvoyRouter(self.paths.state / "gateway", admin, client),
-            self._evidence(),
+            self._evidence(self.settings.rollout.prometheus_url),
             self._releases,
         )
         return Controller(
@@ -232,17 +235,32 @@ class ServingParts(ModelParts):
 
         return RegistryReleases(self.registry, self.ledger, self.clock)
 
-    def _evidence(self) -> ServerEvidence:
-        """Return what asks the servers, with the key that they give the controller."""
-        import httpx
-
+    def _evidence(self, prometheus: str) -> ServerEvidence:
+        """Return what an attempt is judged by; an empty URL asks the servers themselves."""
         from tidemill.adapters.evidence import ServerEvidence
         from tidemill.adapters.outcomes import Outcomes
 
+        counters = self._counters(prometheus)
+        return ServerEvidence(Outcomes(self.objects), counters, self._asking())
+
+    def _counters(self, prometheus: str) -> CounterSource:
+        """Return what reads the servers' counters; an empty URL asks the servers themselves."""
+        import httpx
+
+        from tidemill.adapters.counters import ScrapedCounters
+        from tidemill.adapters.prometheus import PrometheusCounters
+
+        if prometheus:
+            return PrometheusCounters(prometheus, httpx.Client(timeout=5.0, trust_env=False))
+        return ScrapedCounters(self._asking())
+
+    def _asking(self) -> httpx.Client:
+        """Return a client with the key that the servers give the controller."""
+        import httpx
+
         key = reveal(self.settings.serving.auth.controller_key)
         keyed = {"authorization": f"Bearer {key}"} if key else {}
-        asking = httpx.Client(timeout=2.0, trust_env=False, headers=keyed)
-        return ServerEvidence(Outcomes(self.objects), asking)
+        return httpx.Client(timeout=2.0, trust_env=False, headers=keyed)
 
     def _serve(self, revision: Revision, port: int) -> tuple[str, ...]:
         bundle = ("--bundle", revision.bundle, "--port", str(port))

@@ -7,7 +7,7 @@ import math
 from tidemill.domain.evidence import TOTAL, Metric, Tolerance
 from tidemill.domain.rollout.model import Plan, Step
 
-__all__ = ["events_to_harm", "events_to_pass", "seconds_to_leave"]
+__all__ = ["events_left", "events_to_harm", "events_to_pass", "seconds_to_leave"]
 
 MIXTURE_NATS = 3.0
 """What it costs not to know the ratio beforehand (at most ln 25)."""
@@ -22,6 +22,12 @@ def events_to_harm(metric: Metric, weight: int, ratio: float) -> float:
 def events_to_pass(metric: Metric, tolerance: Tolerance, weight: int) -> float:
     """Return the bad events of both arms until an equal canary passes, roughly the mean."""
     return _events(weight, 1.0, metric.pass_ratio, math.log(1 / tolerance.beta) + MIXTURE_NATS)
+
+
+def events_left(metric: Metric, tolerance: Tolerance, weight: int, log_e: float) -> float:
+    """Return the bad events of both arms until an equal canary passes, its log e-value known."""
+    total = math.log(1 / tolerance.beta) + MIXTURE_NATS
+    return max(1.0, _events(weight, 1.0, metric.pass_ratio, total - log_e))
 
 
 def seconds_to_leave(plan: Plan, step: Step, rate: float, bad: float) -> float:
