@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tidemill.controller.questions import Asked
-from tidemill.domain.rollout.judge import Finding, begin, find, look, turn
+from tidemill.domain.rollout.judge import Finding, Question, begin, find, look, turn
 from tidemill.domain.rollout.model import Now, Plan, Reading, Revision, State, Workload
 from tidemill.errors import Conflict, NotFound, Refused, RetryableError, UsageError
 from tidemill.ports.rollout import Attempts, CounterSource, Locator
@@ -54,12 +54,20 @@ class Judge:
                 continue
         raise Conflict(f"attempt {asked.attempt}: others wrote {TRIES} times", hint="ask again")
 
-    def recall(self, attempt: str) -> State:
-        """Return what is known of an attempt; raises NotFound."""
+    def recall(self, attempt: str) -> Finding:
+        """Say what is known of an attempt without a look, whatever would be asked for.
+
+        Raises NotFound.
+        """
         found = self._attempts.state(attempt)
         if found is None:
             raise NotFound(f"nobody asked about the attempt '{attempt}'", hint="POST /v1/judge")
-        return found[0]
+        state = found[0]
+        wall = self._wall()
+        recalled = find(state, Question(attempt, state.weight), Reading(), Now(wall, wall))
+        if recalled.verdict != "pass":
+            return recalled
+        return replace(recalled, verdict="undecided", reason="nothing was asked for")
 
     def forget(self, attempt: str) -> None:
         """Forget an attempt: the next question begins another one, with an alpha of its own."""
@@ -109,9 +117,7 @@ class Judge:
                 return f"{arm}: its servers report the revisions {names}; say {arm}_revision"
             (said[arm],) = reported
         tails = asked.tails
-        metrics = tuple(
-            m for m in self._plan.metrics if not m.delayed and (tails or not m.wanted)
-        )
+        metrics = tuple(m for m in self._plan.metrics if not m.delayed and (tails or not m.wanted))
         stable, canary = (
             Revision(arm, "", "", f"sha256:{said[arm]}", where, 0.0, tails or (0.0, 0.0))
             for arm, where in (("stable", asked.stable), ("canary", asked.canary))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tidemill.adapters.evidence import ServerEvidence
     from tidemill.adapters.store.rollouts import StoredRollouts
+    from tidemill.controller.judge_server import JudgeServer
     from tidemill.controller.loop import Controller
     from tidemill.controller.orders import Orders
     from tidemill.domain.rollout.model import Plan, Revision
@@ -228,6 +229,19 @@ class ServingParts(ModelParts):
             self._releases,
             f"{socket.gethostname()}-{os.getpid()}",
         )
+
+    def rollout_judge(self, address: tuple[str, int]) -> JudgeServer:
+        """Return the judge of rollouts that others carry out, to be entered.
+
+        Raises Refused when everyone could reach it and nobody is asked for a key.
+        """
+        from tidemill import server
+        from tidemill.wiring.judge import judge_server
+
+        server.refuse_exposure(address[0], self.settings.serving)
+        counters = self._counters(self.settings.rollout.prometheus_url)
+        plan = self.rollout_plan
+        return judge_server(address, self.store, counters, plan, self.authentication)
 
     @property
     def _releases(self) -> RegistryReleases:
