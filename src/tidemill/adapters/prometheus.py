@@ -107,9 +107,10 @@ class PrometheusCounters:
                 else:
                     target.scrapes[instant].append((labels["__name__"], labels, float(value)))
         # A server that two jobs scrape would count twice.
-        targets = {address: jobs[address][min(jobs[address])] for address in sorted(jobs)}
+        targets = {}
         for address in sorted(addresses):
-            _check(address, targets.get(address))
+            found = jobs.get(address)
+            targets[address] = _check(address, found[min(found)] if found else _Target())
         return targets
 
     def _query(self, query: str) -> list[dict[str, Any]]:
@@ -131,15 +132,16 @@ def _quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _check(address: str, target: _Target | None) -> None:
-    """Refuse a server whose last scrape is not there."""
-    if target is None or not target.up:
+def _check(address: str, target: _Target) -> _Target:
+    """Return a server whose last scrape is there; raises ValueError otherwise."""
+    if not target.up:
         raise ValueError(f"Prometheus has no target with instance='{address}'")
     last = max(target.up)
     if not target.up[last]:
         raise ValueError(f"Prometheus could not scrape {address}")
     if last not in target.scrapes:
         raise ValueError(f"the last scrape of {address} has none of its counters")
+    return target
 
 
 def _cut(targets: Mapping[str, _Target], since: float, now: float) -> float:
