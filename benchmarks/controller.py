@@ -65,7 +65,7 @@ def _controller(kubeconfig: str, namespace: str, said: multiprocessing.Queue) ->
         namespace,
         ("127.0.0.1", 0),
         _Now(),
-        lambda: traffic,
+        lambda _: traffic,
         FakeReleases(),
         "benchmark",
     )

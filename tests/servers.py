@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -129,6 +130,34 @@ def s3() -> Iterator[str]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         server.stop()
+
+
+@contextmanager
+def prometheus(folder: Path, targets: list[str], *, interval: str = "200ms") -> Iterator[str]:
+    """Run Prometheus, which scrapes the targets under one job, and yield its URL.
+
+    Skips when it is not installed: Debian's package is `prometheus`.
+    """
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("Prometheus is not installed: apt-get install prometheus")
+    port = free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "global": {"scrape_interval": interval, "scrape_timeout": interval},
+        "scrape_configs": [{"job_name": "tidemill", "static_configs": [{"targets": targets}]}],
+    }
+    (folder / "prometheus.yaml").write_text(json.dumps(settings))
+    argv = [program, f"--config.file={folder / 'prometheus.yaml'}"]
+    argv += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}"]
+    with (folder / "prometheus.log").open("w") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        _wait(f"http://127.0.0.1:{port}/-/ready", process, folder / "prometheus.log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def _programs(*names: str) -> Path | None:

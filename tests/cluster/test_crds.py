@@ -50,6 +50,8 @@ ACCEPTED: list[dict[str, Any]] = [
     SHADOWED | {"strategy.steps.0.shadow.percent": 100, "analysis.inline.maxLostPercent": 0},
     {"analysis.inline.paired": [FLIP | {"event": "difference", "maxDifference": "0.01",
                                         "alphaShare": 20}]},
+    {"analysis.evidence": {"source": "Prometheus", "url": "http://prometheus.monitoring:9090"}},
+    {"analysis.evidence": {"source": "Runtime"}},
 ]  # fmt: skip
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -89,6 +91,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"strategy.steps.0.minSeconds": 3601}, "minSeconds must not be above"),
     ({"strategy.onHarm": "Ignore"}, "spec.strategy.onHarm"),
     ({"analysis": {}}, "either policyRef or inline"),
+    ({"analysis.evidence": {"source": "Prometheus"}}, "Prometheus needs a url"),
+    ({"analysis.evidence": {"url": "http://p:9090"}}, "Prometheus needs a url, Runtime has none"),
+    ({"analysis.evidence": {"source": "Prometheus", "url": "p:9090"}}, "analysis.evidence.url"),
+    ({"analysis.evidence": {"source": "Datadog"}}, "spec.analysis.evidence.source"),
     ({"analysis.policyRef": {"name": "default"}}, "either policyRef or inline"),
     ({"analysis.inline.metrics": []}, "spec.analysis.inline.metrics"),
     ({"analysis.inline.metrics.1.name": "errors"}, "names of metrics must be unique"),

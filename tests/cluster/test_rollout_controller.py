@@ -103,7 +103,7 @@ class Running:
             namespace,
             ("127.0.0.1", 0),
             Now(),
-            lambda: plane,
+            lambda _: plane,
             self.releases,
             f"controller-{id(self)}",
         )

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from tests.unit.rollout_world import NAME, START, World, plan, revision
 
-from tidemill.adapters.evidence import parse
+from tidemill.adapters.counters import parse
 from tidemill.adapters.objects import open_objects
 from tidemill.adapters.outcomes import Outcomes, costs
 from tidemill.adapters.store.engine import open_store

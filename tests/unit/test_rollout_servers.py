@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rollout_world import START, World, plan, revision
 
+from tidemill.adapters.counters import ScrapedCounters
 from tidemill.adapters.evidence import ServerEvidence
 from tidemill.domain.rollout.model import Counters, Now, Reading, State, Workload
 from tidemill.domain.rollout.windows import total
@@ -143,7 +144,7 @@ def evidence():
         return httpx.Response(200, text=METRICS.format(revision="v1", ok=count))
 
     with httpx.Client(transport=httpx.MockTransport(answer)) as client:
-        yield ServerEvidence(NoOutcomes(), client)
+        yield ServerEvidence(NoOutcomes(), ScrapedCounters(client), client)
 
 
 def read(evidence: ServerEvidence, **servers: str) -> Reading:

@@ -205,6 +205,28 @@ def controller(
     open_project().rollout_controller(on, namespace, (host, int(port))).run(stop)
 
 
+@app.command()
+def judge(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8090,
+) -> None:
+    """Tell Argo Rollouts or Flagger what the evidence says, until a signal ends it.
+
+    Who may ask is as for the model server: serving.auth.
+    """
+    import signal
+    from threading import Event
+
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with open_project().rollout_judge((host, port)) as server:
+        emit_line(
+            {"url": f"http://{host}:{server.port}"}, f"judging on http://{host}:{server.port}"
+        )
+        stop.wait()
+
+
 def _say(action: str, spec: Spec) -> None:
     """Say what was ordered about which revision; the decision log tells what came of it."""
     order = spec.command if action != "pause" else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Protocol
 
 from tidemill.domain.rollout.model import (
+    Counters,
     Decision,
     Now,
     Plan,
@@ -18,7 +20,21 @@ from tidemill.domain.rollout.model import (
     Workload,
 )
 
-__all__ = ["EvidenceSource", "Releases", "Router", "Specs", "States", "Workloads"]
+__all__ = [
+    "Attempts",
+    "CounterSource",
+    "EvidenceSource",
+    "Locator",
+    "Releases",
+    "Router",
+    "Specs",
+    "States",
+    "Tails",
+    "Workloads",
+]
+
+Tails = tuple[float, float]
+"""Scores at most the first count as `low`, above the second as `high`."""
 
 
 class Specs(Protocol):
@@ -102,6 +118,53 @@ class Router(Protocol):
 
     def observe(self) -> Route:
         """Return the route that the data plane has in force; raises Unavailable."""
+        ...
+
+
+class CounterSource(Protocol):
+    """What servers have counted."""
+
+    def read(
+        self,
+        workloads: Mapping[str, Workload],
+        reported: Mapping[str, str],
+        tails: Tails | None,
+        since: datetime,
+    ) -> tuple[Mapping[str, Counters], list[str]]:
+        """Return what the servers of each workload have counted, and what is wrong with the others.
+
+        `reported` is what the servers of a workload call themselves, by default its key: counters
+        of another revision are not theirs. A workload is read whole, and as it was at `since` or
+        later, or it is absent.
+        """
+        ...
+
+    def revisions(self, workload: Workload) -> set[str]:
+        """Return what the servers call themselves; raises Unavailable when one cannot be read."""
+        ...
+
+
+class Locator(Protocol):
+    """Finds servers by the name that a caller of the judge gives them."""
+
+    def locate(self, arm: str) -> Workload:
+        """Return where the servers are; raises NotFound, Refused, Unavailable."""
+        ...
+
+
+class Attempts(Protocol):
+    """What is known of attempts that somebody else carries out."""
+
+    def state(self, attempt: str) -> tuple[State, int] | None:
+        """Return the state and its version, or None."""
+        ...
+
+    def commit(self, attempt: str, state: State, expected: int, now: datetime) -> None:
+        """Write the state over version `expected`, 0 for a new attempt; raises Conflict."""
+        ...
+
+    def forget(self, attempt: str) -> None:
+        """Drop an attempt; one that is not known is no error."""
         ...
 
 

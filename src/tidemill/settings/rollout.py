@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field
 
-from tidemill.settings.base import Group
+from tidemill.settings.base import Group, Url
 from tidemill.settings.shadow import PairedMetric, ShadowStep
 
 __all__ = [
@@ -203,6 +203,9 @@ class RolloutSettings(Group):
     `tidemill rollout break-glass`; what protects goes on. In force from the next `start`."""
     analysis: AnalysisSettings = AnalysisSettings()
     """Error rates and metrics."""
+    prometheus_url: Url = ""
+    """Where Prometheus' HTTP API is that has scraped the servers, `http://127.0.0.1:9090`; empty:
+    the servers' own /metrics are read. A ModelRollout says it in its own `analysis.evidence`."""
     interval_seconds: float = Field(default=1.0, gt=0)
     """Time between two looks at the evidence (wall clock)."""
     kubernetes: ClusterSettings = ClusterSettings()

@@ -10,6 +10,7 @@ from threading import Event, Lock, Thread
 
 from prometheus_client import CollectorRegistry
 
+from tidemill.adapters.kubernetes.analysis import Analysis
 from tidemill.adapters.kubernetes.cache import Cache
 from tidemill.adapters.kubernetes.client import (
     DEPLOYMENTS,
@@ -67,6 +68,7 @@ class _Tenant:
 
     uid: str
     traffic: Traffic
+    analysis: Analysis
     controller: Controller
     rollouts: ResourceRollouts
     workloads: DeploymentWorkloads
@@ -83,14 +85,15 @@ class RolloutFleet:
         home: str,
         address: tuple[str, int],
         clock: Clock,
-        evidence: Callable[[], EvidenceSource],
+        evidence: Callable[[str], EvidenceSource],
         releases: Releases,
         identity: str,
     ) -> None:
-        """`evidence` makes a source for one rollout; an empty `namespace` means all of them.
+        """`evidence` makes a source for one rollout, of a Prometheus' URL or, empty, of the pods.
 
-        `home` is the namespace of the Lease by which one of several controllers, each with an
-        `identity` of its own, is elected. The probes answer at `address`, port 0 takes a free one.
+        An empty `namespace` means all of them. `home` is the namespace of the Lease by which one of
+        several controllers, each with an `identity` of its own, is elected. The probes answer at
+        `address`, port 0 takes a free one.
         """
         self._home, self._identity = home, identity
         self._clock, self._evidence, self._releases = clock, evidence, releases
@@ -195,15 +198,19 @@ class RolloutFleet:
         """Return the rollout's controller, a new one when the object is another or moved."""
         uid, spec = found["metadata"]["uid"], found["spec"]
         traffic = Traffic.model_validate(spec["traffic"])
+        analysis = Analysis.model_validate(spec["analysis"])
         tenant = self._tenants.get(key)
-        if tenant is None or tenant.uid != uid or tenant.traffic != traffic:
-            tenant = self._make(found, traffic, spec["runtime"]["replicas"])
+        made_of = tenant and (tenant.uid, tenant.traffic, tenant.analysis.prometheus)
+        if tenant is None or made_of != (uid, traffic, analysis.prometheus):
+            tenant = self._make(found, traffic, analysis, spec["runtime"]["replicas"])
             with self._lock:
                 self._tenants[key] = tenant
         tenant.workloads.replicas = spec["runtime"]["replicas"]
         return tenant
 
-    def _make(self, found: Manifest, traffic: Traffic, replicas: int) -> _Tenant:
+    def _make(
+        self, found: Manifest, traffic: Traffic, analysis: Analysis, replicas: int
+    ) -> _Tenant:
         metadata = found["metadata"]
         namespace, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
         owner = Owner(namespace, name, uid)
@@ -212,9 +219,9 @@ class RolloutFleet:
         )
         router = GatewayRouter(self._cache, owner, traffic)
         rollouts = ResourceRollouts(self._cache, namespace, _now, self._heard)
-        hands = Hands(workloads, router, self._evidence(), self._releases)
+        hands = Hands(workloads, router, self._evidence(analysis.prometheus), self._releases)
         controller = Controller(name, rollouts, rollouts, hands, self._clock, _now)
-        return _Tenant(uid, traffic, controller, rollouts, workloads, router)
+        return _Tenant(uid, traffic, analysis, controller, rollouts, workloads, router)
 
     def _forget(self, key: str) -> None:
         with self._lock:

@@ -13,11 +13,15 @@ from tidemill.wiring.models import ModelParts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import httpx
+
     from tidemill.adapters.evidence import ServerEvidence
     from tidemill.adapters.store.rollouts import StoredRollouts
+    from tidemill.controller.judge_server import JudgeServer
     from tidemill.controller.loop import Controller
     from tidemill.domain.rollout.model import Plan, Revision
     from tidemill.ports.processes import ProcessSpec
+    from tidemill.ports.rollout import CounterSource
     from tidemill.server import (
         App,
         Authentication,
@@ -192,7 +196,7 @@ class ServingParts(ModelParts):
                 + 1,
             ),
             EnvoyRouter(self.paths.state / "gateway", admin, client),
-            self._evidence(),
+            self._evidence(self.settings.rollout.prometheus_url),
             self._releases,
         )
         return Controller(
@@ -228,23 +232,51 @@ class ServingParts(ModelParts):
             f"{socket.gethostname()}-{os.getpid()}",
         )
 
+    def rollout_judge(self, address: tuple[str, int]) -> JudgeServer:
+        """Return the judge of rollouts that others carry out, to be entered.
+
+        Raises Refused when everyone could reach it and nobody is asked for a key.
+        """
+        from tidemill import server
+        from tidemill.wiring.judge import judge_server
+
+        server.refuse_exposure(address[0], self.settings.serving)
+        counters = self._counters(self.settings.rollout.prometheus_url)
+        plan = self.rollout_plan
+        return judge_server(address, self.store, counters, plan, self.authentication)
+
     @property
     def _releases(self) -> RegistryReleases:
         from tidemill.steps.release import RegistryReleases
 
         return RegistryReleases(self.registry, self.ledger, self.clock)
 
-    def _evidence(self) -> ServerEvidence:
-        """Return what asks the servers, with the key that they give the controller."""
-        import httpx
-
+    def _evidence(self, prometheus: str) -> ServerEvidence:
+        """Return what an attempt is judged by; an empty URL asks the servers themselves."""
         from tidemill.adapters.evidence import ServerEvidence
         from tidemill.adapters.outcomes import Outcomes
 
+        counters = self._counters(prometheus)
+        return ServerEvidence(Outcomes(self.objects), counters, self._asking())
+
+    def _counters(self, prometheus: str) -> CounterSource:
+        """Return what reads the servers' counters; an empty URL asks the servers themselves."""
+        import httpx
+
+        from tidemill.adapters.counters import ScrapedCounters
+        from tidemill.adapters.prometheus import PrometheusCounters
+
+        if prometheus:
+            return PrometheusCounters(prometheus, httpx.Client(timeout=5.0, trust_env=False))
+        return ScrapedCounters(self._asking())
+
+    def _asking(self) -> httpx.Client:
+        """Return a client with the key that the servers give the controller."""
+        import httpx
+
         key = reveal(self.settings.serving.auth.controller_key)
         keyed = {"authorization": f"Bearer {key}"} if key else {}
-        asking = httpx.Client(timeout=2.0, trust_env=False, headers=keyed)
-        return ServerEvidence(Outcomes(self.objects), asking)
+        return httpx.Client(timeout=2.0, trust_env=False, headers=keyed)
 
     def _serve(self, revision: Revision, port: int, shadow: int) -> tuple[str, ...]:
         ports = ("--port", str(port), "--shadow-port", str(shadow))

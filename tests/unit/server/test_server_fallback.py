@@ -12,7 +12,7 @@ import pytest
 from tests.server_app import AS_OF, FULL, ROW, Answer, expected, request, start
 from tests.server_shelf import Broken, Shelf, code_of, version_of
 
-from tidemill.adapters.evidence import parse
+from tidemill.adapters.counters import parse
 from tidemill.server import rest
 from tidemill.server.trail import Trail
 from tidemill.testing.models import MANIFEST

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StringConstraints
 
 from tidemill.adapters.kubernetes.fields import Name, Number, Reference, Schema, Seconds, rules
 from tidemill.domain.evidence import Metric, Tolerance
@@ -130,8 +130,29 @@ class AnalysisSpec(Schema):
     the lost ones may be those that differ."""
 
 
+class EvidenceFrom(Schema):
+    """Where the servers' counters are read."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "(self.source == 'Prometheus') == has(self.url)",
+                "Prometheus needs a url, Runtime has none",
+            )
+        )
+    )
+
+    source: Literal["Runtime", "Prometheus"] = "Runtime"
+    """Runtime: each pod's /metrics. Prometheus: what it has scraped of them."""
+    url: (
+        Annotated[str, StringConstraints(pattern=r"^https?://[A-Za-z0-9.:/_-]+$", max_length=253)]
+        | None
+    ) = None
+    """Where Prometheus' HTTP API is, `http://prometheus.monitoring:9090`."""
+
+
 class Analysis(Schema):
-    """Where the analysis is written: here, or in an AnalysisPolicy."""
+    """Where the analysis is written: here, or in an AnalysisPolicy; and what it rests on."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -143,6 +164,13 @@ class Analysis(Schema):
     """AnalysisPolicy of the same namespace; an attempt keeps what it said when it began."""
     inline: AnalysisSpec | None = None
     """The analysis itself."""
+    evidence: EvidenceFrom | None = None
+    """Where the servers' counters are read; by default each pod's /metrics."""
+
+    @property
+    def prometheus(self) -> str:
+        """URL of the Prometheus that is asked; empty: the pods are."""
+        return self.evidence.url or "" if self.evidence else ""
 
 
 def make_tolerance(analysis: AnalysisSpec) -> Tolerance:

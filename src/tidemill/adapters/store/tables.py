@@ -6,6 +6,7 @@ from sqlalchemy import Column, Index, Integer, MetaData, String, Table, Text, Un
 
 __all__ = [
     "incident",
+    "judged_attempt",
     "ledger",
     "metadata",
     "monitor_window",
@@ -87,6 +88,16 @@ rollout_decision = Table(
     Column("body", Text, nullable=False),
 )
 """The decision log, written together with the state; rows are only ever added."""
+
+judged_attempt = Table(
+    "judged_attempt",
+    metadata,
+    Column("name", String(400), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("seen_at", String(32), nullable=False, index=True),
+    Column("body", Text, nullable=False),
+)
+"""What the judge knows of attempts that somebody else carries out; `seen_at` is the last look."""
 
 monitor_window = Table(
     "monitor_window",

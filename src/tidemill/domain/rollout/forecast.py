@@ -9,6 +9,7 @@ from tidemill.domain.paired import PairedRate, pairs_until
 from tidemill.domain.rollout.model import Plan, Step
 
 __all__ = [
+    "events_left",
     "events_to_harm",
     "events_to_pass",
     "pairs_to_harm",
@@ -40,6 +41,12 @@ def pairs_to_harm(metric: PairedRate, times: float) -> float:
     """Return the pairs until harm is found at `times` the limit, roughly; infinite if it cannot."""
     rate = times * metric.max_rate
     return pairs_until(metric, metric.harm_at, rate) if rate < 1 else math.inf
+
+
+def events_left(metric: Metric, tolerance: Tolerance, weight: int, log_e: float) -> float:
+    """Return the bad events of both arms until an equal canary passes, its log e-value known."""
+    total = math.log(1 / tolerance.beta) + MIXTURE_NATS
+    return max(1.0, _events(weight, 1.0, metric.pass_ratio, total - log_e))
 
 
 def seconds_to_leave(plan: Plan, step: Step, rate: float, bad: float) -> float:

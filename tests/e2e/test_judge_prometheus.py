@@ -1,0 +1,174 @@
+"""The judge as a process, real model servers, a real Prometheus that scrapes them."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.servers import free_port, prometheus
+from tests.serving import FULL, TIDEMILL, Project, body, make_project
+
+from tidemill.adapters.counters import ScrapedCounters
+from tidemill.adapters.prometheus import PrometheusCounters
+from tidemill.domain.rollout.model import Workload
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 60.0
+PAST = datetime.fromtimestamp(0, UTC)
+SLOW = {"TIDEMILL_SERVING__SLOW_MS": "0.0001"}
+"""Every request is slow."""
+
+
+class World:
+    """Servers of one bundle, a Prometheus that scrapes them, a judge for each way to read them."""
+
+    def __init__(self, project: Project, folder: Path, stack: ExitStack) -> None:
+        self.project, self.stack = project, stack
+        self.http = stack.enter_context(httpx.Client(trust_env=False, timeout=10))
+        self.servers = {
+            "fast": project.serve(),
+            "slow": project.serve(env=SLOW),
+            "slower": project.serve(env=SLOW),
+        }
+        self.prometheus = stack.enter_context(
+            prometheus(folder, [self.address(name) for name in self.servers])
+        )
+        self.judges = {
+            "the servers": self.start_judge(""),
+            "Prometheus": self.start_judge(self.prometheus),
+            "nobody": self.start_judge("http://127.0.0.1:9"),
+        }
+
+    def address(self, name: str) -> str:
+        return self.servers[name].url.partition("//")[2]
+
+    def send(self, requests: int, *names: str) -> None:
+        """Send so many to each."""
+        for name in names:
+            url = f"{self.servers[name].url}/v2/models/flight-delay/infer"
+            for _ in range(requests):
+                assert self.http.post(url, json=body(FULL)).status_code == 200
+
+    def start_judge(self, prometheus_url: str) -> str:
+        """Run the judge's command and return its URL."""
+        sets = [
+            "rollout.settle_seconds=0",
+            f"rollout.prometheus_url='{prometheus_url}'",
+            "rollout.analysis.metrics=[{name: slow, event: slow, pass_ratio: 2}]",
+        ]
+        command = [str(TIDEMILL), "--project", str(self.project.root)]
+        command += [part for one in sets for part in ("--set", one)]
+        command += ["rollout", "judge", "--port", "0"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.stack.callback(_end, process)
+        assert process.stdout
+        return process.stdout.readline().split()[-1]
+
+    def ask(self, source: str, stable: str, canary: str) -> dict[str, Any]:
+        arms = {"stable": self.address(stable), "canary": self.address(canary)}
+        asked = {"attempt": f"{source} {stable} {canary}", "weight": 50, "gate": "slow", **arms}
+        answer = self.http.post(f"{self.judges[source]}/v1/judge", json=asked)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+def _end(judge: subprocess.Popen[str]) -> None:
+    judge.terminate()
+    assert judge.wait(30) == 0, "a signal is its regular end"
+    assert judge.stdout
+    judge.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("judge")
+    project = make_project(folder)
+    with ExitStack() as stack:
+        stack.callback(project.close)
+        yield World(project, folder / "prometheus", stack)
+
+
+def until(look: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        found = look()
+        if found:
+            return found
+        time.sleep(0.1)
+    pytest.fail(f"{what} did not happen in {PATIENCE:.0f} s")
+
+
+def test_prometheus_tells_what_the_servers_tell(world):
+    world.send(20, "fast", "slow")
+    workloads = {name: Workload(1, 1, world.address(name)) for name in ("fast", "slow")}
+    reported = dict.fromkeys(workloads, world.project.revision)
+    asked = (workloads, reported, (0.25, 0.75))
+    direct, problems = ScrapedCounters(world.http).read(*asked, PAST)
+    assert not problems
+    assert (direct["slow"].requests, direct["slow"].events["slow"]) == (20, 20)
+    assert direct["fast"].events["slow"] == 0
+    source = PrometheusCounters(world.prometheus, world.http)
+
+    def told() -> bool:
+        found, _ = source.read(*asked, PAST)
+        numbers = [
+            {name: (c.requests, c.events, c.started) for name, c in counters.items()}
+            for counters in (found, direct)
+        ]
+        return numbers[0] == numbers[1]
+
+    until(told, "the same counters from Prometheus")
+    assert source.revisions(workloads["fast"]) == {world.project.revision}
+    found, problems = source.read(*asked, datetime(2100, 1, 1, tzinfo=UTC))
+    assert not found
+    assert "since the weight settled" in problems[0]
+    elsewhere = {"fast": Workload(1, 1, f"127.0.0.1:{free_port()}")}
+    found, problems = source.read(elsewhere, reported, None, PAST)
+    assert not found
+    assert "has no target" in problems[0]
+
+
+@pytest.mark.parametrize("source", ["the servers", "Prometheus"])
+@pytest.mark.parametrize(("stable", "verdict"), [("fast", "harm"), ("slower", "pass")])
+def test_a_slow_canary_is_harm_and_an_equal_one_passes(world, source, stable, verdict):
+    until(lambda: world.ask(source, stable, "slow")["verdict"] == "undecided", "a reading")
+    world.ask(source, stable, "slow")
+    world.send(50, stable, "slow")
+    answer = until(
+        lambda: (found := world.ask(source, stable, "slow"))["verdict"] != "undecided" and found,
+        "a verdict",
+    )
+    assert answer["verdict"] == verdict, answer
+
+
+def test_a_prometheus_that_is_away_is_missing_evidence(world):
+    found = world.ask("nobody", "fast", "slow")
+    assert found["verdict"] == "missing"
+    assert "http://127.0.0.1:9 does not answer" in found["reason"]
+
+
+def test_what_prometheus_cannot_scrape_is_missing_until_it_is_there_again(world):
+    def ask() -> dict[str, Any]:
+        return world.ask("Prometheus", "slow", "slower")
+
+    until(lambda: ask()["verdict"] == "undecided", "a reading")
+    world.send(2, "slow", "slower")
+    until(lambda: ask()["requests"]["canary"] == 2, "two requests")
+    port = world.address("slower").rpartition(":")[2]
+    world.servers["slower"].stop()
+    missing = until(lambda: (found := ask())["verdict"] == "missing" and found, "missing evidence")
+    assert "could not scrape" in missing["reason"]
+    assert missing["requests"] == {"stable": 2, "canary": 2}
+    world.servers["slower"] = world.project.serve("--port", port, env=SLOW)
+    until(lambda: ask()["verdict"] == "undecided", "a reading of the new process")
+    assert ask()["requests"]["canary"] == 2, "its counters began at zero: nothing is taken back"
+    world.send(3, "slow", "slower")
+    until(lambda: ask()["requests"] == {"stable": 5, "canary": 5}, "three requests more")
