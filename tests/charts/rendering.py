@@ -34,9 +34,13 @@ def template(values: Mapping[str, Any], *options: str | Path) -> str:
     Raises:
         Refused: The schema or a template refuses them.
     """
+    return _template(yaml.safe_dump(dict(values)), *options)
+
+
+@cache
+def _template(text: str, *options: str | Path) -> str:
     helm = built_programs() / "helm"
     argv = [helm, "template", "tidemill", CHART, "--namespace=ml", *VERSIONS, *options]
-    text = yaml.safe_dump(dict(values))
     done = subprocess.run(
         [*argv, "--values=-"], input=text, capture_output=True, text=True, check=False
     )
