@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 import yaml
 from tests.charts import schemas
 from tests.charts.profiles import RENDERED, profile
-from tests.charts.rendering import Object, render, template
+from tests.charts.rendering import CHART, ROOT, Object, render, template
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 UPDATE = "TIDEMILL_TEST_UPDATE_SNAPSHOTS"
 SAVED = ("default", "small", "production")
+VERBS = {"get", "list", "watch", "create", "update", "patch", "delete"}
 UNITS = {"": 1.0, "m": 1e-3, "Mi": 2**20, "Gi": 2**30}
 
 
@@ -149,3 +151,20 @@ def test_an_image_is_named_by_digest_where_there_is_one() -> None:
     here = "registry.example.com/ml/tidemill"
     assert images == {f"{here}/control@{digest}", f"{here}/registry:8"}
     assert yaml.safe_load(template(given).split("---")[1])
+
+
+def test_the_docs_show_the_rights() -> None:
+    rules = yaml.safe_load((CHART / "files/rollout-controller-rules.yaml").read_text())
+    granted = {
+        (", ".join(rule["verbs"]), ", ".join(rule["resources"]), where)
+        for where, part in (("scope", "namespace"), ("home", "home"))
+        for rule in rules[part]
+    }
+    page = (ROOT / "docs/kubernetes/install.md").read_text()
+    row = re.compile(r"^\| controller \| ([a-z, ]+?) ([a-z/]+(?:, [a-z/]+)*)(?: \(.+\))? \| (\w+) \|$", re.M)
+    shown = set()
+    for said, resources, where in row.findall(page):
+        words = [*said.split(", "), *resources.split(", ")]
+        verbs = [word for word in words if word in VERBS]
+        shown.add((", ".join(verbs), ", ".join(words[len(verbs):]), where))
+    assert shown == granted
