@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 UV := .uv/bin/uv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test cluster lint bench docs proto clean lock
+.PHONY: help setup demo test cluster lint bench docs chart proto clean lock
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -53,6 +53,10 @@ bench: setup ## Measure against baselines in the same run
 
 docs: setup ## Build the site, links checked
 	@$(BIN)/mkdocs build --strict
+
+chart: setup ## Write the chart's CRDs, schema and table of values
+	@$(BIN)/python -m tidemill.adapters.kubernetes.schema charts/tidemill/crds
+	$(BIN)/python -m tests.charts.reference
 
 proto: setup ## Compile the messages of the gRPC endpoint
 	@cd src/tidemill/server/rpc

@@ -62,15 +62,15 @@ def postgres() -> Iterator[str]:
 
     Skips when its server programs are not installed: Debian's package is `postgresql`.
     """
-    programs = _programs("initdb", "postgres")
-    if programs is None:
+    found = programs("initdb", "postgres")
+    if found is None:
         pytest.skip("PostgreSQL's server programs are not installed: apt-get install postgresql")
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
     # Not below pytest's folder: every other session of pytest closes that to all but its own user.
     with tempfile.TemporaryDirectory(prefix="tidemill-postgres-") as folder:
         if user:
             shutil.chown(folder, user)
-        yield from _postgres(programs, Path(folder), user)
+        yield from _postgres(found, Path(folder), user)
 
 
 def _postgres(programs: Path, folder: Path, user: str | None) -> Iterator[str]:
@@ -160,7 +160,7 @@ def prometheus(folder: Path, targets: list[str], *, interval: str = "200ms") -> 
         process.wait(30)
 
 
-def _programs(*names: str) -> Path | None:
+def programs(*names: str) -> Path | None:
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if found := shutil.which(names[0]):
         candidates.insert(0, Path(found).resolve().parent)

@@ -1,6 +1,7 @@
 """What the pages show holds: links, commands with their options, settings, code."""
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from packaging.requirements import Requirement
 from pydantic import BaseModel
 from typer.core import TyperGroup
@@ -115,9 +117,14 @@ def test_there_are_commands_to_check() -> None:
     assert len(NAMED) > 40
 
 
-RESOURCES = [(page, text) for page, text in blocks("yaml") if "apiVersion:" in text]
+RESOURCES = [(page, text) for page, text in blocks("yaml") if "serving.tidemill.dev/" in text]
 KINDS = {"ModelRollout": ModelRolloutSpec}
-SETTINGS = [(page, text) for page, text in blocks("yaml") if "apiVersion:" not in text]
+VALUES = [(page, text) for page, text in blocks("yaml") if text.startswith("# chart values")]
+SETTINGS = [
+    (page, text)
+    for page, text in blocks("yaml")
+    if "apiVersion:" not in text and not text.startswith("# chart values")
+]
 
 
 @pytest.mark.parametrize(("page", "block"), SETTINGS, ids=[str(page) for page, _ in SETTINGS])
@@ -135,6 +142,13 @@ def test_resources_in_a_block_are_valid(page: Path, block: str) -> None:
     whole = block.replace("sha256:…", f"sha256:{'0' * 64}")
     for shown in yaml.safe_load_all(whole):
         KINDS[shown["kind"]].model_validate(shown["spec"])
+
+
+@pytest.mark.parametrize(("page", "block"), VALUES, ids=[str(page) for page, _ in VALUES])
+def test_values_in_a_block_are_accepted(page: Path, block: str) -> None:
+    schema = json.loads((ROOT / "charts/tidemill/values.schema.json").read_text())
+    shown = yaml.safe_load(block.replace("sha256:…", f"sha256:{'0' * 64}"))
+    Draft202012Validator(schema).validate(shown)
 
 
 @pytest.mark.parametrize("block", [text for _, text in blocks("python")])

@@ -3,4 +3,7 @@ module tidemill.dev/tests/crds
 
 go 1.24.0
 
-require sigs.k8s.io/gateway-api v1.4.1
+require (
+	github.com/prometheus-operator/prometheus-operator v0.85.0
+	sigs.k8s.io/gateway-api v1.4.1
+)

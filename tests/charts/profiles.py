@@ -1,0 +1,60 @@
+"""What the chart is rendered with in the tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from tests.charts.rendering import CHART, NEEDED, STORAGE
+
+DIGEST = "sha256:" + "1" * 64
+ROLLOUT: dict[str, Any] = {
+    "model": {
+        "version": "7",
+        "digest": "sha256:" + "a" * 64,
+        "threshold": "0.21",
+        "scoreTails": {"low": "0.08", "high": "0.31"},
+    },
+    "runtime": {"replicas": 1},
+    "traffic": {"parentRefs": [{"name": "gateway"}]},
+    "strategy": {"steps": [{"name": "c5", "weight": 500}]},
+}
+IMAGES = {"serve": {"digest": DIGEST}, "registry": {"digest": DIGEST}}
+SETTINGS = {
+    "storage": STORAGE,
+    "features": {"online": {"type": "redis", "host": "redis.example.com"}},
+}
+MODEL = {"name": "churn", "model": "Churn", "rollout": ROLLOUT}
+ONE_MODEL: dict[str, Any] = {"settings": SETTINGS, "images": IMAGES, "models": [MODEL]}
+EVERYTHING: dict[str, Any] = {
+    "settings": SETTINGS
+    | {"execution": {"target": "kfp", "kfp": {"host": "http://ml-pipeline.kubeflow:8888"}}},
+    "environment": "production",
+    "secretName": "credentials",
+    "imageRegistry": "registry.example.com",
+    "imagePullSecrets": [{"name": "pull"}],
+    "images": {**IMAGES, "retrain": {"repository": "acme/retrain"}},
+    "controller": {"replicas": 2, "scope": "Cluster"},
+    "mlflow": {"hosts": ["mlflow.example.com"]},
+    "features": {"enabled": True},
+    "retrain": {"enabled": True},
+    "judge": {"enabled": True},
+    "prometheus": {"monitors": True, "rules": True, "labels": {"release": "prometheus"}},
+    "priorityClasses": {"create": True},
+    "nodeSelector": {"kubernetes.io/arch": "amd64"},
+    "tolerations": [{"key": "ml", "operator": "Exists"}],
+    "models": [MODEL | {"settings": {"serving": {"slow_ms": 20}}}],
+}
+
+
+def profile(name: str) -> dict[str, Any]:
+    """Return a profile's values with what it needs of the platform and one model."""
+    return ONE_MODEL | dict(yaml.safe_load((CHART / f"values-{name}.yaml").read_text()))
+
+
+RENDERED: dict[str, dict[str, Any]] = {
+    "default": NEEDED,
+    "small": profile("small"),
+    "production": profile("production"),
+    "everything": EVERYTHING,
+}

@@ -1,0 +1,171 @@
+"""What the chart renders: valid for every Kubernetes it takes, restricted, and as last reviewed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.charts import schemas
+from tests.charts.profiles import RENDERED, profile
+from tests.charts.rendering import CHART, ROOT, Object, render, template
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+UPDATE = "TIDEMILL_TEST_UPDATE_SNAPSHOTS"
+SAVED = ("default", "small", "production")
+VERBS = {"get", "list", "watch", "create", "update", "patch", "delete"}
+UNITS = {"": 1.0, "m": 1e-3, "Mi": 2**20, "Gi": 2**30}
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_it_renders_as_reviewed(name: str) -> None:
+    path = SNAPSHOTS / f"{name}.yaml"
+    found = template(RENDERED[name])
+    if os.environ.get(UPDATE):
+        path.write_text(found)
+    assert path.read_text() == found, f"if that is meant: {UPDATE}=1 pytest tests/charts"
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_supported_kubernetes_takes_it(name: str, kubernetes: Path, programs: Path) -> None:
+    assert schemas.check(programs, kubernetes, template(RENDERED[name])) == []
+
+
+def test_the_check_finds_an_unknown_field(kubernetes: Path, programs: Path) -> None:
+    wrong = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"port": 1}}
+    (found,) = schemas.check(programs, kubernetes, json.dumps(wrong))
+    assert "'port' not allowed" in found
+
+
+def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    """Yield kind and name, and specification, of every pod that objects make."""
+    for found in objects:
+        name = f"{found['kind']}/{found['metadata']['name']}"
+        spec = found.get("spec", {})
+        if found["kind"] == "Pod":
+            yield name, spec
+        elif found["kind"] == "CronJob":
+            yield name, spec["jobTemplate"]["spec"]["template"]["spec"]
+        elif "template" in spec:
+            yield name, spec["template"]["spec"]
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_every_pod_is_restricted(name: str) -> None:
+    for pod, spec in pods(render(RENDERED[name])):
+        security = spec["securityContext"]
+        assert security["runAsNonRoot"] is True, pod
+        assert security["runAsUser"] == 10001, pod
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, pod
+        assert spec["enableServiceLinks"] is False, pod
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), pod
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, pod
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, pod
+
+
+def test_the_controller_alone_talks_to_the_api() -> None:
+    objects = render(RENDERED["everything"])
+    tokens = {pod for pod, spec in pods(objects) if spec["automountServiceAccountToken"]}
+    assert tokens == {"Deployment/tidemill-controller"}
+    bound = {
+        subject["name"]
+        for found in objects
+        if found["kind"].endswith("RoleBinding")
+        for subject in found["subjects"]
+    }
+    assert bound == {"tidemill-controller"}
+    accounts = [found for found in objects if found["kind"] == "ServiceAccount"]
+    assert not any(found["automountServiceAccountToken"] for found in accounts)
+    used = {spec["serviceAccountName"] for _, spec in pods(objects)}
+    assert used == {found["metadata"]["name"] for found in accounts}, "one each"
+
+
+@pytest.mark.parametrize(("scope", "kind"), [("Namespace", "Role"), ("Cluster", "ClusterRole")])
+def test_the_scope_decides_where_the_role_holds(scope: str, kind: str) -> None:
+    objects = render(RENDERED["everything"] | {"controller": {"scope": scope}})
+    roles = {
+        found["kind"]
+        for found in objects
+        for rule in found.get("rules", [])
+        if "modelrollouts/status" in rule["resources"]
+    }
+    assert roles == {kind}
+    (deployment,) = [
+        found["spec"]["template"]["spec"]["containers"][0]["args"]
+        for found in objects
+        if found["metadata"]["name"] == "tidemill-controller" and found["kind"] == "Deployment"
+    ]
+    assert ("--namespace" in deployment) is (scope == "Namespace")
+
+
+def test_no_secret_is_made() -> None:
+    assert not [found for found in render(RENDERED["everything"]) if found["kind"] == "Secret"]
+
+
+def quantity(text: str | int) -> float:
+    number = str(text).rstrip("MGim")
+    return float(number) * UNITS[str(text)[len(number) :]]
+
+
+def test_the_small_profile_fits_on_two_cpus_and_four_gib() -> None:
+    objects = render(profile("small"))
+    wanted = [c["resources"]["requests"] for _, spec in pods(objects) for c in spec["containers"]]
+    for found in objects:
+        if found["kind"] == "ModelRollout":
+            # A canary's server beside the stable one's.
+            wanted += 2 * [found["spec"]["runtime"]["resources"]["requests"]]
+    assert sum(quantity(one["cpu"]) for one in wanted) <= 2
+    assert sum(quantity(one["memory"]) for one in wanted) <= 4 * 2**30
+
+
+def test_names_of_many_releases_do_not_meet() -> None:
+    """Objects of the whole cluster carry the namespace in their name."""
+    for found in render(RENDERED["everything"]):
+        if found["kind"] in ("ClusterRole", "ClusterRoleBinding", "PriorityClass"):
+            assert "-ml" in found["metadata"]["name"], found["kind"]
+            assert "namespace" not in found["metadata"]
+        else:
+            assert found["metadata"]["namespace"] == "ml", found["kind"]
+
+
+def test_an_image_is_named_by_digest_where_there_is_one() -> None:
+    digest = "sha256:" + "3" * 64
+    given: dict[str, Any] = RENDERED["default"] | {
+        "imageRegistry": "registry.example.com/ml",
+        "images": {"control": {"digest": digest, "tag": "7"}, "registry": {"tag": "8"}},
+    }
+    images = {
+        container["image"] for _, spec in pods(render(given)) for container in spec["containers"]
+    }
+    here = "registry.example.com/ml/tidemill"
+    assert images == {f"{here}/control@{digest}", f"{here}/registry:8"}
+    assert yaml.safe_load(template(given).split("---")[1])
+
+
+def test_the_docs_show_the_rights() -> None:
+    rules = yaml.safe_load((CHART / "files/rollout-controller-rules.yaml").read_text())
+    granted = {
+        (", ".join(rule["verbs"]), ", ".join(rule["resources"]), where)
+        for where, part in (("scope", "namespace"), ("home", "home"))
+        for rule in rules[part]
+    }
+    page = (ROOT / "docs/kubernetes/install.md").read_text()
+    row = re.compile(
+        r"^\| controller \| ([a-z, ]+?) ([a-z/]+(?:, [a-z/]+)*)(?: \(.+\))? \| (\w+) \|$", re.M
+    )
+    shown = set()
+    for said, resources, where in row.findall(page):
+        words = [*said.split(", "), *resources.split(", ")]
+        verbs = [word for word in words if word in VERBS]
+        shown.add((", ".join(verbs), ", ".join(words[len(verbs) :]), where))
+    assert shown == granted

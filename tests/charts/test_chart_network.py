@@ -1,0 +1,138 @@
+"""NetworkPolicies: default deny, and the edges of one table, which the docs show too."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from tests.charts.profiles import EVERYTHING, RENDERED
+from tests.charts.rendering import CHART, ROOT, Object, render
+from tests.charts.values import defaults
+
+from tidemill.adapters.kubernetes.owned import ROLLOUT
+from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT
+
+TABLE = yaml.safe_load((CHART / "files/network-edges.yaml").read_text())
+PEERS = {
+    name: {"addresses": [{"ipBlock": {"cidr": f"192.0.2.{number}/32"}}]}
+    | ({"ports": peer["ports"]} if "ports" in peer else {})
+    for number, (name, peer) in enumerate(defaults()["networkPolicies"]["peers"].items())
+}
+"""A place of its own for every peer."""
+Edge = tuple[str, str, int]
+
+
+def policies(objects: list[Object]) -> dict[str, Object]:
+    """Return the specification of each part's policy, by part."""
+    return {
+        found["metadata"]["labels"]["app.kubernetes.io/component"]: found["spec"]
+        for found in objects
+        if found["kind"] == "NetworkPolicy"
+    }
+
+
+def names(address: dict[str, Any]) -> str:
+    """Return whom a rule's address means: a part, or a peer."""
+    if "ipBlock" in address:
+        return next(name for name, peer in PEERS.items() if peer["addresses"] == [address])
+    selector = address["podSelector"]
+    if "matchExpressions" in selector:
+        assert selector["matchExpressions"] == [{"key": ROLLOUT, "operator": "Exists"}]
+        return "servers"
+    assert selector["matchLabels"]["app.kubernetes.io/instance"] == "tidemill"
+    return str(selector["matchLabels"]["app.kubernetes.io/component"])
+
+
+def opened(objects: list[Object]) -> tuple[set[Edge], set[Edge]]:
+    """Return the edges that the callers' policies open, and those that the callees' do."""
+    out: set[Edge] = set()
+    into: set[Edge] = set()
+    for part, spec in policies(objects).items():
+        assert spec["policyTypes"] == ["Ingress", "Egress"], "what no rule allows is refused"
+        for rule in spec["egress"]:
+            out |= {(part, names(a), p["port"]) for a in rule["to"] for p in rule["ports"]}
+        for rule in spec["ingress"]:
+            into |= {(names(a), part, p["port"]) for a in rule["from"] for p in rule["ports"]}
+    return out, into
+
+
+def expected() -> set[Edge]:
+    """Return the table's edges, with a peer's ports where it is called."""
+    return {
+        (edge["from"], edge["to"], port)
+        for edge in TABLE["edges"]
+        for port in ([edge["port"]] if "port" in edge else PEERS[edge["to"]]["ports"])
+    }
+
+
+def test_the_policies_are_the_table() -> None:
+    out, into = opened(render(EVERYTHING | {"networkPolicies": {"peers": PEERS}}))
+    parts, peers = set(TABLE["parts"]), set(TABLE["peers"])
+    assert out == {edge for edge in expected() if edge[0] in parts}
+    assert into == {edge for edge in expected() if edge[1] in parts}
+    assert PEERS.keys() == peers
+
+
+def test_every_pod_has_a_policy() -> None:
+    objects = render(EVERYTHING)
+    parts = {
+        found["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
+        for found in objects
+        if "template" in found.get("spec", {})
+    } | {"labels", "monitor", "check", "servers"}
+    assert policies(objects).keys() == parts == set(TABLE["parts"])
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_a_part_that_does_not_run_has_none(name: str) -> None:
+    objects = render(RENDERED[name])
+    accounts = {
+        found["metadata"]["labels"]["app.kubernetes.io/component"]
+        for found in objects
+        if found["kind"] == "ServiceAccount"
+    }
+    assert policies(objects).keys() == accounts | {"servers"}
+
+
+def test_names_are_asked_over_udp_too() -> None:
+    (rule,) = [
+        rule
+        for rule in policies(render(EVERYTHING))["controller"]["egress"]
+        if {"port": 53, "protocol": "UDP"} in rule["ports"]
+    ]
+    assert {"port": 53, "protocol": "TCP"} in rule["ports"]
+
+
+def test_without_an_address_there_is_no_edge() -> None:
+    none = {name: {"addresses": []} for name in PEERS}
+    out, into = opened(render(EVERYTHING | {"networkPolicies": {"peers": none}}))
+    assert {end for edge in out | into for end in edge[:2]} <= set(TABLE["parts"])
+
+
+def test_a_controller_of_the_cluster_reaches_servers_of_every_namespace() -> None:
+    def reach(scope: str) -> list[Any]:
+        found = policies(render(EVERYTHING | {"controller": {"scope": scope}}))["controller"]
+        return [a for rule in found["egress"] for a in rule["to"] if "servers" in whom(a)]
+
+    def whom(address: dict[str, Any]) -> str:
+        return names(address) if "podSelector" in address else ""
+
+    assert reach("Cluster")[0]["namespaceSelector"] == {}
+    assert "namespaceSelector" not in reach("Namespace")[0]
+
+
+def test_ports_are_those_of_the_servers() -> None:
+    ports = {edge["port"] for edge in TABLE["edges"] if edge["to"] == "servers"}
+    assert ports == {PORT, GRPC_PORT}
+
+
+def test_the_docs_show_the_table() -> None:
+    page = (ROOT / "docs/kubernetes/install.md").read_text()
+    rows = set(re.findall(r"^\| (\w+) \| (\w+) \| ([\d–]+) \| (.+) \|$", page, re.M))
+    assert rows == {
+        (edge["from"], edge["to"], str(edge.get("port", "–")), edge["why"])
+        for edge in TABLE["edges"]
+        if edge["to"] != "dns"
+    }
