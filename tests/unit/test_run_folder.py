@@ -12,7 +12,7 @@ import pytest
 
 from tidemill.adapters.kfp.record import RunFolder
 from tidemill.errors import Unavailable
-from tidemill.ports.runs import RunResult
+from tidemill.ports.runs import RunResult, StepResult
 
 
 @contextmanager
@@ -48,3 +48,17 @@ def test_a_line_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
     with run.file("events.jsonl").open("a") as file:
         file.write('{"event": "spa')
     assert [event["event"] for event in run.events()] == ["attempt"]
+
+
+def test_work_is_the_time_in_which_a_step_ran() -> None:
+    at = "2026-01-01T00:00:{:02}.000+00:00"
+    steps = (
+        StepResult("one", "succeeded", at.format(0), 4.0),
+        StepResult("beside", "succeeded", at.format(1), 2.0),
+        StepResult("overlapping", "failed", at.format(3), 3.0),
+        StepResult("apart", "succeeded", at.format(10), 1.0),
+        StepResult("before", "reused", at.format(20), 0.0),
+        StepResult("never", "skipped"),
+    )
+    run = RunResult("r", "training", "failed", wall_seconds=12.0, steps=steps)
+    assert run.work_seconds == 7.0

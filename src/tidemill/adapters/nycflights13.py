@@ -76,6 +76,7 @@ class Nycflights13:
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
+        self._cut: dict[tuple[str, str], pl.DataFrame] = {}
 
     def tables(self) -> Mapping[str, Cadence]:
         """Return the five tables."""
@@ -100,6 +101,11 @@ class Nycflights13:
             raise NotFound.among("table", table, TABLES)
         if (period == STATIC) != (TABLES[table] == STATIC):
             raise NotFound(f"the table '{table}' is {TABLES[table]}: it has no period '{period}'")
+        if (table, period) not in self._cut:  # a follower asks for the same months at every step
+            self._cut[table, period] = self._read(table, period)
+        return self._cut[table, period]
+
+    def _read(self, table: str, period: str) -> pl.DataFrame:
         if table == "flights":
             return _month(self._flights, "scheduled_at", period)
         if table == "weather":

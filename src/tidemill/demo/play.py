@@ -101,8 +101,11 @@ def _platform(project: Project, story: Story) -> Iterator[None]:
     specs = project.platform_specs()
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
+        mlflow = [spec for spec in specs if spec.name == "mlflow"]
         with story.waiting("MLflow starts"):  # alone: it is what the training waits for
-            project.platform.up([spec for spec in specs if spec.name == "mlflow"])
+            names = project.platform.begin(mlflow)
+            project.source.read("flights", f"{START:%Y-%m}", START)  # meanwhile its CSV is parsed
+            project.platform.wait(names)
         for spec in specs:
             project.platform.processes.declare(spec)
         yield

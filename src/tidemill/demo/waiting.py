@@ -9,7 +9,11 @@ from tidemill.errors import Timeout
 
 __all__ = ["wait_for"]
 
-LOOK_SECONDS = 0.02
+LATE = 0.1
+"""Share of the time waited so far that passes until the next look. Each costs milliseconds of CPU,
+which those who are waited for need."""
+SHORTEST = 0.01
+"""Seconds between two looks at first."""
 
 
 def wait_for(what: str, reached: Callable[[], bool], patience: float = 180.0) -> float:
@@ -21,5 +25,5 @@ def wait_for(what: str, reached: Callable[[], bool], patience: float = 180.0) ->
                 f"{what} did not happen within {patience:.0f} s",
                 hint="the logs of the platform's processes are in .tidemill/logs of the demo",
             )
-        time.sleep(LOOK_SECONDS)
+        time.sleep(max(SHORTEST, LATE * (time.monotonic() - begin)))
     return time.monotonic() - begin

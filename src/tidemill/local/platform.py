@@ -51,12 +51,16 @@ class Platform:
         Raises Unavailable as soon as a process keeps failing, naming it and its log's last line;
         Timeout when some are not ready after `timeout` seconds.
         """
+        return self.wait(self.begin(specs), timeout=timeout, watch=watch)
+
+    def begin(self, specs: Iterable[ProcessSpec]) -> list[str]:
+        """Declare `specs` and start or attach to a supervisor; return the names, not waited for."""
         names = []
         for spec in specs:
             self.processes.declare(spec)
             names.append(spec.name)
         self.attach()
-        return self.wait(names, timeout=timeout, watch=watch)
+        return names
 
     def attach(self) -> None:
         """Start a supervisor unless one runs, and wait until it has taken over.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 __all__ = ["RunResult", "RunState", "Runs", "StepResult", "StepState", "Watcher"]
@@ -56,8 +57,17 @@ class RunResult:
 
     @property
     def work_seconds(self) -> float:
-        """Wall time spent inside steps; the rest of `wall_seconds` is orchestration."""
-        return sum(step.wall_seconds for step in self.steps if step.state != "reused")
+        """Wall time in which a step was at work; the rest of `wall_seconds` is orchestration."""
+        spans = [
+            (datetime.fromisoformat(step.started_at).timestamp(), step.wall_seconds)
+            for step in self.steps
+            if step.started_at and step.state != "reused"
+        ]
+        total = until = 0.0
+        for begin, seconds in sorted(spans):  # steps may run side by side
+            total += max(0.0, begin + seconds - max(begin, until))
+            until = max(until, begin + seconds)
+        return round(total, 3)
 
 
 Watcher = Callable[[RunResult], None]

@@ -13,8 +13,9 @@ from tidemill.ports.clock import Clock
 
 __all__ = ["POLL_SECONDS", "due", "repeat"]
 
-POLL_SECONDS = 0.2
-"""Wall time between two looks at the clock: a replay may run a day in a second."""
+POLL_SECONDS = 0.05
+"""Wall time between two looks at the clock, microseconds each. A replay may run a day in a second,
+and every step of it waits for the last of those who look."""
 log = structlog.get_logger(__name__)
 
 

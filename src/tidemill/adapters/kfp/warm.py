@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -142,13 +143,17 @@ def _live(control: socket.socket, environment: Mapping[str, str]) -> None:
     if threading.active_count() > 1:  # a fork would lose them, and keep what they had locked
         return
     gc.freeze()
+    imports = time.process_time()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who attend steps
     control.send(b"ready")
     while True:
         request, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 2)
+        if not request:
+            return
         if os.fork() == 0:
             control.close()
-            _attend(json.loads(request), *descriptors)
+            _attend(json.loads(request), imports, *descriptors)
+        imports = 0.0
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -159,8 +164,8 @@ def _import(name: str) -> None:
         importlib.import_module(name)
 
 
-def _attend(request: list[str], output: int, report: int) -> NoReturn:
-    """Fork the step, wait for its end, and report that."""
+def _attend(request: list[str], imports: float, output: int, report: int) -> NoReturn:
+    """Fork the step, wait for its end, and report that; `imports` counts as its CPU time."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     step = os.fork()
     if step == 0:
@@ -170,7 +175,7 @@ def _attend(request: list[str], output: int, report: int) -> NoReturn:
         _run(*request)
     os.close(output)
     _, status, usage = os.wait4(step, 0)
-    told = [os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime]
+    told = [os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime + imports]
     with suppress(BrokenPipeError):
         os.write(report, json.dumps(told).encode())
     os._exit(0)
