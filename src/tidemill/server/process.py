@@ -38,6 +38,8 @@ SETTLE_SECONDS = 0.25
 """From turning new connections away to closing the socket: longer than a handshake takes."""
 POLL_SECONDS = 0.05
 """Between two looks at what is still in flight while it drains."""
+SWITCH_SECONDS = 0.0005
+"""An answer waits so long, not Python's 5 ms, for a log's thread that holds the interpreter."""
 FORBIDDEN = frozenset({"torch", "mlflow", "feast", "kfp", "evidently", "pandas"})
 
 
@@ -199,6 +201,7 @@ def serve(
     # A full collection over all that is loaded would stall answers for tens of milliseconds.
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_Server(app, bound, settings, certificates, beside).run())
