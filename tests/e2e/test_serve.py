@@ -147,11 +147,10 @@ def test_the_process_loads_none_of_the_training_side(project: Project) -> None:
         for line in project.stderr.splitlines()
         if line.startswith("import time:")
     }
-    # A refused import is listed too; one that worked brings its submodules.
+    # An import that failed is listed too; one that worked brings its submodules.
     loaded = {name.partition(".")[0] for name in names if "." in name}
-    assert {"onnxruntime", "httptools", "pyarrow", "msgspec", "sqlite3"} <= loaded
-    assert not loaded & (FORBIDDEN | {"polars", "dvc", "sqlalchemy", "sklearn", "onnx"})
-    assert "pandas" in names  # pyarrow asked for it, and was refused
+    assert {"onnxruntime", "httptools", "arro3", "msgspec", "sqlite3"} <= loaded
+    assert not loaded & (FORBIDDEN | {"polars", "pyarrow", "dvc", "sqlalchemy", "sklearn", "onnx"})
     assert not re.search(r"/(torch|pandas|polars|sklearn)/", maps)
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from tidemill.server.metrics import Counters
@@ -21,15 +22,12 @@ from tidemill.server.model import Model
 __all__ = ["Batcher"]
 
 
-class _Waiting(NamedTuple):
+class _Waiting(Struct, gc=False):
     numbers: NDArray[np.float32]
     texts: NDArray[np.object_]
+    rows: int
     since: float
     scores: asyncio.Future[NDArray[np.float32]]
-
-    @property
-    def rows(self) -> int:
-        return int(self.numbers.shape[1])
 
 
 class Batcher:
@@ -48,13 +46,14 @@ class Batcher:
     ) -> NDArray[np.float32]:
         """Return one score per row, as `Model.predict` does; raises what it raises."""
         loop = asyncio.get_running_loop()
-        one = _Waiting(numbers, texts, perf_counter(), loop.create_future())
-        if self._waiting and self._rows + one.rows > self._max_rows:
+        rows = numbers.shape[1]
+        one = _Waiting(numbers, texts, rows, perf_counter(), loop.create_future())
+        if self._waiting and self._rows + rows > self._max_rows:
             self._flush()
         if not self._waiting:
             loop.call_soon(self._flush)
         self._waiting.append(one)
-        self._rows += one.rows
+        self._rows += rows
         return await one.scores
 
     def _flush(self) -> None:

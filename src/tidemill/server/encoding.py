@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from arro3.core import Array, DataType, Table, fixed_size_list_array, list_array
 from arro3.io import write_parquet
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from tidemill.bundle import Manifest
@@ -36,9 +36,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 
-@dataclass(slots=True)
-class Prediction:
-    """One answered request, as the log keeps it."""
+class Prediction(Struct, gc=False):
+    """One answered request, as the log keeps it; thousands wait, and the collector skips them."""
 
     request_id: str
     row_ids: Sequence[str | None] | None

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from time import perf_counter
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import structlog
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from tidemill.ports.clock import Clock
@@ -45,7 +46,7 @@ UNMARKED: Mapping[str, str] = MappingProxyType({})
 T = TypeVar("T")
 
 
-class Asked(NamedTuple):
+class Asked(Struct, gc=False):
     """A request as a transport read it."""
 
     request: InferRequest
@@ -53,7 +54,7 @@ class Asked(NamedTuple):
     """Values of the inputs whose tensors hold no `data`, as `binary.unpack` reads them."""
 
 
-class Scored(NamedTuple):
+class Scored(Struct, gc=False):
     """What an answer is written from."""
 
     model: Model
@@ -99,6 +100,7 @@ class Inference:
         self.model = model
         self.older: Callable[[], Iterable[Inference]] = tuple
         """Older versions of the model that are loaded, the newest first."""
+        self._labels = (model.name, model.version, model.revision)
         self._validator = validator
         self._lookup = lookup
         self._log = log
@@ -164,7 +166,7 @@ class Inference:
 
     def _answer_prior(self, failure: ModelFailed, write: Callable[[Scored], T], trail: Trail) -> T:
         scores = np.full(failure.rows, self.model.manifest.prior, np.float32)
-        marks = {"revision": self.model.revision, "fallback": "prior"}
+        marks = {"revision": self._labels[2], "fallback": "prior"}
         name = self._name(failure.request)
         self._sign(trail)
         trail.rows, trail.request_id = failure.rows, name
@@ -172,8 +174,7 @@ class Inference:
 
     def _sign(self, trail: Trail) -> None:
         """Note which version answers."""
-        model = self.model
-        trail.model, trail.version, trail.revision = model.name, model.version, model.revision
+        trail.model, trail.version, trail.revision = self._labels
 
     def _name(self, request: InferRequest) -> str:
         return f"{self._boot}-{next(self._numbers)}" if request.id is None else request.id
@@ -226,7 +227,7 @@ class Inference:
             scores = await self._predict(request, batch)
         request_id = trail.request_id = self._name(request)
         values = trail.scores = scores.tolist()
-        parameters = {"revision": self.model.revision, **_marks(found), **marks}
+        parameters = {"revision": trail.revision, **_marks(found), **marks}
         answer = write(Scored(self.model, request, request_id, scores, values, parameters))
         self._counters.scored(values)
         if found is not NOTHING:

@@ -138,10 +138,10 @@ class PredictionLog:
 
     def _encode(self) -> None:
         with self._changed:
-            taken = list(self._buffer)
-            self._buffer.clear()
+            taken, self._buffer = self._buffer, deque()
         days: defaultdict[date, list[Prediction]] = defaultdict(list)
-        for prediction in taken:
+        while taken:
+            prediction = taken.popleft()
             days[prediction.day].append(prediction)
         for day, predictions in days.items():
             rows = sum(prediction.rows for prediction in predictions)
@@ -152,6 +152,8 @@ class PredictionLog:
                 self._settle(rows, stored=False)
             else:
                 self._unwritten.append(_File(self._key(day, predictions), content, rows))
+            while predictions:  # one by one: to drop thousands at once would hold answers up
+                predictions.pop()
 
     def _key(self, day: date, predictions: Sequence[Prediction]) -> str:
         """Name a file: by the clock for people, by start and number to be unique."""

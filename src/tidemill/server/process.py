@@ -40,6 +40,8 @@ SETTLE_SECONDS = 0.25
 """From turning new connections away to closing the socket: longer than a handshake takes."""
 POLL_SECONDS = 0.05
 """Between two looks at what is still in flight while it drains."""
+SWITCH_SECONDS = 0.0005
+"""An answer waits so long, not Python's 5 ms, for a log's thread that holds the interpreter."""
 FORBIDDEN = frozenset({"torch", "mlflow", "feast", "kfp", "evidently", "pandas"})
 
 
@@ -70,7 +72,7 @@ class _Forbid(MetaPathFinder):
 def forbid_imports() -> None:
     """Keep the training side's libraries out of this process for good.
 
-    pyarrow imports pandas, where it is installed, at the first array: 1.6 CPU seconds and 50 MB.
+    Some import each other where they are installed: pandas is 1.6 CPU seconds and 50 MB.
     """
     sys.meta_path.insert(0, _Forbid())
 
@@ -217,6 +219,7 @@ def serve(
     # A full collection over all that is loaded would stall answers for tens of milliseconds.
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_Server(app, bound, settings, certificates, beside, crew).run())

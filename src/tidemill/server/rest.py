@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from tidemill.server.binary import cut
 from tidemill.server.inference import Asked, Scored
 from tidemill.server.protocol import InferRequest, InferResponse, OutputTensor, decode, encode
+from tidemill.server.skimming import LARGE, skim
 from tidemill.server.tensors import Size
 
 __all__ = ["Answer", "read", "write"]
 
 
-class Answer(NamedTuple):
+class Answer(Struct, gc=False):
     """The body of an answer."""
 
     body: bytes
@@ -24,11 +23,9 @@ class Answer(NamedTuple):
 
 def read(body: bytes, json_size: int | None) -> Asked:
     """Read a body of which `json_size` bytes are JSON, None if all are; raises Rejected."""
-    if json_size is None:
-        request = decode(body)
-        return Asked(request, cut(request.inputs, b""))
-    request = decode(body[:json_size])
-    return Asked(request, cut(request.inputs, body[json_size:]))
+    text, tail = (body, b"") if json_size is None else (body[:json_size], body[json_size:])
+    request = (skim(text) if len(text) >= LARGE else None) or decode(text)
+    return Asked(request, cut(request.inputs, tail))
 
 
 def write(scored: Scored) -> Answer:

@@ -20,6 +20,8 @@ __all__ = [
     "Fp32Tensor",
     "Int64",
     "Int64Tensor",
+    "Numbers",
+    "OtherTensor",
     "Size",
     "Tensor",
     "UInt64Tensor",
@@ -29,6 +31,8 @@ FP32_MAX = 3.4028234663852886e38
 
 Fp32 = Annotated[float, Meta(ge=-FP32_MAX, le=FP32_MAX)]
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Numbers = list[Fp32 | list[Fp32 | None] | None]
+"""Flat, or nested as `[N, width]`; null is missing."""
 T = TypeVar("T")
 
 
@@ -100,12 +104,10 @@ class UInt64Tensor(_Tensor[Annotated[int, Meta(ge=0)]], tag="UINT64", gc=False):
     """Whole numbers of 64 bits, none negative; msgspec has no such upper bound to check."""
 
 
-Tensor = (
+OtherTensor = (
     BytesTensor
     | BoolTensor
     | Fp16Tensor
-    | Fp32Tensor
-    | Fp64Tensor
     | Int8Tensor
     | Int16Tensor
     | Int32Tensor
@@ -115,6 +117,7 @@ Tensor = (
     | UInt32Tensor
     | UInt64Tensor
 )
+Tensor = Fp32Tensor | Fp64Tensor | OtherTensor
 
 DTYPES: dict[type, np.dtype[Any]] = {
     Fp32Tensor: np.dtype("<f4"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
+
+from msgspec import Struct, field
 
 from tidemill.server.answers import Identity
 from tidemill.server.protocol import NONE
@@ -16,8 +17,7 @@ __all__ = ["Trail"]
 UNTRACED: AbstractContextManager[Any] = nullcontext()
 
 
-@dataclass(slots=True)
-class Trail:
+class Trail(Struct):
     """Filled by whoever learns a part; what is empty was never reached."""
 
     method: str = ""

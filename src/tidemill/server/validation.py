@@ -9,12 +9,11 @@ cost, and the prediction log keeps two arrays instead of one per column.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from numpy.typing import NDArray
 
 from tidemill.bundle import FeatureView, Manifest
@@ -34,8 +33,8 @@ from tidemill.server.tensors import (
 __all__ = ["Batch", "Validator"]
 
 Column = list[Any] | NDArray[Any] | bytes
-"""Values of one input, `[rows]`, a vector's row after row: a list from JSON and of strings; binary
-numbers are an array, or if they are FP32 already their bytes."""
+"""Values of one input, `[rows]`, a vector's row after row: a list from JSON and of strings; numbers
+of a large or a binary request are an array, or if they are FP32 already their bytes."""
 FP32 = DTYPES[Fp32Tensor]
 NAN = float("nan")
 NAN_BYTES = np.array(NAN, FP32).tobytes()
@@ -45,8 +44,7 @@ KEY_TYPES = (BytesTensor, Int64Tensor)
 ROW_ID_TYPES = (BytesTensor,)
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct, gc=False):
     """A request that was found good."""
 
     rows: int
@@ -118,9 +116,11 @@ class Validator:
             _refuse_null(data, self._inputs)
         missing = [""] * rows
         texts = [_texts(data.get(name, missing)) for name in self._texts]
-        numbers = self._binary_numbers if raw else self._json_numbers
+        numbers = self._json_numbers
         if self._widths:
             numbers = self._vectors
+        elif raw or np.ndarray in map(type, data.values()):
+            numbers = self._joined_numbers
         return Batch(
             rows,
             numbers(data, tensors, rows),
@@ -166,7 +166,7 @@ class Validator:
             numbers = np.array(flat, FP32)
         return numbers.reshape(-1, rows)
 
-    def _binary_numbers(
+    def _joined_numbers(
         self, data: Mapping[str, Column], tensors: Mapping[str, Tensor], rows: int
     ) -> NDArray[np.float32]:
         """Put the columns' bytes together; unlike JSON's numbers these may be infinite."""
@@ -195,13 +195,13 @@ class Validator:
         self, data: Mapping[str, Column], tensors: Mapping[str, Tensor], rows: int
     ) -> NDArray[np.float32]:
         """Put numbers and vectors together, each vector as its lanes."""
-        missing = np.full(rows, NAN, FP32)
         parts = [
-            (_as_fp32(tensors[n], data[n], self._widths.get(n, 1)) if n in data else missing)
-            .reshape(rows, -1)
-            .T
-            for n in self._numbers
+            _as_fp32(tensors[name], data[name], self._widths.get(name, 1))
+            if name in data
+            else np.full(rows, NAN, FP32)
+            for name in self._numbers
         ]
+        parts = [part.reshape(rows, -1).T for part in parts]
         numbers = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if (infinite := np.isinf(numbers)).any():
             raise self._beyond(infinite)
@@ -267,8 +267,9 @@ class Validator:
             )
         if tensor.data is UNSET:
             return unpack(tensor, raw[tensor.name], rows * width)
-        data: list[Any] = tensor.data
-        if tensor.name not in self._unseen or len(data) != rows * width:
+        data: list[Any] | NDArray[Any] = tensor.data
+        seen = tensor.name not in self._unseen or len(data) != rows * width
+        if seen and isinstance(data, list):
             data = _flat(tensor, data, width)
         if len(data) != rows * width:
             raise Rejected(
