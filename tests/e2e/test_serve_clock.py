@@ -5,7 +5,6 @@ Only the wall clock is moved, as NTP or an administrator would: the monotonic on
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,7 +49,7 @@ class Jumping:
         offset = NOON + beyond_noon - datetime.now(UTC)
         part = self._file.with_suffix(".part")
         part.write_text(f"{offset.total_seconds():+.0f}\n")
-        os.replace(part, self._file)
+        part.replace(self._file)
 
     def ask(self, credential: str = "", name: str = "x") -> httpx.Response:
         headers = {"authorization": f"Bearer {credential}"} if credential else {}

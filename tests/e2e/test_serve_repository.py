@@ -72,7 +72,7 @@ def states(server: Server) -> dict[str, str]:
 
 def test_versions_come_and_go_under_load_and_nothing_fails(shelf: Shelf) -> None:
     shelf.put("1", -1.0)
-    server = shelf.serve("--set", "serving.max_models=2")
+    server = shelf.serve("--set", "serving.model_memory_mb=9")
     answered: dict[str, str] = {}
     failures: list[str] = []
     done = threading.Event()

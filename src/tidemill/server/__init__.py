@@ -3,8 +3,8 @@
 Lives here: the protocol's types (`protocol`, `tensors`, `skimming`, `binary`), what a request must
 satisfy (`validation`), the model (`model`, `warmup`, `batching`, `cache`), features looked up
 online (`lookup`, `circuit`), the prediction log (`predictions`, `sampling`, `encoding`,
-`redaction`), the path of one request (`inference`), the models in this process (`repository`), REST
-(`rest`, `records`, `routes`, `documents`) and its description (`operations`, `openapi`), what is
+`redaction`), the path of one request (`inference`), the models in this process (`repository`,
+`folder`), REST (`rest`, `records`, `routes`, `documents`) and its description (`operations`, `openapi`), what is
 admitted and answered (`app`), gRPC (`rpc`, a package), what is seen of it all (`metrics`, `trail`,
 `observer`, `traces`, `access`), mirrored requests and what is compared (`shadow`, `answers`), the
 parts put together (`build`), who and how much may come in

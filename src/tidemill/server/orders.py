@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from tidemill.server.crew import Crew
+from tidemill.server.folder import Key
 from tidemill.server.metrics import Metrics
 from tidemill.server.protocol import Rejected
-from tidemill.server.repository import Entry, Key, Repository
+from tidemill.server.repository import Entry, Repository
 
 __all__ = ["Orders"]
 

@@ -3,8 +3,8 @@
 A repository folder holds a bundle per version, `<folder>/<model>/<version>/`. Without a folder the
 process serves the bundle that it was started with, and nothing is loaded or unloaded.
 
-At most `max_models` are loaded. A version of the folder that is not loaded is loaded when it is
-asked for, in the place of the least recently used; one that was unloaded by order stays so until
+What is loaded takes a bounded memory. A version of the folder that is not loaded is loaded when it
+is asked for, in the place of the least recently used; one that was unloaded by order stays so until
 it is loaded by order. What cannot be loaded is refused for a while without another look at it.
 Whoever holds an entry may finish with it: its log is closed after the last.
 """
@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,25 +25,22 @@ from msgspec import Struct
 
 from tidemill.errors import IntegrityError, NotFound, TidemillError
 from tidemill.server.answers import Answers
+from tidemill.server.folder import Key, list_bundles, newest_first, order, weigh
 from tidemill.server.inference import Inference
 from tidemill.server.metrics import Counters
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.protocol import Rejected
 from tidemill.server.records import Records
 
-__all__ = ["Change", "Entry", "Filter", "Key", "Nothing", "Repository", "Served"]
+__all__ = ["Change", "Entry", "Filter", "Nothing", "Repository", "Served"]
 
 log = structlog.get_logger(__name__)
 
-Key = tuple[str, str]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""A model or a version: a folder's name, and no way out of the repository."""
 IDLE_SECONDS = 0.02
 """Between two looks whether the last request of an unloaded model was answered."""
 RETRY_SECONDS = 10.0
 """A bundle that was refused is not looked at again for this long, unless it is loaded by order:
 verifying a large one for each request would stall all others."""
-
 LISTING_SECONDS = 1.0
 """The folder is listed at most so often, however many ask, orders excepted: on a network's file
 system that takes milliseconds, in which nothing else is answered."""
@@ -135,16 +131,21 @@ class Repository:
         load: Callable[[Path, str, str], Served],
         folder: Path | None = None,
         *,
-        max_models: int = 1,
+        max_bytes: float = math.inf,
         drain_seconds: float = 10.0,
     ) -> None:
-        """`load` verifies and loads the bundle of a folder under a version and a name."""
+        """`load` verifies and loads the bundle of a folder under a version and a name.
+
+        What is loaded of the folder takes at most `max_bytes`, by its `weight`.
+        """
         self._load = load
         self._folder = folder
         self._listing: frozenset[Key] = frozenset()
         self._listed = -math.inf
-        self._max_models = max_models
+        self._max_bytes = max_bytes
         self._drain_seconds = drain_seconds
+        self._weights: dict[Key, float] = {}
+        """Of what was last loaded, or tried, of the folder."""
         self._served: OrderedDict[Key, Served] = OrderedDict()
         self._newest: dict[str, Served] = {}
         self._withdrawn: set[Key] = set()
@@ -158,15 +159,17 @@ class Repository:
 
     def add(self, bundle: Path, version: str, name: str = "") -> None:
         """Load a bundle before the server listens; raises IntegrityError when it must not."""
-        self._adopt(self._load(bundle, version, name))
+        served = self._load(bundle, version, name)
+        self._weights[served.key] = weigh(bundle)
+        self._adopt(served)
 
     def fill(self) -> None:
-        """Load the newest version of each model before the server listens, then older ones.
+        """Load the newest version of each model before the server listens, then what fits.
 
         Raises NotFound when it holds none. A bundle that must not be served is left out with its
         reason in the index and the log; raises IntegrityError when no other is left.
         """
-        found = _newest_first(self._held())
+        found = newest_first(self._held())
         if not found:
             raise NotFound(
                 f"the repository {self._folder} holds no bundle",
@@ -174,8 +177,9 @@ class Repository:
                 "tidemill registry fetch MODEL/VERSION FOLDER/MODEL/VERSION",
             )
         for key in found:
-            if len(self._served) == self._max_models:
-                break
+            self._weights[key] = weigh(self._path(key))
+            if self._served and not self._fits(key):
+                continue
             if served := self._attempt(key):
                 self._adopt(served)
             else:
@@ -287,7 +291,7 @@ class Repository:
 
     def index(self) -> list[Entry]:
         """Return every version that is loaded or in the folder, by name and version."""
-        keys = sorted(self._known(), key=lambda key: (key[0], _order(key[1])))
+        keys = sorted(self._known(), key=lambda key: (key[0], order(key[1])))
         return [self._entry(key) for key in keys]
 
     def close(self) -> None:
@@ -316,7 +320,7 @@ class Repository:
 
     def _choose(self, name: str, version: str) -> Key:
         """Return the version of the folder to load; raises Rejected when there is none."""
-        held = [k for k in _newest_first(self._held()) if k == (name, version or k[1])]
+        held = [k for k in newest_first(self._held()) if k == (name, version or k[1])]
         if not held:
             raise self._unknown(name, version)
         if able := [key for key in held if key not in self._withdrawn and self._may_try(key)]:
@@ -331,7 +335,7 @@ class Repository:
         held = [key for key in self._held() if key[0] == name]
         if not held:
             raise self._unknown(name, "")
-        return max(held, key=lambda key: _order(key[1]))
+        return max(held, key=lambda key: order(key[1]))
 
     def _look_again(self) -> None:
         """Have an order find the folder as it is now; raises Rejected when there is none."""
@@ -369,14 +373,23 @@ class Repository:
             return
         if key in self._served:
             self._retire(key)
-        while len(self._served) >= self._max_models:
+        while self._served and not self._fits(key):
             self._retire(next(iter(self._served)))
         self._adopt(served)
+
+    def _fits(self, key: Key) -> bool:
+        """Tell whether a version of the folder can be loaded beside what is."""
+        return sum(self._weights[key] for key in {*self._served, key}) <= self._max_bytes
 
     def _attempt(self, key: Key) -> Served | None:
         """Load a version of the folder, in any thread; None if it fails, which is logged."""
         name, version = key
         try:
+            if (weight := weigh(self._path(key))) > self._max_bytes:
+                raise IntegrityError(
+                    f"it takes some {weight / 2**20:.0f} MB, more than serving.model_memory_mb"
+                )
+            self._weights[key] = weight
             return self._load(self._path(key), version, name)
         except TidemillError as error:
             log.error("model not loaded", model=name, version=version, reason=error.message)
@@ -409,13 +422,13 @@ class Repository:
 
     def _older(self, name: str, version: str) -> list[Inference]:
         """Return what is loaded of a model's older versions, the newest first."""
-        held = [k for k in self._served if k[0] == name and _order(k[1]) < _order(version)]
-        return [self._served[key].inference for key in _newest_first(held)]
+        held = [k for k in self._served if k[0] == name and order(k[1]) < order(version)]
+        return [self._served[key].inference for key in newest_first(held)]
 
     def _choose_newest(self, name: str) -> None:
         held = [served for key, served in self._served.items() if key[0] == name]
         if held:
-            self._newest[name] = max(held, key=lambda served: _order(served.key[1]))
+            self._newest[name] = max(held, key=lambda served: order(served.key[1]))
         else:
             self._newest.pop(name, None)
 
@@ -430,35 +443,9 @@ class Repository:
     def _held(self) -> frozenset[Key]:
         """Return the versions that the folder holds, as seen LISTING_SECONDS ago at most."""
         if self._folder is not None and monotonic() - self._listed >= LISTING_SECONDS:
-            self._listing = _list_bundles(self._folder)
+            self._listing = list_bundles(self._folder)
             self._listed = monotonic()
         return self._listing
-
-
-def _list_bundles(folder: Path) -> frozenset[Key]:
-    try:
-        return frozenset(
-            (path.parent.parent.name, path.parent.name)
-            for path in folder.glob("*/*/manifest.json")
-            if NAME.fullmatch(path.parent.name) and NAME.fullmatch(path.parent.parent.name)
-        )
-    except OSError:
-        return frozenset()
-
-
-def _order(version: str) -> tuple[int, str]:
-    """Order versions as people count: numbers by their value, above everything else."""
-    return (int(version), "") if version.isdecimal() else (-1, version)
-
-
-def _newest_first(keys: Iterable[Key]) -> list[Key]:
-    """Order versions so that the newest of each model come first, then the next."""
-    place: Counter[str] = Counter()
-    ranked: list[tuple[int, Key]] = []
-    for key in sorted(keys, key=lambda key: _order(key[1]), reverse=True):
-        ranked.append((place[key[0]], key))
-        place[key[0]] += 1
-    return [key for _, key in sorted(ranked)]
 
 
 def _not_loaded(key: Key) -> Rejected:

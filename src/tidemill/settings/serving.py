@@ -216,9 +216,9 @@ class ServingSettings(Group):
     cache_entries: int = Field(default=0, ge=0)
     """Rows of one-row requests whose scores are kept per model version, some 0.5 kB each; for a
     large model that is asked the same again. 0: none, as a small model is scored about as fast."""
-    max_models: int = Field(default=8, ge=1)
-    """Models of a repository that are loaded at once; another takes the place of the least recently
-    used. Each keeps its graph, a prediction log and threads for lookups: some 10 MB and up."""
+    model_memory_mb: int = Field(default=1024, ge=1)
+    """Megabytes that the loaded models of a repository may take together, estimated from their
+    files: another takes the place of the least recently used. A small one counts as 4."""
     intra_op_threads: int = Field(default=1, ge=1)
     """Threads of ONNX Runtime per inference."""
     keep_alive_seconds: int = Field(default=75, ge=1)

@@ -52,7 +52,7 @@ def make_repository(
         clock = FixedClock(moment)
         return build_served(model, settings, reader=reader, objects=objects, clock=clock)
 
-    return Repository(load, folder, max_models=settings.max_models)
+    return Repository(load, folder, max_bytes=settings.model_memory_mb * 2**20)
 
 
 def make_app(

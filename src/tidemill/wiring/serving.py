@@ -71,7 +71,7 @@ class ServingParts(ModelParts):
         return server.Repository(
             lambda bundle, version, name: self._load(bundle, version, name, verify=verify),
             folder,
-            max_models=serving.max_models,
+            max_bytes=serving.model_memory_mb * 2**20,
             drain_seconds=serving.drain_seconds,
         )
 

@@ -37,7 +37,7 @@ def test_the_index_tells_what_there_is_and_what_is_loaded(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(repository, "LISTING_SECONDS", 0.0)
-    shelf.open(max_models=3).fill()
+    shelf.open(model_memory_mb=13).fill()
     shelf.spoil("taxi", "8")
     index = shelf.run(shelf.index)
     assert {key: state for key, (state, _) in index.items()} == {
@@ -53,7 +53,7 @@ def test_the_index_tells_what_there_is_and_what_is_loaded(
 
 
 def test_a_start_takes_the_newest_of_each_model_first(shelf: Shelf) -> None:
-    shelf.open(max_models=2).fill()
+    shelf.open(model_memory_mb=9).fill()
     assert set(shelf.run(lambda: shelf.index(ready=True))) == {"late/10", "taxi/7"}
 
 
@@ -71,14 +71,14 @@ def test_the_newest_version_answers_unless_another_is_asked(shelf: Shelf) -> Non
 
 
 def test_metadata_names_every_version_that_can_be_asked(shelf: Shelf) -> None:
-    shelf.open(max_models=2).fill()
+    shelf.open(model_memory_mb=9).fill()
     answer = shelf.run(lambda: shelf.ask("/v2/models/late", method="GET"))
     assert answer.body["versions"] == ["1", "2", "10"]
 
 
 @pytest.mark.parametrize("way", ["GET", "HEAD", "gRPC"])
 def test_reading_metadata_neither_loads_nor_evicts(shelf: Shelf, way: str) -> None:
-    models = shelf.open(max_models=2)
+    models = shelf.open(model_memory_mb=9)
     models.fill()
     service = Service(models, shelf.app.orders, lambda: True)
     calls = {method.name: method for method in service.methods}
@@ -162,7 +162,7 @@ def test_any_number_of_requests_lists_the_folder_once_until_an_order(
 
     monkeypatch.setattr(Path, "glob", counted)
     monkeypatch.setattr(repository, "LISTING_SECONDS", 3600.0)
-    models = shelf.open(max_models=2)
+    models = shelf.open(model_memory_mb=9)
     models.fill()
     health = Health(shelf.app.orders, lambda: True)
 
@@ -185,7 +185,7 @@ def test_any_number_of_requests_lists_the_folder_once_until_an_order(
 
 def test_a_model_that_cannot_be_asked_does_not_make_the_only_one_ambiguous(shelf: Shelf) -> None:
     shelf.spoil("wreck", "1")
-    shelf.open(max_models=8).fill()
+    shelf.open(model_memory_mb=33).fill()
 
     async def talk() -> list[Answer]:
         asked = [await shelf.ask("/predict", {"records": [FULL]})]
@@ -202,7 +202,7 @@ def test_a_model_that_cannot_be_asked_does_not_make_the_only_one_ambiguous(shelf
 
 
 def test_the_least_recently_used_makes_room(shelf: Shelf) -> None:
-    shelf.open(max_models=2).fill()
+    shelf.open(model_memory_mb=9).fill()
 
     async def talk() -> list[Any]:
         await shelf.infer("late")
@@ -218,7 +218,7 @@ def test_the_least_recently_used_makes_room(shelf: Shelf) -> None:
 
 
 def test_concurrent_first_requests_load_once(shelf: Shelf) -> None:
-    shelf.open(max_models=2).fill()
+    shelf.open(model_memory_mb=9).fill()
     shelf.loads.clear()
     shelf.gate.clear()
 
@@ -238,7 +238,7 @@ def test_concurrent_first_requests_load_once(shelf: Shelf) -> None:
 
 
 def test_versions_that_push_each_other_out_lose_no_answer_and_no_row(shelf: Shelf) -> None:
-    shelf.open(max_models=1).fill()
+    shelf.open(model_memory_mb=5).fill()
 
     async def talk() -> list[Answer]:
         wanted = [("late", "1"), ("late", "2"), ("taxi", "7"), ("late", "10")] * 6
@@ -285,7 +285,7 @@ def test_a_model_can_be_unloaded_whole(shelf: Shelf) -> None:
 
 
 def test_an_unload_wins_over_a_load_under_way(shelf: Shelf) -> None:
-    shelf.open(max_models=2).fill()
+    shelf.open(model_memory_mb=9).fill()
     shelf.gate.clear()
     shelf.loads.clear()
 
@@ -338,7 +338,7 @@ async def _infer_each(shelf: Shelf) -> None:
 def test_all_logs_are_written_at_once_at_the_end(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf.open(max_models=4, log={"flush_seconds": 600}).fill()
+    shelf.open(model_memory_mb=17, log={"flush_seconds": 600}).fill()
     together = threading.Barrier(4)
     put = shelf.objects.put
 
@@ -354,7 +354,7 @@ def test_all_logs_are_written_at_once_at_the_end(
 def test_a_store_that_is_away_holds_the_end_once_and_not_for_each_log(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models = shelf.open(max_models=4, log={"flush_seconds": 600})
+    models = shelf.open(model_memory_mb=17, log={"flush_seconds": 600})
     models.fill()
     models._drain_seconds = 0.2
     shelf.objects.failure = Unavailable("the store is away")
@@ -399,7 +399,7 @@ def test_a_bad_bundle_is_left_out_and_the_others_serve(
 
 def test_a_load_that_fails_inside_is_refused_and_not_tried_at_every_request(shelf: Shelf) -> None:
     shelf.put("late", "11")
-    models = shelf.open(max_models=1)
+    models = shelf.open(model_memory_mb=5)
     load = models._load
 
     def fail(bundle: Path, version: str, name: str) -> Served:
@@ -421,7 +421,7 @@ def test_a_load_that_fails_inside_is_refused_and_not_tried_at_every_request(shel
 
 
 def test_without_a_version_the_newest_that_can_be_loaded_answers(shelf: Shelf) -> None:
-    shelf.open(max_models=1)
+    shelf.open(model_memory_mb=5)
     shelf.spoil("late", "11")
     assert version_of(shelf.run(lambda: shelf.infer("late"))) == "10"
 

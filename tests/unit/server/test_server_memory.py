@@ -1,0 +1,72 @@
+"""What is loaded of a repository takes a bounded memory, however many versions that are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.server_shelf import Shelf, code_of
+
+from tidemill.server.folder import FILE_FACTOR, FIXED_BYTES, weigh
+
+Key = tuple[str, str]
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    made = Shelf(tmp_path / "models")
+    for name in ("late", "taxi"):
+        for version in ("1", "2"):
+            made.put(name, version)
+    return made
+
+
+def add_weight(shelf: Shelf, name: str, version: str, megabytes: int) -> None:
+    (shelf.folder / name / version / "ballast").write_bytes(bytes(megabytes * 10**6))
+
+
+def loaded(shelf: Shelf) -> set[Key]:
+    return {served.key for served in shelf.models}
+
+
+def test_a_version_weighs_its_files_and_what_every_version_takes(shelf: Shelf) -> None:
+    bundle = shelf.folder / "late/1"
+    before = weigh(bundle)
+    add_weight(shelf, "late", "1", 3)
+    assert weigh(bundle) - before == FILE_FACTOR * 3 * 10**6
+    assert before > FIXED_BYTES
+    assert weigh(shelf.folder / "gone") == FIXED_BYTES
+
+
+def test_a_large_version_takes_the_place_of_several_small_ones(shelf: Shelf) -> None:
+    add_weight(shelf, "late", "2", 2)  # some 9 MB
+    shelf.open(model_memory_mb=14).fill()
+    assert loaded(shelf) == {("late", "2"), ("taxi", "2")}
+    assert shelf.run(lambda: shelf.infer("taxi", "1")).status == 200
+    assert loaded(shelf) == {("taxi", "2"), ("taxi", "1")}  # the large one was used least recently
+    assert shelf.run(lambda: shelf.infer("late", "1")).status == 200
+    assert loaded(shelf) == {("taxi", "2"), ("taxi", "1"), ("late", "1")}
+    assert shelf.run(lambda: shelf.infer("late", "2")).status == 200
+    assert loaded(shelf) == {("late", "1"), ("late", "2")}  # two small ones had to go
+
+
+def test_files_that_are_replaced_while_they_are_served_count_as_they_were_loaded(
+    shelf: Shelf,
+) -> None:
+    shelf.open(model_memory_mb=9).fill()
+    assert loaded(shelf) == {("late", "2"), ("taxi", "2")}
+    add_weight(shelf, "taxi", "2", 50)
+    assert shelf.run(lambda: shelf.infer("taxi", "1")).status == 200
+    assert loaded(shelf) == {("taxi", "2"), ("taxi", "1")}
+
+
+def test_a_version_that_alone_is_too_large_is_refused_with_the_reason(
+    shelf: Shelf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_weight(shelf, "late", "2", 4)
+    shelf.open(model_memory_mb=9).fill()
+    assert "it takes some 14 MB, more than serving.model_memory_mb" in capsys.readouterr().out
+    assert loaded(shelf) == {("taxi", "2"), ("late", "1")}
+    answer = shelf.run(lambda: shelf.infer("late", "2"))
+    assert code_of(answer) == (503, "not_loaded")
+    assert loaded(shelf) == {("taxi", "2"), ("late", "1")}  # nothing had to go for it
