@@ -237,6 +237,20 @@ def together(world: ResourceWorld) -> None:
     tuple_of(world, "v2")
 
 
+def returned(world: ResourceWorld) -> None:
+    """Back to the revision that served last: no steps."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("finalizing")
+    world.run_until("stable")
+    world.want("v1")
+    world.run_until("promoting")
+    world.run_until("stable")
+    world.run(2)
+    assert world.state.stable == world.revisions["v1"]
+    assert world.state.served == (world.revisions["v2"].revision,)
+
+
 def both_sick(world: ResourceWorld) -> None:
     """S7: both are above maxRate: nobody is blamed; when both are well it goes on."""
     world.deploy()
@@ -376,6 +390,7 @@ SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
     (commanded, APPROVED),
     (unseen, {}),
     (together, {}),
+    (returned, {"strategy__rollbackWindow": {"revisions": 1}}),
     (both_sick, {}),
     (stable_sick, {"strategy__onStableUnhealthy": "Freeze"}),
     (stable_sick, {"strategy__onStableUnhealthy": "Proceed"}),

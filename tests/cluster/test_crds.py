@@ -37,6 +37,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"control": GLASS | {"reason": "INC-7"}},
     {"strategy.freeze": [{"days": ["Fri", "Sat"], "start": "16:00", "end": "00:00",
                           "timeZone": "America/Argentina/Buenos_Aires"}]},
+    {"strategy.rollbackWindow": {"revisions": 10}},
     {"model.threshold": "1.0"},
 ]  # fmt: skip
 
@@ -62,6 +63,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"traffic": {"mode": "Attach", "routeRef": {"name": "api", "rule": "r"},
                   "hostnames": ["a.b"]}}, "hostnames are the attached route's"),
     ({"strategy.steps": []}, "spec.strategy.steps"),
+    ({"strategy.rollbackWindow": {"revisions": 11}}, "rollbackWindow.revisions"),
     ({"strategy.freeze": [{"days": [], "start": "16:00", "end": "08:00"}]}, "freeze[0].days"),
     ({"strategy.freeze": [{"days": ["Fri"], "start": "4pm", "end": "08:00"}]}, "freeze[0].start"),
     ({"strategy.freeze": [{"days": ["Fri"], "start": "16:00", "end": "08:00", "timeZone": "a b"}]},

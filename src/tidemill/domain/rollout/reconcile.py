@@ -16,7 +16,7 @@ from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.commands import command
 from tidemill.domain.rollout.conditions import conditions
 from tidemill.domain.rollout.gate import blockers, elapsed, exhausted, standstill
-from tidemill.domain.rollout.model import Decision, Ending, Now, Release, Snapshot, State
+from tidemill.domain.rollout.model import Attempt, Decision, Ending, Now, Release, Snapshot, State
 from tidemill.domain.rollout.moves import (
     Move,
     advance,
@@ -24,6 +24,7 @@ from tidemill.domain.rollout.moves import (
     close,
     detail,
     enter,
+    keep,
     late,
     pause,
     roll_back,
@@ -181,23 +182,31 @@ def _preparing(snapshot: Snapshot, now: Now) -> Move | None:
         return roll_back(snapshot, now, reason)
     known = attempt.canary.revision in snapshot.reading.counters
     rehearsed = snapshot.reading.rehearsal is not None
-    ready = snapshot.ready(attempt.canary, step.weight)
+    ready = snapshot.ready(attempt.canary, _first(attempt))
     if not (snapshot.applied and known and rehearsed and ready):
         if late(state, now, attempt):
             return roll_back(snapshot, now, f"{_unprepared(snapshot)} before the deadline")
         return None
     if snapshot.spec.paused or not snapshot.ready(snapshot.stable, TOTAL):
         return None
+    if attempt.back:
+        why = "it served before: back without steps"
+        return Move(weigh(state, now, "promoting", TOTAL), "promote", why)
     if snapshot.frozen_until(now):
         return None
     return Move(weigh(state, now, "progressing", step.weight), "weight", f"step {step.name} begins")
+
+
+def _first(attempt: Attempt) -> int:
+    """Return the weight that the canary begins with."""
+    return TOTAL if attempt.back else attempt.plan.steps[attempt.step].weight
 
 
 def _unprepared(snapshot: Snapshot) -> str:
     attempt = snapshot.attempt
     if not snapshot.applied:
         return "the gateway did not take up the canary"
-    if not snapshot.ready(attempt.canary, attempt.plan.steps[attempt.step].weight):
+    if not snapshot.ready(attempt.canary, _first(attempt)):
         return detail(snapshot, attempt)
     if attempt.canary.revision not in snapshot.reading.counters:
         return "the canary's server did not report its revision"
@@ -261,6 +270,8 @@ def _promoting(snapshot: Snapshot, now: Now) -> Move | None:
             return roll_back(snapshot, now, "the gateway did not apply the route in time")
         return None
     reason = "promoted by a person" if attempt.override else "all gates passed"
+    if attempt.back:
+        reason = "back to a revision that served before"
     release = Release(
         "promoted", attempt.canary, attempt.canary, attempt.id, reason, attempt.assessments
     )
@@ -286,7 +297,7 @@ def _finalizing(snapshot: Snapshot, now: Now) -> Move | None:
     delay = timedelta(seconds=attempt.plan.scale_down_seconds)
     if state.releases or not snapshot.applied or now.wall < since(state) + delay:
         return None
-    done = close(replace(state, previous=None, weight=0), now, "promoted", "")
+    done = close(replace(keep(state), weight=0), now, "promoted", "")
     return Move(enter(done, now, "stable"), "complete", "the way back was kept long enough")
 
 
