@@ -57,14 +57,14 @@ class Resources:
             objects, namespace, lambda: world.now, lambda _, decision: self.log.append(decision)
         )
 
-    def propose(self, name: str, spec: Spec) -> None:
+    def propose(self, name: str, spec: Spec, **options: bool) -> None:
         if self._rollouts.spec(name) is None:
             body = manifest(
                 self._namespace, name, model=model(int(spec.desired.version)), **self.settings
             )
             self._objects.create(ROLLOUTS, body)
         else:
-            self._rollouts.propose(name, spec)
+            self._rollouts.propose(name, spec, **options)
 
     def edit(self, settings: dict[str, Any]) -> None:
         """Edit the resource, as its owner would: everything but the model."""
