@@ -57,14 +57,14 @@ class Resources:
             objects, namespace, lambda: world.now, lambda _, decision: self.log.append(decision)
         )
 
-    def propose(self, name: str, spec: Spec) -> None:
+    def propose(self, name: str, spec: Spec, **options: bool) -> None:
         if self._rollouts.spec(name) is None:
             body = manifest(
                 self._namespace, name, model=model(int(spec.desired.version)), **self.settings
             )
             self._objects.create(ROLLOUTS, body)
         else:
-            self._rollouts.propose(name, spec)
+            self._rollouts.propose(name, spec, **options)
 
     def edit(self, settings: dict[str, Any]) -> None:
         """Edit the resource, as its owner would: everything but the model."""
@@ -237,6 +237,20 @@ def together(world: ResourceWorld) -> None:
     tuple_of(world, "v2")
 
 
+def returned(world: ResourceWorld) -> None:
+    """Back to the revision that served last: no steps."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("finalizing")
+    world.run_until("stable")
+    world.want("v1")
+    world.run_until("promoting")
+    world.run_until("stable")
+    world.run(2)
+    assert world.state.stable == world.revisions["v1"]
+    assert world.state.served == (world.revisions["v2"].revision,)
+
+
 def both_sick(world: ResourceWorld) -> None:
     """S7: both are above maxRate: nobody is blamed; when both are well it goes on."""
     world.deploy()
@@ -404,6 +418,7 @@ SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
     (commanded, APPROVED),
     (unseen, {}),
     (together, {}),
+    (returned, {"strategy__rollbackWindow": {"revisions": 1}}),
     (both_sick, {}),
     (stable_sick, {"strategy__onStableUnhealthy": "Freeze"}),
     (stable_sick, {"strategy__onStableUnhealthy": "Proceed"}),

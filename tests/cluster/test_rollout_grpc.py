@@ -17,7 +17,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.cluster.node.images import Image
-from tests.cluster.rollouts import IMAGE, client, eventually, manifest
+from tests.cluster.rollouts import client, eventually, manifest
 from tests.serving import ROOT, make_project
 from tests.unit.rollout_world import START
 
@@ -32,6 +32,7 @@ from tidemill.domain.rollout.model import Backend, Revision, Route
 
 NAME = "flight-delay"
 TRAFFIC = {"kind": "GRPCRoute", "parentRefs": [{"name": "edge"}], "settleSeconds": 0}
+IMAGE = "registry.test/tidemill/grpc@sha256:" + "2" * 64
 OK = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -62,6 +63,7 @@ def served(cluster, api, node, namespace, tmp_path, monkeypatch) -> Iterator[Own
     monkeypatch.setattr(workloads, "server_pod", on_this_machine(tmp_path))
     spec = {
         "model__digest": "sha256:" + project.revision + "0" * 54,
+        "runtime__image": IMAGE,
         "runtime__replicas": 1,
         "traffic": TRAFFIC,
         "traffic__settleSeconds": 0,

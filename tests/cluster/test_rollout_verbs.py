@@ -147,6 +147,8 @@ def test_start_makes_the_resource_then_changes_it(api, namespace, deployer, proj
     assert changed["metadata"]["generation"] == 2
     assert changed["spec"]["runtime"]["replicas"] == 5
     assert changed["spec"]["model"]["version"] == "3"
+    line("start", NAME, "--set", "rollout.kubernetes.replicas=6")
+    assert resource(api, namespace)["spec"]["runtime"]["replicas"] == 6, "the same version again"
     _, err = line("watch", "--timeout", "0.1", code=4)
     assert "kubectl get pods" in err, "no controller has taken it up"
 

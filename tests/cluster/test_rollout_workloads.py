@@ -169,7 +169,8 @@ def test_replicas_follow_the_specification(api, owned, servers, revision):
 
 def test_why_a_server_does_not_start(api, owned, servers, revision):
     servers.ensure(revision)
-    pods = eventually(lambda: api.select(PODS, owned.namespace, chosen(revision)))
+    mine = chosen(revision)
+    pods = eventually(lambda: len(p := api.select(PODS, owned.namespace, mine)) == 2 and p)
     waiting = {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting"}
     container = {
         "name": "server",

@@ -349,11 +349,11 @@ def test_an_order_that_meets_another_is_repeated():
     world.want("v1")
     propose, beaten = world.store.propose, []
 
-    def slow(name, spec):
+    def slow(name, spec, **options):
         if not beaten:
             beaten.append(1)
             world.change(paused=True)
-        propose(name, spec)
+        propose(name, spec, **options)
 
     world.store.propose = slow
     Orders(NAME, world.store, world.store).start(revision("v2"))

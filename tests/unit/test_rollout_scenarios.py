@@ -175,6 +175,38 @@ def test_queued_revisions_wait_and_only_the_newest_is_tried():
     assert world.state.attempt.canary.revision == "v4"
 
 
+@pytest.mark.parametrize("policy", ["supersede", "queue"])
+@pytest.mark.parametrize(
+    "phase", ["preparing", "progressing", "paused", "promoting", "finalizing", "rolling_back"]
+)
+def test_a_third_revision_comes_in_any_phase(policy, phase):
+    world = World(plan(on_new_revision=policy, scale_down_seconds=10))
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing" if phase in ("paused", "rolling_back") else phase)
+    if phase == "paused":
+        world.change(paused=True)
+        world.run_until("paused")
+    if phase == "rolling_back":
+        world.command("abort", "v2")
+        world.run_until("rolling_back")
+    world.want("v3")
+    for _ in range(200):
+        world.run(1)
+        assert len(world.gateway.weights()) <= 2
+        canary = world.state.attempt and world.state.attempt.canary.revision
+        if canary == "v3" and world.state.stable.revision != "v2":
+            assert world.weight("v2") == 0, "never two canaries"
+    assert world.state.stable.revision == "v3"
+    assert world.traffic.failed == 0
+    ends = {o.revision: o.outcome for o in world.state.history}
+    takes_over = phase == "finalizing" or policy == "queue"
+    if phase == "rolling_back":
+        assert ends["v2"] == "rolled_back"
+    else:
+        assert ends["v2"] == ("promoted" if takes_over else "superseded")
+
+
 def test_wanting_stable_again_is_an_abort():
     world = World()
     world.deploy()

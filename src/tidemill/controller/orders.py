@@ -34,7 +34,7 @@ class Orders:
                 hint="try the same version again: tidemill rollout retry",
             )
         return self._write(
-            lambda before: replace(wish, paused=before.paused) if before else wish,
+            lambda before: replace(wish, paused=before.paused) if before else wish, anew=True
         )
 
     def pause(self) -> Spec:
@@ -80,13 +80,13 @@ class Orders:
             )
         return before
 
-    def _write(self, change: Callable[[Spec | None], Spec]) -> Spec:
+    def _write(self, change: Callable[[Spec | None], Spec], *, anew: bool = False) -> Spec:
         for _ in range(ATTEMPTS):
             before = self._specs.spec(self._name)
             wanted = change(before)
             spec = replace(wanted, generation=(before.generation if before else 0) + 1)
             try:
-                self._specs.propose(self._name, spec)
+                self._specs.propose(self._name, spec, anew=anew)
             except Conflict:
                 continue
             return spec

@@ -72,6 +72,7 @@ def make_plan(settings: Settings) -> Plan:
         progress_deadline_seconds=rollout.progress_deadline_seconds,
         scale_down_seconds=rollout.scale_down_seconds,
         interval_seconds=rollout.interval_seconds,
+        rollback_window=rollout.rollback_window,
         freeze=tuple(
             make_freeze(window.days, window.start, window.end, window.time_zone)
             for window in rollout.freeze

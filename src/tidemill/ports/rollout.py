@@ -59,9 +59,10 @@ class Specs(Protocol):
         """Return the plan that an attempt begins with which is ordered now."""
         ...
 
-    def propose(self, name: str, spec: Spec) -> None:
+    def propose(self, name: str, spec: Spec, *, anew: bool = False) -> None:
         """Write a specification whose generation follows the one in place.
 
+        With `anew` all that the settings say about serving it is written, too.
         Raises Conflict when another was written since.
         """
         ...

@@ -201,6 +201,9 @@ class RolloutSettings(Group):
     freeze: list[FreezeWindow] = Field(default_factory=list)
     """Windows in which no canary gets more traffic by itself and no person promotes one without
     `tidemill rollout break-glass`; what protects goes on. In force from the next `start`."""
+    rollback_window: int = Field(default=0, ge=0, le=10)
+    """One of so many versions that served last comes back without steps, also in a freeze window:
+    it has served all traffic before. 0: every version is a canary first."""
     analysis: AnalysisSettings = AnalysisSettings()
     """Error rates and metrics."""
     prometheus_url: Url = ""

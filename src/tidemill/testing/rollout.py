@@ -57,7 +57,7 @@ class MemoryRollouts:
         """Return the plan of what is wanted next."""
         return self.settings or self.specs[name].plan
 
-    def propose(self, name: str, spec: Spec) -> None:
+    def propose(self, name: str, spec: Spec, *, anew: bool = False) -> None:  # noqa: ARG002 - the port's signature
         """Write a specification of the next generation."""
         before = self.specs.get(name)
         if spec.generation != (before.generation if before else 0) + 1:

@@ -137,6 +137,7 @@ def _strategy(rollout: RolloutSettings) -> Manifest:
             }
             for window in rollout.freeze
         ],
+        "rollbackWindow": {"revisions": rollout.rollback_window},
         "onHarm": rollout.on_harm.title(),
         "onInconclusive": rollout.on_inconclusive.title(),
         "onMissingEvidence": rollout.on_missing_evidence.title(),

@@ -161,6 +161,7 @@ def make_plan(strategy: Strategy, analysis: AnalysisSpec, settle_seconds: int) -
         progress_deadline_seconds=float(strategy.progress_deadline_seconds),
         scale_down_seconds=float(strategy.scale_down_delay_seconds),
         interval_seconds=float(strategy.interval_seconds),
+        rollback_window=strategy.rollback_window.revisions,
         freeze=tuple(
             make_freeze(window.days, window.start, window.end, window.time_zone)
             for window in strategy.freeze

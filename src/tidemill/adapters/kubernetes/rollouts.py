@@ -111,7 +111,7 @@ class ResourceRollouts:
             return self._valid(name, found["spec"] if found else {}).plan
         return self._draft.plan()
 
-    def propose(self, name: str, spec: Spec) -> None:
+    def propose(self, name: str, spec: Spec, *, anew: bool = False) -> None:
         """Want another version, a pause or a command; raises Conflict, Refused.
 
         A resource that is not there is made. A pause or a command is taken by a resource that
@@ -124,7 +124,8 @@ class ResourceRollouts:
             )
         before = self.spec(name)
         body = found["spec"] if found else {}
-        if before is None or (spec.desired, spec.plan) != (before.desired, before.plan):
+        kept = before and (before.desired, before.plan) == (spec.desired, spec.plan)
+        if anew or not kept:
             body = self._body(found, spec.desired)
             if self._valid(name, body).plan != spec.plan:
                 raise Refused(

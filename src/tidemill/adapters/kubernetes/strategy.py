@@ -43,6 +43,14 @@ class FreezeSpec(Schema):
 WEIGHT = "(has({0}.weight) ? {0}.weight : 0)"
 
 
+class RollbackWindow(Schema):
+    """How far back one may go without steps."""
+
+    revisions: Annotated[int, Field(ge=0, le=10)] = 0
+    """One of so many revisions that served last comes back without steps, also in a freeze window:
+    it has served all traffic before. 0: every revision is a canary first."""
+
+
 class ShadowSpec(Schema):
     """Requests that are mirrored to the canary; clients never see its answers."""
 
@@ -111,6 +119,8 @@ class Strategy(Schema):
     freeze: list[FreezeSpec] = Field(default=[], max_length=MAX_FREEZES)
     """Windows in which no canary gets more traffic by itself and no person promotes one without the
     command `BreakGlass`. They bind an attempt in flight at once; what protects goes on."""
+    rollback_window: RollbackWindow = RollbackWindow()
+    """How far back one may go without steps."""
     on_harm: Literal["Rollback", "Freeze"] = "Rollback"
     """What a harm verdict does."""
     on_inconclusive: Literal["Pause", "Rollback", "Continue"] = "Pause"

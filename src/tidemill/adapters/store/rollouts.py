@@ -44,7 +44,7 @@ class StoredRollouts:
         """Return the plan as it is now."""
         return self._plan()
 
-    def propose(self, name: str, spec: Spec) -> None:
+    def propose(self, name: str, spec: Spec, *, anew: bool = False) -> None:  # noqa: ARG002 - the port's signature
         """Write a specification of the next generation; raises Conflict."""
         body = {"generation": spec.generation, "body": SPEC.dump_json(spec).decode()}
         with self._transaction(name) as connection:

@@ -135,6 +135,8 @@ class Plan:
     """What is compared pair by pair in a shadow step."""
     max_lost: float = 0.05
     """Share of the mirrored requests that may be lost before no shadow step is passed any more."""
+    rollback_window: int = 0
+    """One of so many revisions that served last comes back without steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,8 @@ class Attempt:
     """How often its servers were lost while they carried traffic."""
     override: bool = False
     """A person promoted it; the beta guarantee does not apply."""
+    back: bool = False
+    """It served before, within the rollback window: the steps are skipped."""
     thawed_until: datetime | None = None
     """Wall clock: the freeze windows that a person broke bind nothing until they end."""
     failure: str = ""
@@ -348,6 +352,8 @@ class State:
     """Id of the last command."""
     closed: str = ""
     """Revision whose last attempt failed: it is not tried again unless someone says retry."""
+    served: tuple[str, ...] = ()
+    """Revisions that were stable before this one, newest first."""
     releases: tuple[Release, ...] = ()
     """Not yet delivered to registry and ledger."""
     history: tuple[Outcome, ...] = ()
@@ -448,10 +454,14 @@ class Snapshot:
         return self.state.stable
 
     def frozen_until(self, now: Now) -> datetime | None:
-        """Return when the windows end in which the attempt in flight may not advance by itself."""
-        until = frozen_until(self.spec.plan.freeze, now.wall)
+        """Return when the windows end in which the attempt in flight may not advance by itself.
+
+        The way back to what served before is never frozen.
+        """
         thawed = self.attempt.thawed_until
-        return None if thawed and now.wall < thawed else until
+        if self.attempt.back or (thawed and now.wall < thawed):
+            return None
+        return frozen_until(self.spec.plan.freeze, now.wall)
 
     @property
     def applied(self) -> bool:

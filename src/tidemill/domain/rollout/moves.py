@@ -25,6 +25,7 @@ __all__ = [
     "close",
     "detail",
     "enter",
+    "keep",
     "late",
     "pause",
     "roll_back",
@@ -72,6 +73,7 @@ def begin(snapshot: Snapshot, now: Now, reason: str) -> Move:
         plan=spec.plan,
         generation=spec.generation,
         started_at=now.wall,
+        back=spec.desired.revision in state.served[: spec.plan.rollback_window],
     )
     begun = replace(state, attempts=attempt.number, attempt=attempt, closed="")
     return Move(weigh(begun, now, "preparing", 0), "begin", reason)
@@ -139,6 +141,15 @@ def close(state: State, now: Now, outcome: Ending, closed: str) -> State:
     entry = Outcome(attempt.number, attempt.canary.revision, outcome, attempt.failure, now.wall)
     history = (entry, *state.history)[:HISTORY]
     return replace(state, attempt=None, history=history, closed=closed)
+
+
+def keep(state: State) -> State:
+    """Remember what served until now; it may be gone back to."""
+    assert state.previous
+    assert state.stable
+    old = state.previous.revision
+    others = (r for r in state.served if r not in (old, state.stable.revision))
+    return replace(state, previous=None, served=(old, *others)[:HISTORY])
 
 
 def late(state: State, now: Now, attempt: Attempt) -> bool:

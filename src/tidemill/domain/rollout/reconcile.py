@@ -16,7 +16,7 @@ from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.commands import command
 from tidemill.domain.rollout.conditions import conditions
 from tidemill.domain.rollout.gate import blockers, elapsed, exhausted, standstill
-from tidemill.domain.rollout.model import Decision, Ending, Now, Release, Snapshot, State
+from tidemill.domain.rollout.model import Attempt, Decision, Ending, Now, Release, Snapshot, State
 from tidemill.domain.rollout.moves import (
     Move,
     advance,
@@ -24,6 +24,7 @@ from tidemill.domain.rollout.moves import (
     close,
     detail,
     enter,
+    keep,
     late,
     pause,
     roll_back,
@@ -183,13 +184,16 @@ def _preparing(snapshot: Snapshot, now: Now) -> Move | None:
         return roll_back(snapshot, now, reason)
     known = attempt.canary.revision in snapshot.reading.counters
     rehearsed = snapshot.reading.rehearsal is not None
-    ready = snapshot.ready(attempt.canary, max(step.weight, step.mirror))
+    ready = snapshot.ready(attempt.canary, _first(attempt))
     if not (snapshot.applied and known and rehearsed and ready):
         if late(state, now, attempt):
             return roll_back(snapshot, now, f"{_unprepared(snapshot)} before the deadline")
         return None
     if snapshot.spec.paused or not snapshot.ready(snapshot.stable, TOTAL):
         return None
+    if attempt.back:
+        why = "it served before: back without steps"
+        return Move(weigh(state, now, "promoting", TOTAL), "promote", why)
     if snapshot.frozen_until(now):
         return None
     begun = weigh(state, now, "progressing", step.weight, step.mirror)
@@ -197,12 +201,17 @@ def _preparing(snapshot: Snapshot, now: Now) -> Move | None:
     return Move(begun, "weight", f"step {step.name} begins{mirrored}")
 
 
+def _first(attempt: Attempt) -> int:
+    """Return the share that the canary begins with, of clients or mirrored."""
+    step = attempt.plan.steps[attempt.step]
+    return TOTAL if attempt.back else max(step.weight, step.mirror)
+
+
 def _unprepared(snapshot: Snapshot) -> str:
     attempt = snapshot.attempt
     if not snapshot.applied:
         return "the gateway did not take up the canary"
-    step = attempt.plan.steps[attempt.step]
-    if not snapshot.ready(attempt.canary, max(step.weight, step.mirror)):
+    if not snapshot.ready(attempt.canary, _first(attempt)):
         return detail(snapshot, attempt)
     if attempt.canary.revision not in snapshot.reading.counters:
         return "the canary's server did not report its revision"
@@ -266,6 +275,8 @@ def _promoting(snapshot: Snapshot, now: Now) -> Move | None:
             return roll_back(snapshot, now, "the gateway did not apply the route in time")
         return None
     reason = "promoted by a person" if attempt.override else "all gates passed"
+    if attempt.back:
+        reason = "back to a revision that served before"
     release = Release(
         *("promoted", attempt.canary, attempt.canary, attempt.id, reason),
         evidence=attempt.assessments,
@@ -293,7 +304,7 @@ def _finalizing(snapshot: Snapshot, now: Now) -> Move | None:
     delay = timedelta(seconds=attempt.plan.scale_down_seconds)
     if state.releases or not snapshot.applied or now.wall < since(state) + delay:
         return None
-    done = close(replace(state, previous=None, weight=0), now, "promoted", "")
+    done = close(replace(keep(state), weight=0), now, "promoted", "")
     return Move(enter(done, now, "stable"), "complete", "the way back was kept long enough")
 
 
