@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from tidemill.adapters.kubernetes.analysis import AnalysisSpec
 from tidemill.adapters.kubernetes.resources import ModelRolloutSpec
 from tidemill.cli.app import app, split
 from tidemill.settings import Settings, load
@@ -118,7 +119,7 @@ def test_there_are_commands_to_check() -> None:
 
 
 RESOURCES = [(page, text) for page, text in blocks("yaml") if "serving.tidemill.dev/" in text]
-KINDS = {"ModelRollout": ModelRolloutSpec}
+KINDS = {"ModelRollout": ModelRolloutSpec, "AnalysisPolicy": AnalysisSpec}
 VALUES = [(page, text) for page, text in blocks("yaml") if text.startswith("# chart values")]
 SETTINGS = [
     (page, text)
