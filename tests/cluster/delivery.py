@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,49 @@ def programs(name: str, program: str) -> Path:
         pytest.skip(f"NO TESTS OF {name.upper()}: {error}")
 
 
-def module(path: str) -> Path:
-    """Return the folder of a Go module's source, `path@version`, out of Go's own cache."""
-    asked = ["go", "mod", "download", "-json", path]
-    made = subprocess.run(asked, capture_output=True, text=True, check=False, cwd="/")
-    if made.returncode:
-        message = f"{path} cannot be had: {made.stdout or made.stderr}"
+def module(path: str, pinned: Path = Path("/")) -> Path:
+    """Return the folder of a Go module's source, out of Go's own cache.
+
+    `path` says its version, unless the go.mod of the folder `pinned` does.
+    """
+    if shutil.which("go"):
+        asked = ["go", "mod", "download", "-json", path]
+        made = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=pinned)
+        failed = made.returncode and f"{made.stdout}{made.stderr}"
+    else:
+        failed = "no `go` on the PATH"
+    if failed:
+        message = f"{path} cannot be had: {failed}"
         if os.environ.get(sources.REQUIRE):
             pytest.fail(message)
         pytest.skip(f"NO SCHEMA TO CHECK AGAINST: {message}")
     return Path(json.loads(made.stdout)["Dir"])
+
+
+def until(look: Callable[[], Any], what: str) -> Any:
+    """Look until there is something, and return it."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.5)
+    pytest.fail(f"{what} did not happen in {PATIENCE:.0f} s")
+
+
+def define(cluster: Cluster, files: Iterable[Path]) -> None:
+    """Install definitions of custom resources and wait until they are in force."""
+    named = [part for file in files for part in ("-f", str(file))]
+    cluster.kubectl("apply", "--server-side", *named)
+
+    def established() -> bool:  # `kubectl wait` fails where a definition has no conditions yet
+        found = json.loads(cluster.kubectl("get", "-o", "json", *named))["items"]
+        said = [one["status"].get("conditions") or [] for one in found]
+        return all(
+            {"Established": "True"}.items() <= {c["type"]: c["status"] for c in conditions}.items()
+            for conditions in said
+        )
+
+    until(established, "the definitions")
 
 
 class Delivery:
@@ -163,21 +197,22 @@ class Delivery:
             process.stdout.close()
 
     @contextmanager
-    def traffic(self, *urls: str) -> Iterator[list[int]]:
-        """Send requests to each URL in turn, a connection each; yields the statuses so far."""
+    def traffic(self, url: str, host: str = "") -> Iterator[list[int]]:
+        """Send requests, a connection each, and yield the statuses so far; 0 is no answer."""
         stop, statuses = threading.Event(), []
 
         def send() -> None:
             limits = httpx.Limits(max_keepalive_connections=0)
-            with httpx.Client(trust_env=False, limits=limits, timeout=10) as client:
-                while not stop.is_set():
-                    for url in urls:
-                        target = f"{url}/v2/models/flight-delay/infer"
-                        try:
-                            statuses.append(client.post(target, json=body(FULL)).status_code)
-                        except httpx.HTTPError:
-                            statuses.append(0)
-                    stop.wait(0.02)
+            headers = {"host": host} if host else {}
+            target = f"{url}/v2/models/flight-delay/infer"
+            with httpx.Client(
+                trust_env=False, limits=limits, timeout=10, headers=headers
+            ) as client:
+                while not stop.wait(0.02):
+                    try:
+                        statuses.append(client.post(target, json=body(FULL)).status_code)
+                    except httpx.HTTPError:
+                        statuses.append(0)
 
         thread = threading.Thread(target=send)
         thread.start()
@@ -189,14 +224,6 @@ class Delivery:
 
     def address(self, service: str) -> str:
         return f"http://{self.get('service', service)['spec']['clusterIP']}"
-
-    def until(self, look: Callable[[], Any], what: str) -> Any:
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            if found := look():
-                return found
-            time.sleep(0.5)
-        pytest.fail(f"{what} did not happen in {PATIENCE:.0f} s")
 
 
 @contextmanager

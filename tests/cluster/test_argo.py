@@ -11,22 +11,19 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.cluster.delivery import FAST, SLOW, Delivery, module, programs, running
+from tests.cluster.build import MODULE
+from tests.cluster.delivery import FAST, SLOW, Delivery, define, module, programs, running, until
 from tests.servers import free_port
 from tests.serving import make_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.argo]
 
-ARGO = "github.com/argoproj/argo-rollouts@v1.10.1"
-
 
 @pytest.fixture(scope="module")
 def argo(cluster, node, tmp_path_factory) -> Iterator[Delivery]:
     program = programs("argo", "rollouts-controller")
-    crds = module(ARGO) / "manifests/crds"
-    files = sorted(crds.glob("*-crd.yaml"))
-    cluster.kubectl("apply", "--server-side", *[p for f in files for p in ("-f", str(f))])
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    source = module("github.com/argoproj/argo-rollouts", MODULE / "argo")
+    define(cluster, sorted((source / "manifests/crds").glob("*-crd.yaml")))
     folder = tmp_path_factory.mktemp("argo")
     project = make_project(folder)
     namespace = cluster.namespace()
@@ -117,12 +114,12 @@ def test_the_judges_word_is_what_argo_does(argo, name, stable, phase, ended):
         def status() -> dict[str, Any]:
             return argo.get("rollout", name).get("status", {})
 
-        argo.until(lambda: status().get("phase") == "Healthy", "the first deployment")
+        until(lambda: status().get("phase") == "Healthy", "the first deployment")
         first = status()["stableRS"]
         with argo.traffic(argo.address(name)) as answered:
             argo.apply(rollout(argo, name, SLOW, "second"))
-            argo.until(lambda: status().get("currentPodHash") != first, "the canary")
-            argo.until(lambda: status().get("phase") == phase, f"{phase}: {status()}")
+            until(lambda: status().get("currentPodHash") != first, "the canary")
+            until(lambda: status().get("phase") == phase, f"{phase}: {status()}")
         second = status()["currentPodHash"]
         assert (status()["stableRS"] == second) == (phase == "Healthy")
         assert bool(status().get("abort")) == (phase == "Degraded")
@@ -149,4 +146,4 @@ def test_without_its_role_the_judge_knows_nothing(argo):
             found = httpx.post(f"{judge}/v1/judge", json=asked | {"attempt": "role 2"}).json()
             return found["verdict"] == "missing" and "forbidden" in found["reason"]
 
-        argo.until(refused, "the refusal")
+        until(refused, "the refusal")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,16 +19,15 @@ import httpx
 import pytest
 import yaml
 from tests.cluster.access import CommandFailed
-from tests.cluster.delivery import SOURCE, module
+from tests.cluster.delivery import SOURCE, define, module
 from tests.cluster.node.images import Image
 from tests.cluster.rollouts import ROOT
-from tests.serving import FULL, body, make_project
+from tests.serving import FULL, TIDEMILL, body, make_project
 
 pytestmark = pytest.mark.slow
 
 KSERVE = "github.com/kserve/kserve@v0.20.0"
 MANIFESTS = ROOT / "serving/kserve"
-PACKAGES = str(Path(httpx.__file__).parents[1])
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -42,9 +41,7 @@ def kserve(cluster) -> Any:
     folder = module(KSERVE) / "config/crd/full"
     kinds = ("servingruntimes", "inferenceservices")
     files = [folder / f"serving.kserve.io_{kind}.yaml" for kind in kinds]
-    cluster.kubectl("apply", "--server-side", *[p for f in files for p in ("-f", str(f))])
-    names = [f"crd/{kind}.serving.kserve.io" for kind in kinds]
-    cluster.kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
+    define(cluster, files)
     return cluster
 
 
@@ -61,7 +58,7 @@ def test_kserves_schema_takes_the_manifest(kserve, namespace, name):
 @pytest.mark.parametrize(
     ("name", "path", "value", "why"),
     [
-        ("servingruntime", ("spec", "containers", 0, "arg"), [], "unknown field"),
+        ("servingruntime", ("spec", "containers", 0, "arg"), [], "field not declared"),
         ("servingruntime", ("spec", "protocolVersions"), "v2", "protocolVersions"),
         ("inferenceservice", ("spec", "predictor", "model", "modelFormat"), {}, "name"),
         ("inferenceservice", ("spec", "predictor", "minReplicas"), "two", "minReplicas"),
@@ -90,8 +87,8 @@ def test_the_service_names_what_the_runtime_offers():
 def server(kserve, node, tmp_path_factory) -> Iterator[str]:
     """The runtime's container in a restricted namespace; yields the pod's address."""
     project = make_project(tmp_path_factory.mktemp("kserve"))
-    # Debian's Python with this environment's packages: another user may not read root's own.
-    node.add_image("test/kserve", Image(workdir="/project"))
+    entrypoint = [sys.executable, str(TIDEMILL)]
+    node.add_image("test/kserve", Image(entrypoint=entrypoint, workdir="/project"))
     namespace = kserve.namespace(enforce="restricted")
 
     def apply(*found: dict[str, Any]) -> None:
@@ -124,7 +121,7 @@ def server(kserve, node, tmp_path_factory) -> Iterator[str]:
          "data": configs},
     )  # fmt: skip
     apply(_pod(manifest("servingruntime")["spec"]))
-    kserve.kubectl("wait", "-n", namespace, "pod/model", "--for=condition=Ready", "--timeout=240s")
+    kserve.kubectl("wait", "-n", namespace, "pod/model", "--for=condition=Ready", "--timeout=170s")
     found = json.loads(kserve.kubectl("get", "-n", namespace, "pod/model", "-o", "json"))
     yield found["status"]["podIP"]
     kserve.kubectl("delete", "namespace", namespace, "--wait=false")
@@ -134,18 +131,21 @@ def server(kserve, node, tmp_path_factory) -> Iterator[str]:
 def _pod(runtime: dict[str, Any]) -> dict[str, Any]:
     """Return the pod that KServe makes of the runtime for the InferenceService `flight-delay`.
 
-    In place of the image: its interpreter and packages, and the project's configuration.
+    In place of the image: this machine's files, and the project's configuration. So /tmp is not
+    hidden, where this checkout may lie.
     """
     (container,) = runtime["containers"]
     assert container.pop("command") == ["tidemill"]
     name = manifest("inferenceservice")["metadata"]["name"]
+    here = {"PYTHONPATH": SOURCE, "HOME": "/scratch", "TMPDIR": "/scratch"}
     container |= {
         "name": container["name"],
         "image": "test/kserve",
-        "command": ["/usr/bin/python3", "-c", "from tidemill.cli import main; main()"],
         "args": [part.replace("{{.Name}}", name) for part in container["args"]],
-        "env": [*container["env"], {"name": "PYTHONPATH", "value": f"{SOURCE}:{PACKAGES}"}],
+        "env": [*container["env"], *[{"name": k, "value": v} for k, v in here.items()]],
     }
+    (tmp,) = (mount for mount in container["volumeMounts"] if mount["mountPath"] == "/tmp")
+    tmp["mountPath"] = "/scratch"
     container["volumeMounts"] += [
         {"name": "model", "mountPath": "/mnt/models", "readOnly": True},
         {"name": "project", "mountPath": "/project/configs", "readOnly": True},
