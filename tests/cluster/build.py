@@ -29,23 +29,24 @@ class CannotBuild(Exception):
     """The programs are not in the cache and cannot be built here; the message says why."""
 
 
-def folder() -> Path:
-    """Return where the programs of this go.mod are, or will be."""
+def folder(module: Path = MODULE) -> Path:
+    """Return where the programs of a folder's go.mod are, or will be."""
     xdg = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = Path(os.environ.get(CACHE) or xdg / "tidemill" / "cluster")
-    pins = (MODULE / "go.mod").read_bytes() + (MODULE / "go.sum").read_bytes()
+    pins = (module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()
     return cache / hashlib.sha256(pins).hexdigest()[:16]
 
 
-def build() -> Path:
-    """Return the folder of all `PROGRAMS`, built now if they are not there.
+def build(module: Path = MODULE, programs: tuple[str, ...] = PROGRAMS) -> Path:
+    """Return the folder of all `programs`, built now if they are not there.
 
-    One caller builds; the others wait for it. The folder appears whole or not at all.
+    `module` is the folder of a go.mod whose tools they are. One caller builds; the others wait for
+    it. The folder appears whole or not at all.
 
     Raises:
         CannotBuild: Go is absent, or its build failed.
     """
-    target = folder()
+    target = folder(module)
     if target.exists():
         return target
     if not shutil.which("go"):
@@ -54,23 +55,24 @@ def build() -> Path:
     with target.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _build_into(target)
+            _build_into(target, module, programs)
     return target
 
 
-def _build_into(target: Path) -> None:
-    print(f"building the test cluster into {target}: minutes, once", file=sys.stderr)
+def _build_into(target: Path, module: Path, programs: tuple[str, ...]) -> None:
+    print(f"building {', '.join(programs)} into {target}: minutes, once", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=target.parent) as scratch:
         argv = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false"]
         argv += ["-ldflags", _ldflags(), "-o", f"{scratch}/bin/", "tool"]
         env = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
         # Others may be at work on this machine.
-        done = subprocess.run(["nice", "-n", "10", *argv], cwd=MODULE, env=env, check=False)
+        done = subprocess.run(["nice", "-n", "10", *argv], cwd=module, env=env, check=False)
         if done.returncode:
             raise CannotBuild(f"go build ended with {done.returncode}: see its message above")
         made = Path(scratch, "bin")
-        (made / "server").rename(made / "etcd")  # Go names it after its folder
-        if missing := [name for name in PROGRAMS if not (made / name).exists()]:
+        if module == MODULE:
+            (made / "server").rename(made / "etcd")  # Go names it after its folder
+        if missing := [name for name in programs if not (made / name).exists()]:
             raise CannotBuild(f"go build made no {', '.join(missing)}: see `tool` in go.mod")
         made.rename(target)
 

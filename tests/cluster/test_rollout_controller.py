@@ -94,6 +94,8 @@ class Running:
 
     def __init__(self, http: KubeClient, namespace: str, plane: PlayedPlane) -> None:
         self.stop = Event()
+        self.sources: list[str] = []
+        self._plane = plane
         self.releases = FakeReleases()
         self.error: list[TidemillError] = []
         self._fleet = RolloutFleet(
@@ -102,12 +104,16 @@ class Running:
             namespace,
             ("127.0.0.1", 0),
             Now(),
-            lambda _: plane,
+            self._evidence,
             self.releases,
             f"controller-{id(self)}",
         )
         self._thread = Thread(target=self._run)
         self._thread.start()
+
+    def _evidence(self, prometheus: str) -> PlayedPlane:
+        self.sources.append(prometheus)
+        return self._plane
 
     def _run(self) -> None:
         try:
@@ -158,6 +164,18 @@ def stable(api: KubeClient, namespace: str, version: str) -> dict[str, Any]:
         return found if calm and found["stable"]["version"] == version else None
 
     return eventually(look, 90)
+
+
+def test_the_resource_says_where_evidence_is_read(cluster, api, namespace, account):
+    with PlayedPlane(api, namespace, NAME) as plane, running(account, namespace, plane) as one:
+        api.create(ROLLOUTS, manifest(namespace, **FAST))
+        eventually(lambda: one.sources, 30)
+        url = "http://prometheus.monitoring:9090"
+        evidence = {"source": "Prometheus", "url": url}
+        patch = json.dumps({"spec": {"analysis": {"evidence": evidence}}})
+        cluster.kubectl("patch", "mro", NAME, "-n", namespace, "--type=merge", "-p", patch)
+        eventually(lambda: url in one.sources, 30)
+        assert one.sources == ["", url], "another source, and no other reason to begin anew"
 
 
 @pytest.mark.slow

@@ -106,6 +106,16 @@ def until(look: Callable[[], Any], what: str) -> Any:
     pytest.fail(f"{what} did not happen in {PATIENCE:.0f} s")
 
 
+def test_it_does_not_listen_beyond_this_machine_for_everyone(world):
+    command = [str(TIDEMILL), "--project", str(world.project.root), "rollout", "judge"]
+    done = subprocess.run(
+        [*command, "--host", "0.0.0.0", "--port", "0"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "serving.auth.key_file" in done.stderr
+
+
 def test_prometheus_tells_what_the_servers_tell(world):
     world.send(20, "fast", "slow")
     workloads = {name: Workload(1, 1, world.address(name)) for name in ("fast", "slow")}

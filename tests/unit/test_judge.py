@@ -75,10 +75,20 @@ class Court:
 
 
 @pytest.fixture
-def engine(tmp_path) -> Iterator[Engine]:
-    engine = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+def engine(tmp_path, request) -> Iterator[Engine]:
+    """A store of its own in SQLite; in PostgreSQL the session's, where a test names that."""
+    postgres = getattr(request, "param", "") == "postgres"
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    engine = open_store(request.getfixturevalue("postgres_url") if postgres else url)
     yield engine
     engine.dispose()
+
+
+both_stores = pytest.mark.parametrize(
+    "engine",
+    ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])],
+    indirect=True,
+)
 
 
 @pytest.fixture
@@ -200,6 +210,7 @@ def test_asking_again_counts_nothing_twice_and_a_restart_changes_nothing(court):
     assert recalled["metrics"].keys() == first["metrics"].keys()
 
 
+@both_stores
 def test_many_at_once_count_everything_once(court):
     """Judges side by side on one store, while the servers count on."""
     court.begin()
@@ -223,6 +234,21 @@ def test_many_at_once_count_everything_once(court):
         "canary": counted[CANARY].requests,
     }
     assert errors["bad"]["canary"] == counted[CANARY].events["error"]
+
+
+def test_a_judge_that_dies_before_it_wrote_has_counted_nothing(court, monkeypatch):
+    court.begin()
+    court.traffic(500, 0.05, 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredAttempts, "commit", _die)
+        with pytest.raises(KeyboardInterrupt):
+            court.ask()
+    court.restart()
+    assert sum(court.ask()["requests"].values()) == 500
+
+
+def _die(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_attempts_do_not_know_each_other(court):
@@ -263,6 +289,7 @@ def test_the_plan_is_that_of_the_beginning(court):
     assert court.ask()["metrics"]["errors"]["decides_at"]["pass"] == pytest.approx(np.log(20))
 
 
+@both_stores
 def test_the_store_takes_one_of_two_writers(court, engine):
     court.ask()
     attempts = StoredAttempts(engine)

@@ -101,26 +101,31 @@ def test_what_is_missing_is_an_answer_and_no_error(bench):
 
 
 @pytest.mark.parametrize(
-    ("counts", "gate", "guard", "rollback"),
+    ("counts", "statuses"),
     [
-        ((0, 0), 409, 200, 409),
-        ((50, 50), 200, 200, 409),
-        ((20, 300), 409, 409, 200),
+        ((0, 0), (409, 409, 200, 409)),
+        ((50, 50), (200, 200, 200, 409)),
+        ((20, 300), (409, 409, 409, 200)),
     ],
     ids=["undecided", "pass", "harm"],
 )
-def test_each_webhook_of_flagger_hears_its_own_yes(bench, counts, gate, guard, rollback):
-    bench.hook("gate")
-    bench.hook("gate")
+def test_each_webhook_of_flagger_hears_its_own_yes(bench, counts, statuses):
+    bench.hook("rollout")
+    bench.hook("rollout")
     for arm, errors in zip((STABLE, CANARY), counts, strict=True):
         bench.servers.serve(arm, 2000 if any(counts) else 0, 2 * errors)
-    answered = {kind: bench.hook(kind) for kind in ("gate", "guard", "rollback")}
-    assert {kind: status for kind, (status, _) in answered.items()} == {
-        "gate": gate,
-        "guard": guard,
-        "rollback": rollback,
-    }
-    assert all(": " in said for _, said in answered.values()), "Flagger's events show the reason"
+    types = ("confirm-traffic-increase", "confirm-promotion", "rollout", "rollback")
+    answered = [bench.hook(kind) for kind in types]
+    assert tuple(status for status, _ in answered) == statuses
+    assert all(": " in said for _, said in answered), "Flagger's events show the reason"
+
+
+def test_the_first_increase_needs_no_evidence_and_a_promotion_does(bench):
+    bench.weight = 0
+    assert bench.hook("confirm-traffic-increase")[0] == 200
+    assert bench.hook("confirm-promotion")[0] == 409
+    bench.servers.silent = {CANARY}
+    assert bench.hook("confirm-traffic-increase")[0] == 409, "it may be away"
 
 
 @pytest.mark.parametrize(
@@ -128,13 +133,13 @@ def test_each_webhook_of_flagger_hears_its_own_yes(bench, counts, gate, guard, r
 )
 def test_a_weight_that_nobody_knows_is_missing_evidence(bench, error):
     bench.weight = error
-    assert bench.hook("guard") == (200, f"missing: {error.message}")
-    assert bench.hook("gate")[0] == 409
+    assert bench.hook("rollout") == (200, f"missing: {error.message}")
+    assert bench.hook("confirm-traffic-increase")[0] == 409
     assert bench.hook("rollback")[0] == 409
 
 
 def test_an_attempt_is_shown_and_forgotten_by_its_name(bench):
-    bench.hook("guard")
+    bench.hook("rollout")
     shown = bench.http.get("/v1/attempts/ml/churn/a")
     assert shown.json()["attempt"] == "ml/churn/a"
     assert bench.http.delete("/v1/attempts/ml%2Fchurn%2Fa").status_code == 204
@@ -149,7 +154,7 @@ def test_an_attempt_is_shown_and_forgotten_by_its_name(bench):
         ("POST", "/v1/judge", b"[]", 400, "expected an object"),
         ("POST", "/v1/judge", b"{}", 400, "attempt: Field required"),
         ("GET", "/v1/judge", b"", 400, "stable: Field required"),
-        ("POST", "/v1/flagger/gate", b"{}", 400, "lacks name, namespace, checksum"),
+        ("POST", "/v1/flagger/rollout", b"{}", 400, "lacks name, namespace, checksum"),
         ("POST", "/v1/flagger/maybe", b"{}", 404, "there is no POST"),
         ("PUT", "/v1/judge", b"{}", 404, "there is no PUT"),
         ("GET", "/", b"", 404, "there is no GET"),

@@ -9,12 +9,14 @@ from tidemill.domain.rollout.judge import Finding, Judged
 
 __all__ = ["FLAGGER", "as_document", "as_status"]
 
+INCREASE = "confirm-traffic-increase"
 FLAGGER = {
-    "gate": ("pass",),
-    "guard": ("pass", "undecided", "missing"),
+    INCREASE: ("pass",),
+    "confirm-promotion": ("pass",),
+    "rollout": ("pass", "undecided", "missing"),
     "rollback": ("harm",),
 }
-"""Verdicts to which a webhook is answered with yes, by what it is asked for."""
+"""Verdicts that a webhook is answered with yes, by its type."""
 YES, NO = 200, 409
 """No is no 5xx: Flagger would ask again at once."""
 
@@ -50,6 +52,10 @@ def _arms(pair: tuple[float, float]) -> dict[str, float]:
 
 
 def as_status(finding: Finding, asked_for: str) -> tuple[int, str]:
-    """Return the status of a webhook's answer, and the line that Flagger shows."""
-    status = YES if finding.verdict in FLAGGER[asked_for] else NO
+    """Return the status of a webhook's answer, and the line that Flagger shows.
+
+    The first increase is asked for, too: a canary without traffic cannot pass, and need not.
+    """
+    first = asked_for == INCREASE and finding.verdict == "undecided" and not finding.weight
+    status = YES if first or finding.verdict in FLAGGER[asked_for] else NO
     return status, f"{finding.verdict}: {finding.reason}"

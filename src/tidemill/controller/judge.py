@@ -6,9 +6,11 @@ judges may be asked at once, repeatedly, and after a restart, and each count is 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from time import sleep
 
 from tidemill.controller.questions import Asked
 from tidemill.domain.rollout.judge import Finding, Question, begin, find, look, turn
@@ -18,8 +20,8 @@ from tidemill.ports.rollout import Attempts, CounterSource, Locator
 
 __all__ = ["Judge"]
 
-TRIES = 20
-"""Of writing before whoever asks about the same attempt at the same time."""
+TRIES = 50
+"""Of writing before whoever asks about the same attempt at the same time; each loses to one."""
 
 
 class Judge:
@@ -47,11 +49,11 @@ class Judge:
         fit the attempt, Unavailable when the store does not answer.
         """
         self._check_gate(asked)
-        for _ in range(TRIES):
+        for lost in range(TRIES):
             try:
                 return self._look(asked)
             except Conflict:
-                continue
+                sleep(random.uniform(0, 0.01 * min(lost + 1, 10)))  # noqa: S311
         raise Conflict(f"attempt {asked.attempt}: others wrote {TRIES} times", hint="ask again")
 
     def recall(self, attempt: str) -> Finding:

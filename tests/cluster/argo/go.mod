@@ -1,3 +1,4 @@
+// Argo Rollouts, for the tests of the judge; `replace` is its own, without which it does not build.
 module tidemill.dev/tests/cluster/argo
 
 go 1.26.1
