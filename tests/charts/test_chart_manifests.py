@@ -55,7 +55,6 @@ def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
             yield name, spec["template"]["spec"]
 
 
-
 @pytest.mark.parametrize("name", RENDERED)
 def test_every_pod_is_restricted(name: str) -> None:
     for pod, spec in pods(render(RENDERED[name])):
@@ -161,10 +160,12 @@ def test_the_docs_show_the_rights() -> None:
         for rule in rules[part]
     }
     page = (ROOT / "docs/kubernetes/install.md").read_text()
-    row = re.compile(r"^\| controller \| ([a-z, ]+?) ([a-z/]+(?:, [a-z/]+)*)(?: \(.+\))? \| (\w+) \|$", re.M)
+    row = re.compile(
+        r"^\| controller \| ([a-z, ]+?) ([a-z/]+(?:, [a-z/]+)*)(?: \(.+\))? \| (\w+) \|$", re.M
+    )
     shown = set()
     for said, resources, where in row.findall(page):
         words = [*said.split(", "), *resources.split(", ")]
         verbs = [word for word in words if word in VERBS]
-        shown.add((", ".join(verbs), ", ".join(words[len(verbs):]), where))
+        shown.add((", ".join(verbs), ", ".join(words[len(verbs) :]), where))
     assert shown == granted

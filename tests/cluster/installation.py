@@ -63,6 +63,8 @@ class Backing:
     """PostgreSQL and an object store in a namespace of their own."""
 
     namespace: str
+    host: str
+    """Address of PostgreSQL, from this machine too."""
 
     @classmethod
     def start(cls, cluster: Cluster, namespace: str) -> Backing:
@@ -73,10 +75,9 @@ class Backing:
         cluster.kubectl("apply", *within, "-f", "-", stdin=text.replace("POSTGRES_UID", str(user)))
         wait = ("--for=condition=Ready", "pod", "--all", "--timeout=60s")
         cluster.kubectl("wait", *within, *wait)
-        read = ("service/objects", "--output=jsonpath={.spec.clusterIP}")
-        host = cluster.kubectl("get", *within, *read)
-        _s3(f"http://{host}:9000").create_bucket(Bucket=BUCKET)
-        return cls(namespace)
+        made = cls(namespace, address(cluster, namespace, "database"))
+        _s3(f"http://{address(cluster, namespace, 'objects')}:9000").create_bucket(Bucket=BUCKET)
+        return made
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -94,6 +95,12 @@ class Backing:
         create = ("create", "secret", "generic", "credentials", "--namespace", namespace)
         access.kubectl(*create, *values)
         return "credentials"
+
+
+def address(access: Access, namespace: str, service: str) -> str:
+    """Return the address of a Service, which this machine reaches as pods do."""
+    read = ("service", service, "--output=jsonpath={.spec.clusterIP}")
+    return access.kubectl("get", *read, "--namespace", namespace)
 
 
 def _s3(endpoint: str) -> Any:
