@@ -65,6 +65,8 @@ class Backing:
     namespace: str
     host: str
     """Address of PostgreSQL, from this machine too."""
+    endpoint: str
+    """URL of the object store."""
 
     @classmethod
     def start(cls, cluster: Cluster, namespace: str) -> Backing:
@@ -75,9 +77,11 @@ class Backing:
         cluster.kubectl("apply", *within, "-f", "-", stdin=text.replace("POSTGRES_UID", str(user)))
         wait = ("--for=condition=Ready", "pod", "--all", "--timeout=60s")
         cluster.kubectl("wait", *within, *wait)
-        made = cls(namespace, address(cluster, namespace, "database"))
-        _s3(f"http://{address(cluster, namespace, 'objects')}:9000").create_bucket(Bucket=BUCKET)
-        return made
+        host, objects = (address(cluster, namespace, name) for name in ("database", "objects"))
+        # By its address: moto would take the first part of a name for a bucket.
+        endpoint = f"http://{objects}:9000"
+        _s3(endpoint).create_bucket(Bucket=BUCKET)
+        return cls(namespace, host, endpoint)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -85,7 +89,7 @@ class Backing:
         storage = {
             "database": f"postgresql+psycopg://tidemill@database.{self.namespace}:5432/postgres",
             "objects": f"s3://{BUCKET}/state",
-            "endpoint_url": f"http://objects.{self.namespace}:9000",
+            "endpoint_url": self.endpoint,
         }
         return {"storage": storage}
 

@@ -13,7 +13,7 @@ import pytest
 from tests.bundles import make_bundle
 from tests.charts.profiles import ROLLOUT
 from tests.cluster.access import Cluster
-from tests.cluster.installation import Backing, Release, add_images, address
+from tests.cluster.installation import CHART, Backing, Release, add_images, address
 from tests.cluster.rollouts import eventually, manifest
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
@@ -181,11 +181,15 @@ def test_a_job_of_a_model_runs(installed: Installed, part: str, condition: str, 
     assert words in release.kubectl("logs", f"job/{job}")
 
 
-def test_an_upgrade_and_the_way_back(installed: Installed) -> None:
+def test_an_upgrade_and_the_way_back(installed: Installed, tmp_path: Path) -> None:
     release = installed.release
     before = json.loads(release.helm("history", release.name, "--output=json"))[-1]["revision"]
-    release.upgrade(installed.values | {"controller": {"replicas": 2}})
-    assert deployment(release, "controller")["status"]["readyReplicas"] == 2
+    release.helm("package", CHART, "--version=0.1.1", f"--destination={tmp_path}")
+    packed = tmp_path / "tidemill-0.1.1.tgz"
+    release.upgrade(installed.values | {"controller": {"replicas": 2}}, chart=packed)
+    upgraded = deployment(release, "controller")
+    assert upgraded["status"]["readyReplicas"] == 2
+    assert upgraded["metadata"]["labels"]["helm.sh/chart"] == "tidemill-0.1.1"
     release.helm("rollback", release.name, str(before), "--wait", "--timeout=120s")
     assert deployment(release, "controller")["spec"]["replicas"] == 1
 
