@@ -63,6 +63,10 @@ class Backing:
     """PostgreSQL and an object store in a namespace of their own."""
 
     namespace: str
+    host: str
+    """Address of PostgreSQL, from this machine too."""
+    endpoint: str
+    """URL of the object store."""
 
     @classmethod
     def start(cls, cluster: Cluster, namespace: str) -> Backing:
@@ -73,10 +77,11 @@ class Backing:
         cluster.kubectl("apply", *within, "-f", "-", stdin=text.replace("POSTGRES_UID", str(user)))
         wait = ("--for=condition=Ready", "pod", "--all", "--timeout=60s")
         cluster.kubectl("wait", *within, *wait)
-        read = ("service/objects", "--output=jsonpath={.spec.clusterIP}")
-        host = cluster.kubectl("get", *within, *read)
-        _s3(f"http://{host}:9000").create_bucket(Bucket=BUCKET)
-        return cls(namespace)
+        host, objects = (address(cluster, namespace, name) for name in ("database", "objects"))
+        # By its address: moto would take the first part of a name for a bucket.
+        endpoint = f"http://{objects}:9000"
+        _s3(endpoint).create_bucket(Bucket=BUCKET)
+        return cls(namespace, host, endpoint)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -84,7 +89,7 @@ class Backing:
         storage = {
             "database": f"postgresql+psycopg://tidemill@database.{self.namespace}:5432/postgres",
             "objects": f"s3://{BUCKET}/state",
-            "endpoint_url": f"http://objects.{self.namespace}:9000",
+            "endpoint_url": self.endpoint,
         }
         return {"storage": storage}
 
@@ -94,6 +99,12 @@ class Backing:
         create = ("create", "secret", "generic", "credentials", "--namespace", namespace)
         access.kubectl(*create, *values)
         return "credentials"
+
+
+def address(access: Access, namespace: str, service: str) -> str:
+    """Return the address of a Service, which this machine reaches as pods do."""
+    read = ("service", service, "--output=jsonpath={.spec.clusterIP}")
+    return access.kubectl("get", *read, "--namespace", namespace)
 
 
 def _s3(endpoint: str) -> Any:

@@ -1,24 +1,76 @@
-"""The chart on a real API server: installed, upgraded, rolled back, uninstalled; it works."""
+"""The chart on a real API server: installed, at work, upgraded, rolled back, uninstalled."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from tests.bundles import make_bundle
+from tests.charts.profiles import ROLLOUT
 from tests.cluster.access import Cluster
-from tests.cluster.installation import Backing, Release, add_images
+from tests.cluster.installation import CHART, Backing, Release, add_images, address
 from tests.cluster.rollouts import eventually, manifest
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
+
+from tidemill.ports.registry import ModelVersion
+from tidemill.steps.register import register
+from tidemill.wiring import Project
 
 KINDS = (
     "all,configmaps,cronjobs,leases,networkpolicies,persistentvolumeclaims,poddisruptionbudgets,"
     "rolebindings,roles,secrets,serviceaccounts,modelrollouts,analysispolicies,"
     "clusterroles,clusterrolebindings,priorityclasses"
 )
+MINE = "--selector=app.kubernetes.io/instance=tidemill"
+DIGEST = "sha256:" + "1" * 64
+GATEWAY = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "Gateway",
+    "metadata": {"name": "gateway"},
+    "spec": {"listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]},
+}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The release, its values, and the project that its images hold, as this machine opens it."""
+
+    release: Release
+    values: dict[str, Any]
+    project: Path
+    backing: Backing
+
+    def register(self, folder: Path, name: str, scale: float) -> ModelVersion:
+        """Sign a bundle with the project's key and register it at the release's MLflow."""
+        host = address(self.release.access, self.release.namespace, "tidemill-mlflow")
+        database = f"postgresql+psycopg://tidemill@{self.backing.host}:5432/postgres"
+        settings = (
+            f"registry.uri=http://{host}:5000",
+            f"registry.signing_key={self.project.parent / 'signing.pem'}",
+            "registry.verify_key=configs/signing.pub",
+            f"storage.database={database}",
+        )
+        project = Project.load(self.project, assignments=settings)
+        made = register(
+            make_bundle(folder, name, scale),
+            signer=project.signer,
+            registry=project.registry,
+            aliases=project.registry,
+            ledger=project.ledger,
+            clock=project.clock,
+            run_id="",
+            who="pipeline",
+            why="gates passed",
+            correlation="run-1",
+        )
+        project.store.dispose()
+        return made
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +88,29 @@ def backing(
 
 
 @pytest.fixture(scope="module")
-def values(backing: Backing) -> dict[str, Any]:
-    return {
-        "settings": backing.settings,
-        "secretName": "credentials",
-        "mlflow": {"persistence": {"enabled": False}},
-    }
-
-
-@pytest.fixture(scope="module")
-def release(cluster: Cluster, backing: Backing, values: dict[str, Any]) -> Iterator[Release]:
-    """The release, installed where Pod Security admits nothing but `restricted`."""
+def installed(cluster: Cluster, backing: Backing, cluster_folder: Path) -> Iterator[Installed]:
+    """The release, where Pod Security admits nothing but `restricted`."""
     namespace = cluster.namespace(enforce="restricted")
-    backing.secret(cluster, namespace)
+    values = {
+        "settings": backing.settings
+        | {
+            "data": {"start": "2013-12"},
+            "registry": {"verify_key": "configs/signing.pub"},
+            "serving": {"auth": {"allow_anonymous": True}},
+        },
+        "secretName": backing.secret(cluster, namespace),
+        "images": {"serve": {"digest": DIGEST}, "registry": {"digest": DIGEST}},
+        "mlflow": {"persistence": {"enabled": False}, "hosts": ["198.18.*"]},
+    }
     release = Release(cluster, namespace)
     release.upgrade(values)
-    yield release
+    yield Installed(release, values, cluster_folder / "images" / "project", backing)
     cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture
+def release(installed: Installed) -> Release:
+    return installed.release
 
 
 def deployment(release: Release, part: str) -> dict[str, Any]:
@@ -75,17 +133,76 @@ def test_the_controller_looks_after_a_rollout(release: Release) -> None:
     eventually(lambda: not release.kubectl(*owned, chosen).split())
 
 
-def test_an_upgrade_and_the_way_back(release: Release, values: dict[str, Any]) -> None:
-    release.upgrade(values | {"controller": {"replicas": 2}})
-    assert deployment(release, "controller")["status"]["readyReplicas"] == 2
-    release.helm("rollback", release.name, "1", "--wait", "--timeout=120s")
+def test_a_registered_model_serves_all_traffic(
+    installed: Installed, gateway: str, tmp_path: Path
+) -> None:
+    release = installed.release
+    body = GATEWAY | {"spec": GATEWAY["spec"] | {"gatewayClassName": gateway}}
+    release.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    version = installed.register(tmp_path / "bundle", "Churn", 0.001)
+    model = ROLLOUT["model"] | {"version": version.version, "digest": version.tags["digest"]}
+    entry = {"name": "churn", "model": "Churn", "rollout": ROLLOUT | {"model": model}}
+    installed.values["models"] = [entry]
+    release.upgrade(installed.values)
+    release.kubectl("wait", "mro/churn", "--for=condition=Promoted", "--timeout=120s")
+    release.kubectl("wait", "gateway/gateway", "--for=condition=Programmed", "--timeout=60s")
+    read = "--output=jsonpath={.status.addresses[0].value}"
+    where = release.kubectl("get", "gateway/gateway", read)
+    answer = httpx.post(
+        f"http://{where}:8080/v2/models/Churn/infer",
+        json={
+            "inputs": [
+                {"name": "distance", "datatype": "FP32", "shape": [1], "data": [1000.0]},
+                {"name": "carrier", "datatype": "BYTES", "shape": [1], "data": ["UA"]},
+                {"name": "flight_id", "datatype": "BYTES", "shape": [1], "data": ["1"]},
+            ]
+        },
+        trust_env=False,
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["data"] == pytest.approx([0.7310586])
+
+
+@pytest.mark.parametrize(
+    ("part", "condition", "words"),
+    [
+        ("labels", "complete", "labels became known"),
+        ("monitor", "failed", "there is no prediction log of Other"),
+    ],
+)
+def test_a_job_of_a_model_runs(installed: Installed, part: str, condition: str, words: str) -> None:
+    release = installed.release
+    known = [one for one in installed.values.get("models", []) if one["name"] != "other"]
+    installed.values["models"] = [*known, {"name": "other", "model": "Other"}]
+    release.upgrade(installed.values)
+    job = f"{part}-now"
+    release.kubectl("create", "job", job, f"--from=cronjob/tidemill-{part}-other")
+    release.kubectl("wait", f"job/{job}", f"--for=condition={condition}", "--timeout=150s")
+    assert words in release.kubectl("logs", f"job/{job}")
+
+
+def test_an_upgrade_and_the_way_back(installed: Installed, tmp_path: Path) -> None:
+    release = installed.release
+    before = json.loads(release.helm("history", release.name, "--output=json"))[-1]["revision"]
+    release.helm("package", CHART, "--version=0.1.1", f"--destination={tmp_path}")
+    packed = tmp_path / "tidemill-0.1.1.tgz"
+    release.upgrade(installed.values | {"controller": {"replicas": 2}}, chart=packed)
+    upgraded = deployment(release, "controller")
+    assert upgraded["status"]["readyReplicas"] == 2
+    assert upgraded["metadata"]["labels"]["helm.sh/chart"] == "tidemill-0.1.1"
+    release.helm("rollback", release.name, str(before), "--wait", "--timeout=120s")
     assert deployment(release, "controller")["spec"]["replicas"] == 1
 
 
-def test_nothing_is_left(release: Release, cluster: Cluster) -> None:
+def test_what_is_left_is_what_was_said(release: Release, cluster: Cluster) -> None:
     release.helm("uninstall", release.name, "--wait", "--timeout=60s")
-    mine = "--selector=app.kubernetes.io/instance=tidemill"
-    left = ("get", KINDS, mine, "--output=name")
-    eventually(lambda: release.kubectl(*left) == "")
+
+    def left() -> set[str]:
+        found = release.kubectl("get", KINDS, MINE, "--output=name").split()
+        return {name.rpartition("-")[0] for name in found}
+
+    eventually(lambda: left() <= {"configmap/tidemill-churn", "configmap/tidemill-other"})
+    owned = ("get", "all", "--selector=serving.tidemill.dev/rollout", "--output=name")
+    eventually(lambda: release.kubectl(*owned) == "")
     crds = cluster.kubectl("get", "crds", "--output=name")
     assert "modelrollouts.serving.tidemill.dev" in crds, "helm keeps what holds the rollouts"
