@@ -14,7 +14,7 @@ PORT = 8080
 GRPC_PORT = 8081
 """Where a server listens that is told to offer gRPC (`serving.grpc_port`)."""
 USER = 10001
-"""User of the images; see infra/Dockerfile."""
+"""User of the images; see infra/images/Dockerfile."""
 PROBE_SECONDS = 5
 
 
