@@ -61,7 +61,7 @@ def postgres() -> Iterator[str]:
 
     Skips when its server programs are not installed: Debian's package is `postgresql`.
     """
-    programs = _programs("initdb", "postgres")
+    programs = programs("initdb", "postgres")
     if programs is None:
         pytest.skip("PostgreSQL's server programs are not installed: apt-get install postgresql")
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
@@ -131,7 +131,7 @@ def s3() -> Iterator[str]:
         server.stop()
 
 
-def _programs(*names: str) -> Path | None:
+def programs(*names: str) -> Path | None:
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if found := shutil.which(names[0]):
         candidates.insert(0, Path(found).resolve().parent)

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
+from tests.charts.rendering import controller_role
 from tests.cluster.rollout_plane import PlayedPlane
 from tests.cluster.rollouts import ROOT, client, eventually, install, manifest
 
@@ -33,7 +33,6 @@ from tidemill.errors import TidemillError
 from tidemill.testing.rollout import FakeReleases
 from tidemill.wiring.kubernetes import LEASE, RolloutFleet
 
-RULES = yaml.safe_load((ROOT / "charts/tidemill/files/rollout-controller-rules.yaml").read_text())
 ACCOUNT = "rollout-controller"
 MAIN = "from tidemill.cli import main; main()"
 NAME = "flight-delay"
@@ -62,7 +61,7 @@ def api(cluster) -> Iterator[KubeClient]:
         yield api
 
 
-def grant(cluster: Any, namespace: str, rules: dict[str, list[Manifest]]) -> Any:
+def grant(cluster: Any, namespace: str, rules: list[Manifest]) -> Any:
     """Give the account exactly these rules and return its access."""
     access = cluster.user(ACCOUNT, namespace)
     meta = {"name": ACCOUNT, "namespace": namespace}
@@ -71,7 +70,7 @@ def grant(cluster: Any, namespace: str, rules: dict[str, list[Manifest]]) -> Any
         "apiVersion": f"{group}/v1",
         "kind": "Role",
         "metadata": meta,
-        "rules": rules["namespace"] + rules["home"],
+        "rules": rules,
     }
     binding = {
         "apiVersion": f"{group}/v1",
@@ -86,8 +85,8 @@ def grant(cluster: Any, namespace: str, rules: dict[str, list[Manifest]]) -> Any
 
 
 @pytest.fixture
-def account(cluster, api, namespace) -> Any:
-    return grant(cluster, namespace, RULES)
+def account(cluster, api, namespace, programs) -> Any:
+    return grant(cluster, namespace, controller_role())
 
 
 class Running:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import yaml
-from tests.cluster.rollouts import ROOT, client, eventually, install, manifest
+from tests.charts.rendering import controller_role
+from tests.cluster.rollouts import client, eventually, install, manifest
 from tests.unit.rollout_world import START
 
 from tidemill.adapters.kubernetes.cache import Cache
@@ -39,7 +39,6 @@ from tidemill.domain.rollout.model import Backend, Decision, Route, State
 from tidemill.errors import NotFound, TidemillError
 from tidemill.wiring.kubernetes import LEASE
 
-RULES = yaml.safe_load((ROOT / "charts/tidemill/files/rollout-controller-rules.yaml").read_text())
 NAME = "flight-delay"
 ACCOUNT = "minimal"
 REVIEWS = Resource(
@@ -104,14 +103,15 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(cluster, admin) -> Iterator[Bench]:
+def bench(cluster, admin, programs) -> Iterator[Bench]:
     namespace = cluster.namespace()
     with client(cluster.user(ACCOUNT, namespace)) as api:
         yield Bench(cluster, admin, api, namespace)
 
 
 def rules() -> list[Manifest]:
-    return copy.deepcopy(RULES["namespace"] + RULES["home"])
+    """Return the role's rules, as the chart grants them."""
+    return copy.deepcopy(controller_role())
 
 
 def listing(resource: Resource) -> Callable[[Bench, Owner], object]:
@@ -289,7 +289,9 @@ NEEDS: dict[tuple[str, str], Callable[[Bench, Owner], object]] = {
 """What the controller does with each verb that it is granted."""
 
 
-GROUPS = {one: rule["apiGroups"][0] for rule in rules() for one in rule["resources"]}
+def group_of(resource: str) -> str:
+    (group,) = {rule["apiGroups"][0] for rule in rules() if resource in rule["resources"]}
+    return str(group)
 
 
 def granted() -> list[tuple[str, str]]:
@@ -307,7 +309,7 @@ def without(resource: str, verb: str) -> list[Manifest]:
     return kept
 
 
-def test_the_table_is_complete():
+def test_the_table_is_complete(programs):
     assert sorted(granted()) == sorted(NEEDS)
 
 
@@ -315,7 +317,7 @@ def test_the_table_is_complete():
 def test_each_verb_is_needed(bench, resource, verb):
     number = list(NEEDS).index((resource, verb))
     act = NEEDS[resource, verb]
-    asked = verb, f"{resource}.{GROUPS[resource]}", LEASE if resource == "leases" else ""
+    asked = verb, f"{resource}.{group_of(resource)}", LEASE if resource == "leases" else ""
     bench.grant(without(resource, verb))
     eventually(lambda: not bench.may(*asked))
     with pytest.raises((TidemillError, AssertionError)):

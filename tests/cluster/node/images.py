@@ -18,6 +18,8 @@ class Image:
     env: dict[str, str] = field(default_factory=dict)
     workdir: str = "/"
     user: int = 0
+    copies: dict[str, str] = field(default_factory=dict)
+    """Folders of this machine that lie over the root, by their place there: a Dockerfile's COPY."""
 
 
 class NoImage(Exception):

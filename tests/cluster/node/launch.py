@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,6 +84,10 @@ def _spec(pod: Manifest, container: Object, image: Image, env: dict[str, str], r
         Path(folder).mkdir(parents=True)
     if image.root == "/":  # a mode of 0700 would hide interpreters below it from other users
         (run / "upper" / "root").mkdir(mode=0o755)
+    for target, source in image.copies.items():
+        # Links, no layer: overlayfs refuses a layer that lies inside of another one.
+        copy = run / "upper" / target.lstrip("/")
+        shutil.copytree(source, copy, copy_function=os.link, dirs_exist_ok=True)
     extra = pod.spec.get("securityContext", {})
     group = security.get("runAsGroup", user)
     return {

@@ -1,0 +1,49 @@
+{{/*
+The settings that all parts share, as YAML: those of the values, and where the release's own MLflow
+listens.
+*/}}
+{{- define "tidemill.settings" -}}
+{{- $settings := deepCopy .Values.settings -}}
+{{- if .Values.mlflow.enabled -}}
+{{- $uri := printf "http://%s:5000" (include "tidemill.name" (dict "root" . "part" "mlflow")) -}}
+{{- $settings = mergeOverwrite $settings (dict "registry" (dict "uri" $uri)) -}}
+{{- end -}}
+{{ toYaml $settings }}
+{{- end -}}
+
+{{/* The settings of one model: `dict "root" $ "model" <entry of models>`. */}}
+{{- define "tidemill.modelSettings" -}}
+{{- $settings := include "tidemill.settings" .root | fromYaml -}}
+{{- $own := dict "registry" (dict "model" (.model.model | default .model.name)) -}}
+{{ mergeOverwrite $settings (deepCopy (.model.settings | default dict)) $own | toYaml }}
+{{- end -}}
+
+{{/*
+Environment variables of a tree of settings, a line each: `dict "root" $ "tree" <tree>`. A name has
+one case there, so a mapping with a key that is not lower case is one variable, as JSON.
+*/}}
+{{- define "tidemill.environment" -}}
+{{- with .root.Values.environment }}
+TIDEMILL_ENV: {{ . | quote }}
+{{- end }}
+{{- include "tidemill.variables" (dict "prefix" "TIDEMILL_" "tree" .tree) }}
+{{- end -}}
+
+{{- define "tidemill.variables" -}}
+{{- range $key, $value := .tree }}
+{{- $name := printf "%s%s" $.prefix (upper $key) }}
+{{- $keys := "" }}
+{{- if kindIs "map" $value }}{{ $keys = printf "%s," (join "," (keys $value)) }}{{ end }}
+{{- if regexMatch "^([a-z][a-z0-9]*(_[a-z0-9]+)*,)+$" $keys }}
+{{- include "tidemill.variables" (dict "prefix" (printf "%s__" $name) "tree" $value) }}
+{{- else }}
+{{ $name }}: {{ toJson $value | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Name of a model's ConfigMap: its content is in its name, so that a revision keeps its own. */}}
+{{- define "tidemill.modelConfig" -}}
+{{- $content := include "tidemill.environment" (dict "root" .root "tree" (include "tidemill.modelSettings" . | fromYaml)) -}}
+{{ include "tidemill.fullname" .root }}-{{ .model.name }}-{{ $content | sha256sum | trunc 8 }}
+{{- end -}}
