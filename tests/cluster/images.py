@@ -2,7 +2,7 @@
 
     python -m tests.cluster.images [SET...]      builds and prints folder and size of each
 
-docker.io's Python is replaced by one that debootstrap makes of Debian bookworm. What the build needs
+docker.io's Python is replaced by Debian's, on a base that debootstrap makes. What the build needs
 of this machine (certificates, resolver, package index and cache) is mounted, never committed.
 """
 
@@ -137,14 +137,18 @@ def _base_config() -> str:
 
 
 class _Buildah:
-    """buildah with a storage of its own, which goes with the folder."""
+    """buildah with a storage of its own, which goes with the folder.
+
+    Its mounts are in a namespace of each call: none is left of one that was killed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._storage = [f"--root={folder}/storage", f"--runroot={folder}/run"]
 
     def run(self, verb: str, *arguments: str | Path, stdin: str = "") -> str:
         isolated = ["--isolation=chroot"] if verb == "bud" else []
-        argv = ["buildah", *self._storage, verb, *isolated, *map(str, arguments)]
+        argv = ["unshare", "--mount", "buildah", *self._storage, verb, *isolated]
+        argv += map(str, arguments)
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CannotBuild(f"{' '.join(argv)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
