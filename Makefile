@@ -13,10 +13,10 @@ BIN := $(VENV)/bin
 UV := .uv/bin/uv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test cluster lint bench docs proto clean lock
+.PHONY: help setup demo test cluster cluster-demo lint bench docs proto clean lock
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## Make the environment from the lock
 
@@ -41,6 +41,9 @@ test: setup ## Pass the tests
 
 cluster: setup ## Run a Kubernetes cluster of local processes until Ctrl-C
 	@$(BIN)/python -m tests.cluster
+
+cluster-demo: setup ## Promote a model and roll a bad one back on that cluster, with real traffic
+	@$(BIN)/python -m tests.cluster.demo
 
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff format --check .

@@ -54,11 +54,18 @@ def build(*sets: str) -> dict[str, Image]:
         return {one: _image(_cache() / name[one]) for one in sets}
 
 
+def cached(name: str) -> bool:
+    """Return whether a dependency set's image is in the cache, as this checkout would build it."""
+    with tempfile.TemporaryDirectory(prefix="tidemill-images-") as scratch:
+        context = _context(Path(scratch, "reference"))
+        return (_cache() / f"{name}-{_digest(context)}").exists()
+
+
 def layer_bytes(image: Image) -> tuple[int, int]:
     """Return what an image adds to its base for the packages: as it travels, and unpacked."""
     argv = ["tar", "--create", "--file=-", f"--directory={image.root}/opt", "tidemill"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as tar:
-        packed = subprocess.run(["gzip", "-6"], stdin=tar.stdout, capture_output=True, check=True)
+        packed = subprocess.run(["gzip", "-1"], stdin=tar.stdout, capture_output=True, check=True)
     unpacked = sum(p.lstat().st_size for p in Path(image.root, "opt/tidemill").rglob("*"))
     return len(packed.stdout), unpacked
 

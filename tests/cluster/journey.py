@@ -39,7 +39,7 @@ TOO_LONG = 2400
 """Above it the bad model fails: one request in 24."""
 CLIENTS, PAUSE = 4, 0.02
 """Clients, and seconds between an answer and a client's next request."""
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds until whatever is waited for: a loaded machine is slow."""
 
 STRATEGY = {
@@ -286,7 +286,9 @@ class Journey:
         found = json.loads(self.release.kubectl("get", "modelrollout", MODEL, "--output=json"))
         return found.get("status", {})  # type: ignore[no-any-return]
 
-    def until_at_rest(self, attempts: int, told: Callable[[dict[str, Any]], None]) -> None:
+    def until_at_rest(
+        self, attempts: int, told: Callable[[dict[str, Any]], object] = lambda _: None
+    ) -> None:
         """Wait until so many attempts have ended, and all is calm; `told` sees each decision."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
