@@ -256,7 +256,7 @@ class Journey:
             "version": version.version,
             "digest": version.digest,
             "threshold": "0.2",
-            "scoreTails": {"low": "0.66", "high": "0.86"},
+            "scoreTails": {"low": "0.65", "high": "0.85"},
         }
         runtime = {
             "image": self._images["serve"],
