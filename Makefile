@@ -36,7 +36,9 @@ demo: setup ## Play the whole loop on real flights of 2013
 	@$(BIN)/tidemill demo --into .tidemill/demo
 
 test: setup ## Pass the tests
-	@$(BIN)/python -m tests.cluster.build >/dev/null || true # without, its tests say why they skip
+	@# Without these, the tests that need them say why they skip.
+	$(BIN)/python -m tests.cluster.build >/dev/null || true
+	$(BIN)/python -m tests.cluster.images --small >/dev/null || true
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 cluster: setup ## Run a Kubernetes cluster of local processes until Ctrl-C

@@ -32,13 +32,18 @@ def model(scale: float, longest: int | None = None) -> bytes:
     weights = [helper.make_tensor("scale", TensorProto.FLOAT, [1], [scale])]
     if longest is not None:
         nodes = [
-            helper.make_node("Cast", ["distance"], ["place"], to=TensorProto.INT64),
+            helper.make_node("IsNaN", ["distance"], ["missing"]),
+            helper.make_node("Where", ["missing", "nothing", "distance"], ["asked"]),
+            helper.make_node("Cast", ["asked"], ["place"], to=TensorProto.INT64),
             helper.make_node("Gather", ["known", "place"], ["factor"]),
-            helper.make_node("Mul", ["distance", "factor"], ["scaled"]),
+            helper.make_node("Mul", ["asked", "factor"], ["scaled"]),
             nodes[-1],
         ]
         entries = [scale] * (longest + 1)
-        weights = [helper.make_tensor("known", TensorProto.FLOAT, [len(entries)], entries)]
+        weights = [
+            helper.make_tensor("nothing", TensorProto.FLOAT, [1], [0.0]),
+            helper.make_tensor("known", TensorProto.FLOAT, [len(entries)], entries),
+        ]
     graph = helper.make_graph(nodes, "g", inputs, output, weights)
     opset = helper.make_opsetid("", 20)
     return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString())

@@ -24,7 +24,7 @@ BEGAN = time.monotonic()
 def main() -> int:
     """Play it, and return the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    built = images.build("serve", "control", "registry")
+    built = images.build(*images.SMALL)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-demo-")))
         cluster = stack.enter_context(sources.cluster(folder, folder / "access"))

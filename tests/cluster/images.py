@@ -1,6 +1,7 @@
 """Builds tidemill's images here, without a registry: infra/images/Dockerfile by buildah.
 
-    python -m tests.cluster.images [SET...]      builds and prints folder and size of each
+    python -m tests.cluster.images SET...        builds them and prints folder and size of each
+    python -m tests.cluster.images --small       those that the tests need
 
 docker.io's Python is replaced by Debian's, on a base that debootstrap makes. What the build needs
 of this machine (certificates, resolver, package index and cache) is mounted, never committed.
@@ -33,6 +34,8 @@ CACHE = "TIDEMILL_TEST_IMAGE_CACHE"
 BASE = ("--variant=minbase", "--include=python3-venv,ca-certificates", "bookworm")
 BASE_CONFIG = "FROM scratch\nCOPY . /\nENV PATH={path}\n"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SMALL = ("serve", "control", "registry")
+"""What the tests build; the others, with torch or two data stacks, they use if somebody has."""
 UNUSED = 3600.0
 """Seconds after which an image that a newer one of its set has replaced is thrown away."""
 
@@ -215,7 +218,10 @@ def _forget(name: str) -> None:
 
 def main(sets: Sequence[str]) -> None:
     """Build, and print what it came to."""
-    for name, image in build(*(sets or images.SETS)).items():
+    chosen = SMALL if list(sets) == ["--small"] else sets
+    if unknown := set(chosen) - set(images.SETS):
+        raise CannotBuild(f"no set {', '.join(unknown)}: there are {', '.join(images.SETS)}")
+    for name, image in build(*chosen).items():
         packed, unpacked = layer_bytes(image)
         print(f"{name:10} {packed / 1e6:5.0f} MB, unpacked {unpacked / 1e6:5.0f} MB  {image.root}")
 

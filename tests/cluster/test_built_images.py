@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from packaging.utils import canonicalize_name
 from tests.cluster.access import Cluster
-from tests.cluster.images import cached, layer_bytes
+from tests.cluster.images import SMALL, cached, layer_bytes
 from tests.cluster.node.images import Image
 from tests.cluster.workloads import Workloads
 
@@ -26,8 +26,6 @@ LOCKED = {
     canonicalize_name(name): version
     for name, version in re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", LOCK, re.MULTILINE)
 }
-SMALL = ("serve", "control", "registry")
-"""Built wherever the tests run; the others where somebody has built them."""
 SERVE_BYTES = 250e6
 """What the server's packages may add to the base, as an image travels."""
 ABSENT = {

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.access import Cluster
+from tests.cluster.images import SMALL
 from tests.cluster.journey import MODEL, TOO_LONG, Journey, Traffic
 from tests.cluster.node.images import Image
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def journey(
 ) -> Iterator[Journey]:
     folder = cluster_folder / "journey"
     try:
-        with Journey(cluster, node, built("serve", "control", "registry"), folder).running() as one:
+        with Journey(cluster, node, built(*SMALL), folder).running() as one:
             yield one
     except NoCluster as reason:
         pytest.skip(f"NO TESTS OF RUNNING PODS: {reason}")

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -68,6 +69,22 @@ def requirements(extra: str) -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = project["optional-dependencies"][extra] if extra else project["dependencies"]
     return [Requirement(text) for text in listed]
+
+
+def test_ci_builds_every_set_with_pinned_actions() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "images.yml").read_text())
+    jobs = workflow["jobs"]
+    assert jobs["image"]["strategy"]["matrix"]["set"] == list(images.SETS)
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    actions = [step["uses"] for step in steps if "uses" in step]
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", action) for action in actions)
+    (build,) = [step["with"] for step in steps if "build-push-action" in step.get("uses", "")]
+    assert (build["file"], build["sbom"], build["provenance"]) == (
+        "infra/images/Dockerfile",
+        True,
+        "mode=max",
+    )
+    assert "push-by-digest=true" in build["outputs"]
 
 
 @cache
