@@ -1,4 +1,4 @@
-"""The images that steps run in: one per dependency set, pinned by tidemill's version.
+"""The images that pods run in: one per dependency set, pinned by tidemill's version.
 
 `execution.images` replaces a reference by the one that a registry holds, best by digest. A mutable
 tag is refused there: KFP's cache key holds the image's name, not its content.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from tidemill import __version__
 
-__all__ = ["CONTROL", "FEATURES", "MONITOR", "SERVE", "SETS", "TRAIN", "reference"]
+__all__ = ["CONTROL", "FEATURES", "MONITOR", "REGISTRY", "SERVE", "SETS", "TRAIN", "reference"]
 
-SETS = ("features", "train", "serve", "monitor", "control")
-"""The dependency sets, each a target of `infra/Dockerfile`."""
+SETS = ("features", "train", "serve", "monitor", "control", "registry")
+"""The dependency sets, each a target of `infra/images/Dockerfile`."""
 
 
 def reference(name: str) -> str:
@@ -19,4 +19,4 @@ def reference(name: str) -> str:
     return f"tidemill/{name}:{__version__}"
 
 
-FEATURES, TRAIN, SERVE, MONITOR, CONTROL = (reference(name) for name in SETS)
+FEATURES, TRAIN, SERVE, MONITOR, CONTROL, REGISTRY = (reference(name) for name in SETS)

@@ -75,7 +75,7 @@ class Backing:
         text = (Path(__file__).with_name("backing.yaml")).read_text()
         within = ("--namespace", namespace)
         cluster.kubectl("apply", *within, "-f", "-", stdin=text.replace("POSTGRES_UID", str(user)))
-        wait = ("--for=condition=Ready", "pod", "--all", "--timeout=60s")
+        wait = ("--for=condition=Ready", "pod", "--all", "--timeout=180s")
         cluster.kubectl("wait", *within, *wait)
         host, objects = (address(cluster, namespace, name) for name in ("database", "objects"))
         # By its address: moto would take the first part of a name for a bucket.

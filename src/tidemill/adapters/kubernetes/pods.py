@@ -16,7 +16,7 @@ GRPC_PORT = 8081
 SHADOW_PORT = 8082
 """Where a server takes mirrored requests; no route leads a client there."""
 USER = 10001
-"""User of the images; see infra/Dockerfile."""
+"""User of the images; see infra/images/Dockerfile."""
 PROBE_SECONDS = 5
 
 
