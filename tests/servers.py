@@ -161,6 +161,7 @@ def prometheus(folder: Path, targets: list[str], *, interval: str = "200ms") -> 
 
 
 def programs(*names: str) -> Path | None:
+    """Return the folder of PostgreSQL's server programs; None if they are not installed."""
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if found := shutil.which(names[0]):
         candidates.insert(0, Path(found).resolve().parent)

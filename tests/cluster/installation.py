@@ -127,7 +127,7 @@ class Release:
 
     def upgrade(self, values: Mapping[str, Any], *, chart: Path = CHART) -> None:
         """Install it, or upgrade it, and wait until it is ready."""
-        options = ("--install", "--wait", "--timeout=120s", "--values=-")
+        options = ("--install", "--wait", "--timeout=170s", "--values=-")
         self.helm("upgrade", self.name, chart, *options, stdin=yaml.safe_dump(dict(values)))
 
     def helm(self, *arguments: str | Path, stdin: str = "", check: bool = True) -> str:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator
 from packaging.requirements import Requirement
 from pydantic import BaseModel
 from typer.core import TyperGroup
@@ -149,7 +149,7 @@ def test_resources_in_a_block_are_valid(page: Path, block: str) -> None:
 def test_values_in_a_block_are_accepted(page: Path, block: str) -> None:
     schema = json.loads((ROOT / "charts/tidemill/values.schema.json").read_text())
     shown = yaml.safe_load(block.replace("sha256:…", f"sha256:{'0' * 64}"))
-    Draft202012Validator(schema).validate(shown)
+    Draft7Validator(schema).validate(shown)
 
 
 @pytest.mark.parametrize("block", [text for _, text in blocks("python")])

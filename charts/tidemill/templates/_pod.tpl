@@ -17,7 +17,7 @@ metadata:
   {{- if not .restart }}
   annotations:
     # Settings are read once, at the start.
-    checksum/settings: {{ include "tidemill.settings" $root | sha256sum }}
+    checksum/settings: {{ include "tidemill.environment" (dict "root" $root "tree" (include "tidemill.settings" $root | fromYaml)) | sha256sum }}
   {{- end }}
 spec:
   serviceAccountName: {{ include "tidemill.name" . }}
