@@ -93,6 +93,7 @@ INSTANTS = st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1)).map(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(WINDOWS, max_size=3), INSTANTS)
 def test_at_its_end_a_window_is_over(windows, at):
     until = frozen_until(windows, at)
@@ -102,6 +103,7 @@ def test_at_its_end_a_window_is_over(windows, at):
         assert later is None or later > until, "only by another window"
 
 
+@settings(deadline=None)
 @given(st.builds(Freeze, st.sets(st.sampled_from(DAYS), min_size=1).map(tuple), TIMES, TIMES,
                  st.just("Asia/Kathmandu")), INSTANTS)  # fmt: skip
 def test_where_no_clock_is_turned_it_is_plain_arithmetic(window, at):
