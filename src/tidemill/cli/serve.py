@@ -76,6 +76,7 @@ def serve(
             port,
             verified,
             grpc_port=grpc_port,
+            shadow_port=shadow_port,
             repository=bundle is None,
             version=version or "0",
             name=name,

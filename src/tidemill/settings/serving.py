@@ -97,9 +97,9 @@ class AuthSettings(Group):
     """Without keys, tokens and client certificates the server refuses to listen beyond loopback,
     unless this says that everyone who reaches the port may call it."""
     controller_key: Secret = ""
-    """Reference to a key with `infer` (and `admin` unless `open_metrics`, and for shadow steps): the
-    rollout's controller rehearses a canary with it before the canary gets a client's request, and
-    reads what was answered to mirrored ones."""
+    """Reference to a key with `infer` (and `admin` unless `open_metrics`, and for shadow steps):
+    the rollout's controller rehearses a canary with it before the canary gets a client's request,
+    and reads what was answered to mirrored ones."""
     open_metrics: bool = True
     """`/metrics` needs no key: Prometheus and the rollout's controller scrape it, and it holds
     counts, no data. False: it needs a key with the permission `admin`."""
