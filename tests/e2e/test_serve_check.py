@@ -171,6 +171,19 @@ def test_the_port_for_grpc_is_looked_at_where_one_is_set(project: Project) -> No
     assert f"{both} is the port for HTTP" in checks["gRPC port"]["found"]
 
 
+def test_the_port_for_shadows_is_looked_at_where_one_is_set(project: Project) -> None:
+    _, checks = check(project, "--shadow-port", "0")
+    assert (checks["shadow port"]["state"], checks["shadow port"]["found"]) == ("ok", "any, free")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, checks = check(project, "--shadow-port", str(taken.getsockname()[1]))
+    assert code == 1
+    assert "--shadow-port" in checks["shadow port"]["next"]
+    both = str(free_port())
+    code, checks = check(project, "--port", both, "--shadow-port", both)
+    assert (code, checks["port"]["state"]) == (1, "ok")
+    assert f"{both} is the port for clients" in checks["shadow port"]["found"]
+
+
 def test_grpcs_library_is_asked_for_with_its_port_alone(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,8 @@ from tests.unit.rollout_world import NAME, START, World, plan
 import tidemill.controller.loop as loop
 from tidemill.controller.loop import Controller, Hands
 from tidemill.domain.evidence import TOTAL
-from tidemill.domain.rollout.model import Cohort, Now, Reading, Snapshot, intent
+from tidemill.domain.paired import PairedRate
+from tidemill.domain.rollout.model import Cohort, Now, Reading, Snapshot, Step, intent
 from tidemill.domain.rollout.reconcile import Result, reconcile
 
 SHORT = plan(
@@ -29,10 +30,17 @@ SHORT = plan(
 )
 
 
+SHADOWED = replace(
+    SHORT,
+    steps=(Step("shadow", 0, ("disagreement",), 50, 0, 3600, False, mirror=5000), *SHORT.steps),
+    paired=(PairedRate("disagreement", "flip", 0.1, 0.1, 0.002),),
+)
+
+
 def script(world: World, second: int) -> None:
     if second == 2:
         world.want("v2")
-    if second == 16:
+    if second == 20:
         world.rates(v3=0.8)
         world.want("v3")
 
@@ -56,11 +64,13 @@ def outcome(world: World) -> tuple[object, ...]:
     )
 
 
-def test_killed_at_every_point_it_takes_the_same_decisions():
-    world = World(SHORT)
+@pytest.mark.parametrize("the_plan", [SHORT, SHADOWED], ids=["split", "shadow"])
+def test_killed_at_every_point_it_takes_the_same_decisions(the_plan):
+    world = World(the_plan)
+    world.traffic.differs = {"v2": {"disagreement": 0.0}, "v3": {"disagreement": 0.5}}
     world.want("v1")
     points, steps = 0, Counter()
-    for second in range(30):
+    for second in range(34):
         script(world, second)
         world.now += timedelta(seconds=1)
         world.traffic.send(200)
@@ -93,7 +103,7 @@ def test_two_controllers_take_the_decisions_of_one():
     for world in (alone, shared):
         world.want("v1")
     second_controller = mortal(shared, Fate(-1))
-    for second in range(30):
+    for second in range(34):
         for world in (alone, shared):
             script(world, second)
             world.now += timedelta(seconds=1)

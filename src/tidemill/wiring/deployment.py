@@ -50,7 +50,7 @@ class Deployment:
     grpc_port: int | None = None
     """None: no gRPC."""
     shadow_port: int | None = None
-    """None: no mirrored requests."""
+    """None: no mirrored requests are taken."""
     repository: bool = False
     """`source` holds MODEL/VERSION/ with a bundle each, which name their models."""
     version: str = "0"
@@ -80,6 +80,8 @@ def _checks(project: ServingParts, wanted: Deployment) -> Iterator[Check]:
     yield _check("port", lambda: _port(wanted))
     if wanted.grpc_port is not None:
         yield _check("gRPC port", lambda: _grpc_port(wanted))
+    if wanted.shadow_port is not None:
+        yield _check("shadow port", lambda: _shadow_port(wanted))
     offers = _offers(project, wanted)
     if not offers:
         yield _check("repository", lambda: _empty(wanted))
@@ -159,6 +161,20 @@ def _grpc_port(wanted: Deployment) -> Found:
             hint="choose another port with --grpc-port; 0 takes a free one",
         )
     listen(wanted.host, port, "--grpc-port").close()
+    return f"{port or 'any'}, free", ""
+
+
+def _shadow_port(wanted: Deployment) -> Found:
+    from tidemill import server
+
+    port = wanted.shadow_port or 0
+    hint = "choose another port with --shadow-port; 0 takes a free one"
+    if port and port in (wanted.port, wanted.grpc_port):
+        raise Unavailable(f"{port} is the port for clients, expected another", hint=hint)
+    try:
+        server.listen(wanted.host, port).close()
+    except Unavailable as error:
+        raise Unavailable(error.message, hint=hint) from error
     return f"{port or 'any'}, free", ""
 
 
