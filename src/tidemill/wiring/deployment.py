@@ -81,7 +81,7 @@ def _checks(project: ServingParts, wanted: Deployment) -> Iterator[Check]:
     if wanted.grpc_port is not None:
         yield _check("gRPC port", lambda: _grpc_port(wanted))
     if wanted.shadow_port is not None:
-        yield _check("shadow port", lambda: _shadow_port(wanted))
+        yield _check("shadow port", lambda: _shadow_port(project, wanted))
     offers = _offers(project, wanted)
     if not offers:
         yield _check("repository", lambda: _empty(wanted))
@@ -164,17 +164,16 @@ def _grpc_port(wanted: Deployment) -> Found:
     return f"{port or 'any'}, free", ""
 
 
-def _shadow_port(wanted: Deployment) -> Found:
-    from tidemill import server
-
+def _shadow_port(project: ServingParts, wanted: Deployment) -> Found:
+    if project.settings.serving.workers > 1:
+        return "not opened: pairs are formed in one process", "for shadow steps: serving.workers 1"
     port = wanted.shadow_port or 0
-    hint = "choose another port with --shadow-port; 0 takes a free one"
     if port and port in (wanted.port, wanted.grpc_port):
-        raise Unavailable(f"{port} is the port for clients, expected another", hint=hint)
-    try:
-        server.listen(wanted.host, port).close()
-    except Unavailable as error:
-        raise Unavailable(error.message, hint=hint) from error
+        raise Unavailable(
+            f"{port} is the port for clients, expected another",
+            hint="choose another port with --shadow-port; 0 takes a free one",
+        )
+    listen(wanted.host, port, "--shadow-port").close()
     return f"{port or 'any'}, free", ""
 
 

@@ -99,6 +99,6 @@ def _serve(
     if grpc_port is not None:
         beside.append(project.grpc(app, (wanted.host, grpc_port), announce))
     if wanted.shadow_port is not None:
-        shadows = listen(wanted.host, wanted.shadow_port)
+        shadows = listen(wanted.host, wanted.shadow_port, "--shadow-port")
         beside.append(server.ShadowListener(app, settings, shadows, certificates, announce))
     server.serve(app, bound, settings, certificates, beside, crew)
