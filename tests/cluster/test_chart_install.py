@@ -22,6 +22,8 @@ from tidemill.ports.registry import ModelVersion
 from tidemill.steps.register import register
 from tidemill.wiring import Project
 
+pytestmark = pytest.mark.slow
+
 KINDS = (
     "all,configmaps,cronjobs,leases,networkpolicies,persistentvolumeclaims,poddisruptionbudgets,"
     "rolebindings,roles,secrets,serviceaccounts,modelrollouts,analysispolicies,"
