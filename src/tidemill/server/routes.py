@@ -122,9 +122,9 @@ class Routes:
         headers, body = call.headers, call.body
         self._observer.trace(call.trail, headers, told.INFER.name)
         json_size = header_length(headers[HEADER], len(body)) if HEADER in headers else None
-        served = await self._repository.get(call.name, call.version)
+        served, marks = await self._repository.stand_in(call.name, call.version)
         answer = await served.inference.answer(
-            lambda: rest.read(body, json_size), rest.write, call.trail
+            lambda: rest.read(body, json_size), rest.write, call.trail, marks
         )
         if answer.json_size is None:
             return Response(200, answer.body)
@@ -132,9 +132,10 @@ class Routes:
 
     async def _predict(self, call: Call) -> Response:
         self._observer.trace(call.trail, call.headers, told.PREDICT.name)
-        served = await self._repository.get(call.name or self._repository.only(), call.version)
+        name = call.name or self._repository.only()
+        served, marks = await self._repository.stand_in(name, call.version)
         answer = await served.inference.answer(
-            lambda: served.records.read(call.body), records.write, call.trail
+            lambda: served.records.read(call.body), records.write, call.trail, marks
         )
         return Response(200, answer)
 

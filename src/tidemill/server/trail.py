@@ -10,8 +10,10 @@ from typing import Any
 
 from tidemill.server.protocol import NONE
 
-__all__ = ["Trail"]
+__all__ = ["GONE", "Trail"]
 
+GONE = 499
+"""Status in the access log alone: nobody waits for the answer any more."""
 UNTRACED: AbstractContextManager[Any] = nullcontext()
 
 
