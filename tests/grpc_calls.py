@@ -137,3 +137,9 @@ def fill(tensor: Any, data: Sequence[Any], name: str = "") -> None:
         data = [float("nan") if x is None else x for x in data]
     tensor.contents.SetInParent()
     values.extend(data)
+
+
+def named(name: str, **more: Any) -> Any:
+    """Make a call's request that names the model."""
+    field = "model_name" if name.startswith("Repository") else "name"
+    return message(f"{name}Request")(**{field: "flight-delay"} | more)

@@ -182,7 +182,8 @@ def test_it_says_not_ready_while_it_drains_and_a_second_signal_ends_it(project: 
 
 
 def test_a_body_that_never_ends_does_not_hold_the_drain_up(project: Project) -> None:
-    server = project.serve("--set", "serving.drain_seconds=1")
+    options = ("--set", "serving.drain_seconds=1", "--set", "serving.access_log.always_from=400")
+    server = project.serve(*options)
     url = httpx.URL(server.url)
     with socket.create_connection((url.host, url.port or 0), timeout=20) as endless:
         endless.sendall(b"POST /v2/models/flight-delay/infer HTTP/1.1\r\nhost: a\r\n")
@@ -191,6 +192,8 @@ def test_a_body_that_never_ends_does_not_hold_the_drain_up(project: Project) -> 
         assert server.stop() == 0
     (cut,) = [e for e in project.events if e["event"] == "connections were cut at the end"]
     assert cut["connections"] == 1
+    (line,) = [e for e in project.events if e["event"] == "request"]
+    assert (line["status"], line["code"], line["bytes_in"]) == (499, "draining", 3)
 
 
 def test_kill_9_loses_at_most_what_was_not_yet_flushed(project: Project) -> None:

@@ -13,6 +13,7 @@ from tidemill.server.orders import Orders
 from tidemill.server.protocol import Rejected
 from tidemill.server.repository import Repository
 from tidemill.server.routes import Call, Routes
+from tidemill.server.trail import GONE
 
 __all__ = ["App"]
 
@@ -79,6 +80,11 @@ class App:
         request.trail.code = refusal.code
         told = Response(refusal.status, refusal.body(), headers=refusal.headers)
         return self._end(request, told)
+
+    def cut(self, request: Request) -> None:
+        """Note a request that will have no answer, as the process ends."""
+        request.trail.code = "draining"
+        self._end(request, Response(GONE, b""))
 
     def count(self, refusal: Rejected) -> None:
         """Count a refusal whose reason is not in a request's body."""

@@ -49,7 +49,7 @@ def build_app(
     With a `crew` it is one of the workers of a server.
     """
     observer = Observer.of(settings)
-    metrics = Metrics(lambda: [served.counters for served in repository], observer, crew)
+    metrics = Metrics(repository, observer, crew)
     guard = Guard(settings.limits, keys, open_metrics=settings.auth.open_metrics)
     return App(repository, metrics, guard, observer, Orders(repository, metrics, crew))
 

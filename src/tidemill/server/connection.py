@@ -98,6 +98,8 @@ class Connection(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
             self._task = None
+        for request in (*self._queue, *([self._request] if self._phase == HEAD else [])):
+            self._app.cut(request)
         self._drop(keep=0)
         self._transport.abort()
 

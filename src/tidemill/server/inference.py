@@ -37,7 +37,7 @@ from tidemill.server.protocol import InferRequest, Rejected
 from tidemill.server.trail import Trail
 from tidemill.server.validation import Batch, Validator
 
-__all__ = ["Asked", "Inference", "Scored"]
+__all__ = ["UNMARKED", "Asked", "Inference", "Scored"]
 
 log = structlog.get_logger(__name__)
 
@@ -118,16 +118,18 @@ class Inference:
         read: Callable[[], Asked],
         write: Callable[[Scored], T],
         trail: Trail | None = None,
+        marks: Mapping[str, str] = UNMARKED,
     ) -> T:
         """Answer one request; raises Rejected when it is refused, ModelFailed when nothing could.
 
-        What is learned of it is noted on `trail`, whose trace id goes to the prediction log.
+        What is learned of it is noted on `trail`, whose trace id goes to the prediction log. The
+        answer carries `marks` among its parameters.
 
         Every request is counted, with the time from its last byte to its answer.
         """
         trail = trail or Trail()
         try:
-            return await self._counted(read, write, trail)
+            return await self._counted(read, write, trail, marks)
         except ModelFailed as failure:
             return await self._fall_back(failure, read, write, trail)
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from time import time
+from typing import Protocol
 
 import onnxruntime
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -123,17 +124,36 @@ class Counters:
             self.invalid += 1
 
 
+class Counted(Protocol):
+    """A loaded version."""
+
+    @property
+    def counters(self) -> Counters:
+        """What is counted of it."""
+        ...
+
+
+class Models(Protocol):
+    """The versions that are loaded, and what is counted of those that are not."""
+
+    stood_in: Counter[str]
+    """Requests by model that an older version answered."""
+    rows_lost: Counter[str]
+    """Rows by model that versions lost which are unloaded now."""
+
+    def __iter__(self) -> Iterator[Counted]:
+        """Iterate over what is loaded."""
+        ...
+
+
 class Metrics:
     """What `/metrics` shows: the counters of every model that is loaded, and the server's own."""
 
     def __init__(
-        self,
-        counters: Callable[[], Iterable[Counters]],
-        observer: Observer | None = None,
-        crew: Crew | None = None,
+        self, models: Models, observer: Observer | None = None, crew: Crew | None = None
     ) -> None:
         """With a `crew` the counters of all its workers are shown as one."""
-        self._counters = counters
+        self._models = models
         self._observer = observer or Observer()
         self._crew = crew
         self.refused = Counter(dict.fromkeys(CODES, 0))
@@ -161,7 +181,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families; prometheus-client calls this."""
-        found = list(self._counters())
+        found = [served.counters for served in self._models]
         refused = CounterMetricFamily(
             "tidemill_refused", "Requests refused before they were read.", labels=["code"]
         )
@@ -278,6 +298,16 @@ class Metrics:
             spans.add_metric(["exported"], exported)
             spans.add_metric(["lost"], lost)
             yield spans
+        yield _by_model(
+            "stood_in",
+            "Requests that an older version answered as the one asked for cannot be loaded.",
+            self._models.stood_in,
+        )
+        yield _by_model(
+            "log_lost_unloaded",
+            "Rows of the prediction log lost by versions that are unloaded now.",
+            self._models.rows_lost,
+        )
         yield CounterMetricFamily(
             "tidemill_lines_lost",
             "Lines of the access log and events that standard error did not take.",
@@ -305,6 +335,13 @@ def _count(name: str, text: str, values: Iterable[tuple[Counters, int]]) -> Coun
     family = CounterMetricFamily(f"tidemill_{name}", text, labels=LABELS)
     for counters, value in values:
         family.add_metric(counters.labels, value)
+    return family
+
+
+def _by_model(name: str, text: str, found: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"tidemill_{name}", text, labels=["model"])
+    for model, count in found.items():
+        family.add_metric([model], count)
     return family
 
 

@@ -136,7 +136,7 @@ MODEL_READY = Operation(
     "modelReady",
     "Tell whether a model answers without being loaded first.",
     ModelReady,
-    codes=tuple(MODEL),
+    codes=("unknown_model",),
     unready=True,
 )
 SERVER = Operation("describeServer", "Tell the server's version and extensions.", ServerMetadata)

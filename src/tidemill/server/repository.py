@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -26,7 +26,7 @@ from msgspec import Struct
 from tidemill.errors import IntegrityError, NotFound, TidemillError
 from tidemill.server.answers import Answers
 from tidemill.server.folder import Key, list_bundles, newest_first, order, weigh
-from tidemill.server.inference import Inference
+from tidemill.server.inference import UNMARKED, Inference
 from tidemill.server.metrics import Counters
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.protocol import Rejected
@@ -133,11 +133,18 @@ class Repository:
         *,
         max_bytes: float = math.inf,
         drain_seconds: float = 10.0,
+        falls_back: bool = False,
     ) -> None:
         """`load` verifies and loads the bundle of a folder under a version and a name.
 
-        What is loaded of the folder takes at most `max_bytes`, by its `weight`.
+        What is loaded of the folder takes at most `max_bytes`, as `weigh` estimates it. If it
+        `falls_back`, older versions answer for one that cannot be loaded.
         """
+        self.stood_in: Counter[str] = Counter()
+        """Requests by model that an older version answered as the one asked cannot be loaded."""
+        self.rows_lost: Counter[str] = Counter()
+        """Rows of the prediction log by model that versions lost which were unloaded since."""
+        self._falls_back = falls_back
         self._load = load
         self._folder = folder
         self._listing: frozenset[Key] = frozenset()
@@ -220,10 +227,12 @@ class Repository:
     def require(self, name: str, version: str) -> None:
         """Raise Rejected unless a version, by default any, is loaded or in the folder.
 
-        The refusal names no other, as it is told to callers without a key.
+        The refusal is told to callers without a key: it names no other, and does not tell a model
+        that is not there from a version.
         """
         if not any(key == (name, version or key[1]) for key in self._known()):
-            raise self._unknown(name, version, tell=False)
+            wanted = f"version '{version:.80}' of a model" if version else "model"
+            raise Rejected("unknown_model", f"there is no {wanted} '{name:.80}'", 404)
 
     async def get(self, name: str, version: str = "") -> Served:
         """Return what serves a version, which is loaded if need be; raises Rejected.
@@ -236,6 +245,22 @@ class Repository:
         if self._folder is not None:
             self._served.move_to_end(served.key)
         return served
+
+    async def stand_in(self, name: str, version: str) -> tuple[Served, Mapping[str, str]]:
+        """Return what answers for a version, and how its answers are marked; raises Rejected.
+
+        It is the version itself, as of `get`; or, marked, the newest older one that is loaded, if
+        it cannot be loaded and previous versions are a fallback.
+        """
+        try:
+            return await self.get(name, version), UNMARKED
+        except Rejected:
+            older = self._older(name, version)
+            refused = (name, version) in self._refused and (name, version) not in self._withdrawn
+            if not (refused and older and self._falls_back):
+                raise
+            self.stood_in[name] += 1
+            return older[0], {"fallback": f"version {older[0].key[1]}"}
 
     def loaded(self, name: str, version: str = "") -> Served:
         """Return what serves a version, without a load or a use of it; raises Rejected."""
@@ -345,12 +370,12 @@ class Repository:
             )
         self._listed = -math.inf
 
-    def _unknown(self, name: str, version: str, *, tell: bool = True) -> Rejected:
-        """Return a refusal, which by default tells what there is."""
+    def _unknown(self, name: str, version: str) -> Rejected:
+        """Return a refusal, which tells what there is."""
         known = self._known()
         versions = {key[1] for key in known if key[0] == name}
         there = _names(versions or {key[0] for key in known})
-        told = f"; this server has {there}" if tell else ""
+        told = f"; this server has {there}"
         if versions:
             what = f"there is no version '{version:.80}' of '{name}'"
             return Rejected("unknown_version", what + told, 404)
@@ -399,7 +424,7 @@ class Repository:
 
     def _adopt(self, served: Served) -> None:
         name, version = served.key
-        served.inference.older = lambda: self._older(name, version)
+        served.inference.older = lambda: [s.inference for s in self._older(name, version)]
         served.predictions.start()
         self._served[served.key] = served
         self._refused.pop(served.key, None)
@@ -418,12 +443,13 @@ class Repository:
 
     def _left(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():  # else the process ends, and `close` writes the log
-            del self._leaving[task]
+            served = self._leaving.pop(task)
+            self.rows_lost[served.key[0]] += served.predictions.counts()[1]
 
-    def _older(self, name: str, version: str) -> list[Inference]:
+    def _older(self, name: str, version: str) -> list[Served]:
         """Return what is loaded of a model's older versions, the newest first."""
         held = [k for k in self._served if k[0] == name and order(k[1]) < order(version)]
-        return [self._served[key].inference for key in newest_first(held)]
+        return [self._served[key] for key in newest_first(held)]
 
     def _choose_newest(self, name: str) -> None:
         held = [served for key, served in self._served.items() if key[0] == name]

@@ -52,6 +52,15 @@ class Call(NamedTuple):
     """… and the number that they follow."""
 
 
+class Choice(NamedTuple):
+    """What answers a request for a model."""
+
+    served: Served
+    inference: Inference
+    marks: Mapping[str, str]
+    """How its answers are marked."""
+
+
 class Route(NamedTuple):
     """One path and method."""
 
@@ -126,19 +135,20 @@ class Routes:
         if served is not None:
             served.counters.turned_away()
 
-    def _side(self, served: Served, call: Call) -> Inference:
+    async def _choose(self, name: str, call: Call) -> Choice:
         """Return what does the work of this port; note who asks what if that is compared."""
+        served, marks = await self._repository.stand_in(name, call.version)
         if served.answers.wanted:
             call.trail.identity = identify(call.headers, call.body)
-        return served.inference
+        return Choice(served, served.inference, marks)
 
     async def _infer(self, call: Call) -> Response:
         headers, body = call.headers, call.body
         self._observer.trace(call.trail, headers, told.INFER.name)
         json_size = header_length(headers[HEADER], len(body)) if HEADER in headers else None
-        served = await self._repository.get(call.name, call.version)
-        answer = await self._side(served, call).answer(
-            lambda: rest.read(body, json_size), rest.write, call.trail
+        _, inference, marks = await self._choose(call.name, call)
+        answer = await inference.answer(
+            lambda: rest.read(body, json_size), rest.write, call.trail, marks
         )
         if answer.json_size is None:
             return Response(200, answer.body)
@@ -146,9 +156,10 @@ class Routes:
 
     async def _predict(self, call: Call) -> Response:
         self._observer.trace(call.trail, call.headers, told.PREDICT.name)
-        served = await self._repository.get(call.name or self._repository.only(), call.version)
-        answer = await self._side(served, call).answer(
-            lambda: served.records.read(call.body), records.write, call.trail
+        name = call.name or self._repository.only()
+        served, inference, marks = await self._choose(name, call)
+        answer = await inference.answer(
+            lambda: served.records.read(call.body), records.write, call.trail, marks
         )
         return Response(200, answer)
 

@@ -17,7 +17,7 @@ from tidemill.server.answers import Page, identify
 from tidemill.server.app import App
 from tidemill.server.connection import Connection
 from tidemill.server.guard import Doorkeeper, Guard
-from tidemill.server.inference import Inference
+from tidemill.server.inference import UNMARKED
 from tidemill.server.keys import Permission
 from tidemill.server.messages import Response
 from tidemill.server.metrics import Metrics
@@ -25,8 +25,8 @@ from tidemill.server.observer import Observer
 from tidemill.server.operations import Operation
 from tidemill.server.orders import Orders
 from tidemill.server.protocol import Rejected, encode
-from tidemill.server.repository import Repository, Served
-from tidemill.server.routes import Call, Routes, make_route
+from tidemill.server.repository import Repository
+from tidemill.server.routes import Call, Choice, Routes, make_route
 from tidemill.server.tls import Certificates
 from tidemill.server.traffic import Traffic
 from tidemill.settings.serving import ServingSettings
@@ -60,9 +60,10 @@ class ShadowRoutes(Routes):
         if served is not None:
             served.shadow.counters.turned_away()
 
-    def _side(self, served: Served, call: Call) -> Inference:
+    async def _choose(self, name: str, call: Call) -> Choice:
+        served = await self._repository.get(name, call.version)
         call.trail.identity = identify(call.headers, call.body)
-        return served.shadow.inference
+        return Choice(served, served.shadow.inference, UNMARKED)
 
     async def _tell(self, call: Call) -> Response:
         served = self._repository.loaded(call.name, call.version)
@@ -95,7 +96,8 @@ def build_shadow_app(app: App, settings: ServingSettings) -> App:
     """Return the application of the port for shadows, on the models of `app`."""
     keys = app.guard.keys
     guard = Guard(settings.limits, Uncounted(keys) if keys else None)
-    metrics, observer = Metrics(tuple), Observer()
+    observer = Observer()
+    metrics = Metrics(app.repository, observer)
     routes = ShadowRoutes(app.repository, app.orders, metrics, guard, observer)
     return App(app.repository, metrics, guard, observer, app.orders, routes)
 

@@ -41,6 +41,10 @@ class Application(Protocol):
         """Answer a request that was admitted and is whole; raises nothing."""
         ...
 
+    def cut(self, request: Request) -> None:
+        """Note a request that will have no answer, as the process ends."""
+        ...
+
     def refuse(self, request: Request, refusal: Rejected) -> Response:
         """Count a refusal, and return how it is told."""
         ...

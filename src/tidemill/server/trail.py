@@ -12,8 +12,10 @@ from msgspec import Struct, field
 from tidemill.server.answers import Identity
 from tidemill.server.protocol import NONE
 
-__all__ = ["Trail"]
+__all__ = ["GONE", "Trail"]
 
+GONE = 499
+"""Status in the access log alone: nobody waits for the answer any more."""
 UNTRACED: AbstractContextManager[Any] = nullcontext()
 
 

@@ -52,7 +52,12 @@ def make_repository(
         clock = FixedClock(moment)
         return build_served(model, settings, reader=reader, objects=objects, clock=clock)
 
-    return Repository(load, folder, max_bytes=settings.model_memory_mb * 2**20)
+    return Repository(
+        load,
+        folder,
+        max_bytes=settings.model_memory_mb * 2**20,
+        falls_back="previous" in settings.fallback,
+    )
 
 
 def make_app(

@@ -73,6 +73,7 @@ class ServingParts(ModelParts):
             folder,
             max_bytes=serving.model_memory_mb * 2**20,
             drain_seconds=serving.drain_seconds,
+            falls_back="previous" in serving.fallback,
         )
 
     def _load(self, bundle: Path, version: str, name: str, *, verify: bool) -> Served:

@@ -210,3 +210,41 @@ def test_a_trail_names_the_version_that_the_answer_names(shelf: Shelf) -> None:
     told = json.loads(shelf.run(talk).body)
     assert told["parameters"]["fallback"] == "prior"
     assert (trail.version, trail.request_id) == (told["model_version"], told["id"])
+
+
+@pytest.mark.parametrize("version", ["7", "8"], ids=["spoiled", "beside good ones"])
+def test_an_older_version_answers_for_one_that_is_named_and_cannot_be_loaded(
+    shelf: Shelf, version: str
+) -> None:
+    shelf.spoil("late", version)
+    shelf.open().fill()
+
+    async def talk() -> tuple[Answer, float]:
+        answer = await shelf.infer("late", version, id="x")
+        return answer, await shelf.metric("tidemill_stood_in_total", model="late")
+
+    answer, counted = shelf.run(talk)
+    newest = "6" if version == "7" else "7"
+    assert (version_of(answer), counted) == (newest, 1)
+    assert answer.body["parameters"]["fallback"] == f"version {newest}"
+    assert answer.scores == pytest.approx([expected(FULL, BIASES[newest])], abs=1e-6)
+    assert shelf.logged().select("request_id", "version").rows() == [("x", newest)]
+
+
+@pytest.mark.parametrize("fallback", [[], ["prior"]], ids=["none", "prior"])
+def test_without_previous_a_version_that_cannot_be_loaded_is_not_there(
+    shelf: Shelf, fallback: list[str]
+) -> None:
+    shelf.spoil("late", "7")
+    shelf.open(fallback=fallback).fill()
+    assert code_of(shelf.run(lambda: shelf.infer("late", "7"))) == (503, "not_loaded")
+
+
+def test_none_answers_for_a_version_that_was_unloaded_by_order(shelf: Shelf) -> None:
+    shelf.open().fill()
+
+    async def talk() -> Answer:
+        await shelf.order("unload", "late", "7")
+        return await shelf.infer("late", "7")
+
+    assert code_of(shelf.run(talk)) == (503, "not_loaded")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import math
-import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,22 +13,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.collector import collector
-from tests.grpc_calls import FIELDS, Answer, Client, Context, fill
+from tests.grpc_calls import FIELDS, Client, fill, named
 from tests.grpc_calls import request as grpc_request
 from tests.server_app import FULL, INFER, ROW, Running, request, start
 from tests.tensors import WIDTHS, as_raw, packed
 
 from tidemill.bundle import InputColumn
-from tidemill.errors import Unavailable
-from tidemill.server import Authentication, Keyring
-from tidemill.server.keys import make_entry
 from tidemill.server.rpc import schema
-from tidemill.server.rpc.calls import Calls
-from tidemill.server.rpc.service import Method
 from tidemill.testing.models import MANIFEST, write_bundle
 
 COLUMNS = FULL | {"sched_minute": [300.0, 600.0, 900.0], "carrier": ["UA", "??", None]}
@@ -102,7 +93,7 @@ def test_vectors_come_in_both_forms(tmp_path: Path) -> None:
     assert wanted[0] != wanted[1]
     narrow = client.infer([*sent[:-1], vector | {"shape": [2]}])
     assert (narrow.status, narrow.code) == ("INVALID_ARGUMENT", "wrong_shape")
-    described = client.call("ModelMetadata", _named("ModelMetadata")).message
+    described = client.call("ModelMetadata", named("ModelMetadata")).message
     assert {t.name: list(t.shape) for t in described.inputs}["embedding"] == [-1, 3]
 
 
@@ -136,30 +127,25 @@ def test_whole_numbers_may_be_keys(client: Client) -> None:
     assert answer.message.parameters["defaulted"].string_param == "seats=1"
 
 
-def _named(name: str, **more: Any) -> Any:
-    field = "model_name" if name.startswith("Repository") else "name"
-    return schema.message(f"{name}Request")(**{field: "flight-delay"} | more)
-
-
 def test_it_tells_what_it_serves(shared: Running, client: Client) -> None:
     assert client.call("ServerLive").message.live
     assert client.call("ServerReady").message.ready
-    assert client.call("ModelReady", _named("ModelReady", version="7")).message.ready
+    assert client.call("ModelReady", named("ModelReady", version="7")).message.ready
     assert "model_repository" in client.call("ServerMetadata").message.extensions
-    told = client.call("ModelMetadata", _named("ModelMetadata")).message
+    told = client.call("ModelMetadata", named("ModelMetadata")).message
     wanted = shared.ask("/v2/models/flight-delay", method="GET").body
     assert [(t.name, t.datatype, list(t.shape)) for t in told.inputs] == [
         (t["name"], t["datatype"], t["shape"]) for t in wanted["inputs"]
     ]
     assert dict(told.properties) == wanted["parameters"]
     assert list(told.versions) == ["7"]
-    unknown = client.call("ModelReady", _named("ModelReady", version="8"))
+    unknown = client.call("ModelReady", named("ModelReady", version="8"))
     assert (unknown.status, unknown.code) == ("NOT_FOUND", "unknown_version")
     assert "'7'" not in unknown.details  # it asks for no key
     shared.app.draining = True
     try:
         assert not client.call("ServerReady").message.ready
-        assert not client.call("ModelReady", _named("ModelReady")).message.ready
+        assert not client.call("ModelReady", named("ModelReady")).message.ready
     finally:
         shared.app.draining = False
 
@@ -274,169 +260,6 @@ def test_nan_is_missing_or_refused_as_the_policy_says(bundle: Path, client: Clie
     strict = Client(start(bundle, nan_policy="reject"))
     for sent in (inputs(row), raw(row)):
         assert strict.infer(sent).code == "missing_value"
-
-
-def test_keys_are_asked_for_with_their_permissions_and_rates(bundle: Path, tmp_path: Path) -> None:
-    path = tmp_path / "keys.yaml"
-    infer, entry = make_entry("shop", permissions=["infer"])
-    admin, other = make_entry("operator", permissions=["admin"])
-    slow, limited = make_entry("slow", permissions=["infer"], rate=0.01, burst=1)
-    path.write_text(yaml.safe_dump([entry, other, limited]))
-    served = start(bundle, Authentication(Keyring(path, tmp_path / "quota.db")))
-    client = Client(served)
-    content = grpc_request(inputs())
-
-    def ask(name: str, token: str, sent: Any = b"") -> Answer:
-        return client.call(name, sent, authorization=f"Bearer {token}")
-
-    assert client.call("ServerReady").status == "OK"
-    refused = client.call("ModelInfer", content)
-    assert (refused.status, refused.code) == ("UNAUTHENTICATED", "missing_key")
-    assert refused.trailing["www-authenticate"].startswith("Bearer")
-    assert ask("ModelInfer", admin[:-1] + "x", content).code == "unknown_key"
-    assert ask("ModelInfer", infer, content).status == "OK"
-    assert ask("ModelInfer", admin, content).status == "PERMISSION_DENIED"
-    assert ask("RepositoryIndex", infer).status == "PERMISSION_DENIED"
-    (entry,) = ask("RepositoryIndex", admin).message.models
-    assert (entry.name, entry.version, entry.state) == ("flight-delay", "7", "READY")
-    assert ask("ServerMetadata", slow).status == "OK"
-    limit = ask("ModelInfer", slow, content)
-    assert (limit.status, limit.code) == ("RESOURCE_EXHAUSTED", "rate_limited")
-    assert 0 < int(limit.trailing["retry-after"]) <= 100
-    text = served.ask("/metrics", method="GET").content.decode()
-    assert 'tidemill_refused_total{code="forbidden"} 2.0' in text
-    assert 'tidemill_refused_total{code="rate_limited"} 1.0' in text
-
-
-@pytest.mark.parametrize(
-    ("failure", "status", "code"),
-    [
-        (ValueError("/secret/path"), "INTERNAL", "internal"),
-        (Unavailable("/secret/path"), "UNAVAILABLE", "unavailable"),
-    ],
-)
-def test_what_fails_inside_is_told_without_its_reason(
-    shared: Running, failure: Exception, status: str, code: str
-) -> None:
-    async def fail(_: Any, __: str | None) -> Any:
-        raise failure
-
-    app = shared.app
-    method = Method("ServerLive", "infer", schema.message("ServerLiveRequest"), fail)
-    answer = Client(shared, Calls([method], app)).call("ServerLive")
-    assert (answer.status, answer.code) == (status, code)
-    assert "secret" not in answer.details
-
-
-def test_more_calls_than_fit_the_queue_are_refused(bundle: Path) -> None:
-    served = start(bundle, limits={"max_in_flight": 1, "max_waiting": 1})
-    client = Client(served)
-    content = grpc_request(inputs()).SerializeToString()
-
-    async def crowd() -> None:
-        first = asyncio.create_task(client.run("ModelInfer", Context(content, silent=True)))
-        async with served.app.guard.slots:
-            second = asyncio.create_task(client.run("ModelInfer", Context(content)))
-            await asyncio.sleep(0)
-            third = await client.run("ModelInfer", Context(content))
-            assert (third.status, third.code) == ("UNAVAILABLE", "overloaded")
-            assert third.trailing["retry-after"] == "1"
-            about = await client.run("ServerMetadata", Context(b""))
-            assert about.code == "overloaded"
-            assert (await client.run("ServerLive", Context(b""))).status == "OK"
-        assert (await second).status == "OK"
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
-        assert (await client.run("ModelInfer", Context(content))).status == "OK"
-
-    asyncio.run(crowd())
-    text = served.ask("/metrics", method="GET").content.decode()
-    assert 'tidemill_refused_total{code="overloaded"} 2.0' in text
-    labels = {"model": "flight-delay", "version": "7"}
-    assert served.metric("tidemill_requests_total", outcome="overloaded", **labels) == 1
-
-
-def test_overload_is_no_models_where_several_are_loaded(bundle: Path) -> None:
-    """The message, which names the model, is not read."""
-    served = start(bundle, limits={"max_in_flight": 1, "max_waiting": 0})
-    served.app.repository.add(bundle, "8")
-    client = Client(served)
-    content = grpc_request(inputs()).SerializeToString()
-
-    async def crowd() -> None:
-        async with served.app.guard.slots:
-            waiting = asyncio.create_task(client.run("ModelInfer", Context(content)))
-            await asyncio.sleep(0)
-            assert (await client.run("ModelInfer", Context(content))).code == "overloaded"
-        assert (await waiting).status == "OK"
-
-    asyncio.run(crowd())
-    assert [s.counters.outcomes["overloaded"] for s in served.app.repository] == [0, 0]
-    text = served.ask("/metrics", method="GET").content.decode()
-    assert 'tidemill_refused_total{code="overloaded"} 1.0' in text
-
-
-def test_a_scored_call_is_a_span_and_carries_its_context(bundle: Path) -> None:
-    with collector() as received:
-        traces = {"endpoint": received.url, "ratio": 1.0, "flush_seconds": 0.05}
-        served = start(bundle, traces=traces)
-        client = Client(served)
-        caller = f"00-{TRACE}-00f067aa0ba902b7-01"
-        content = grpc_request(inputs(), id="mine")
-        scored = client.call("ModelInfer", content, traceparent=caller)
-        refused = client.call("ModelInfer", grpc_request([]), traceparent=caller)
-        described = client.call("ModelMetadata", _named("ModelMetadata"), traceparent=caller)
-        served.app.observer.close()
-    assert (scored.status, refused.code) == ("OK", "missing_input")
-    assert (described.status, described.trailing) == ("OK", {})
-    ids = [span.id for span in received.spans if span.name == "infer"]
-    told = [answer.trailing["traceparent"] for answer in (scored, refused)]
-    assert told == [f"00-{TRACE}-{span}-01" for span in ids]
-    assert {span.name for span in received.spans} == {"infer", "predict"}
-
-
-def test_a_message_that_does_not_come_ends_its_call(bundle: Path) -> None:
-    served = start(bundle, limits={"body_seconds": 0.01})
-    client = Client(served)
-
-    async def wait() -> Answer:
-        call = asyncio.create_task(client.run("ModelInfer", Context(b"", silent=True)))
-        while not call.done():
-            client.calls.expire()
-            await asyncio.sleep(0.005)
-        return await call
-
-    answer = asyncio.run(wait())
-    assert (answer.status, answer.code) == ("DEADLINE_EXCEEDED", "request_timeout")
-    assert client.infer(inputs()).status == "OK"
-
-
-def test_a_caller_that_goes_is_no_failure_of_the_model(bundle: Path) -> None:
-    served = start(bundle, lookup_deadline_ms=60_000)
-    client = Client(served)
-    content = grpc_request(inputs(ROW | {"tailnum": "N1"})).SerializeToString()
-    reads, go_on = threading.Event(), threading.Event()
-
-    def read(*_: Any) -> Any:
-        reads.set()
-        go_on.wait(60)
-
-    served.online.read = read  # type: ignore[method-assign]
-
-    async def leave() -> None:
-        call = asyncio.create_task(client.run("ModelInfer", Context(content)))
-        await asyncio.to_thread(reads.wait, 60)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        go_on.set()
-
-    asyncio.run(leave())
-    labels = {"model": "flight-delay", "version": "7"}
-    assert served.metric("tidemill_requests_total", outcome="cancelled", **labels) == 1
-    assert served.metric("tidemill_requests_total", outcome="error", **labels) == 0
-    assert served.served.counters.in_flight == 0
 
 
 numbers = st.floats(width=32, allow_infinity=False) | st.none()

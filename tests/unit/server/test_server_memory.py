@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.server_shelf import Shelf, code_of
 
+from tidemill.errors import Unavailable
 from tidemill.server.folder import FILE_FACTOR, FIXED_BYTES, weigh
 
 Key = tuple[str, str]
@@ -64,9 +65,24 @@ def test_a_version_that_alone_is_too_large_is_refused_with_the_reason(
     shelf: Shelf, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_weight(shelf, "late", "2", 4)
-    shelf.open(model_memory_mb=9).fill()
+    shelf.open(model_memory_mb=9, fallback=[]).fill()
     assert "it takes some 14 MB, more than serving.model_memory_mb" in capsys.readouterr().out
     assert loaded(shelf) == {("taxi", "2"), ("late", "1")}
     answer = shelf.run(lambda: shelf.infer("late", "2"))
     assert code_of(answer) == (503, "not_loaded")
     assert loaded(shelf) == {("taxi", "2"), ("late", "1")}  # nothing had to go for it
+
+
+def test_rows_that_a_version_lost_are_still_counted_when_it_is_gone(shelf: Shelf) -> None:
+    shelf.open(log={"buffer_rows": 2, "flush_rows": 2}, drain_seconds=1).fill()
+    shelf.objects.failure = Unavailable("the store is away")
+
+    async def talk() -> tuple[float, float]:
+        for _ in range(3):
+            await shelf.infer("late", "2")
+        lost = await shelf.metric("tidemill_log_lost_total", model="late", version="2")
+        shelf.models._drain_seconds = 0.2
+        await shelf.order("unload", "late", "2")
+        return lost, await shelf.metric("tidemill_log_lost_unloaded_total", model="late")
+
+    assert shelf.run(talk) == (1, 3)  # one found no room, two were never stored

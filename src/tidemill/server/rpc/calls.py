@@ -22,7 +22,7 @@ from tidemill.server.operations import INFER
 from tidemill.server.protocol import Rejected
 from tidemill.server.rpc.schema import SERVICE, parse
 from tidemill.server.rpc.service import Method
-from tidemill.server.trail import Trail
+from tidemill.server.trail import GONE, Trail
 
 __all__ = ["Calls"]
 
@@ -40,8 +40,6 @@ STATUS = {
     503: Status.UNAVAILABLE,
 }
 """Of a refusal's HTTP status."""
-GONE = 499
-"""In the access log alone: the caller did not wait, or its deadline was over."""
 SCORE = "ModelInfer"
 """The call that scores rows: it alone is traced and counted for a model, as of REST's requests."""
 CONTEXT = ("traceparent", "tracestate")

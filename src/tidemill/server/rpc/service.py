@@ -53,8 +53,8 @@ class Service:
         ]
 
     async def _infer(self, request: Message, trail: Trail) -> Message:
-        served = await self._repository.get(request.model_name, request.model_version)
-        return await served.inference.answer(lambda: read(request), write, trail)
+        served, marks = await self._repository.stand_in(request.model_name, request.model_version)
+        return await served.inference.answer(lambda: read(request), write, trail, marks)
 
     async def _live(self, _: Message, __: Trail) -> Message:
         return message("ServerLiveResponse")(live=True)
