@@ -48,7 +48,10 @@ def list_bundles(folder: Path) -> frozenset[Key]:
 
 def order(version: str) -> tuple[int, str]:
     """Order versions as people count: numbers by their value, above everything else."""
-    return (int(version), "") if version.isdecimal() else (-1, version)
+    if not (version.isascii() and version.isdecimal()):
+        return -1, version
+    digits = version.lstrip("0")  # by length, then digits: a client may name a number of any length
+    return len(digits), digits
 
 
 def newest_first(keys: Iterable[Key]) -> list[Key]:
