@@ -111,16 +111,14 @@ def test_without_an_address_there_is_no_edge() -> None:
     assert {end for edge in out | into for end in edge[:2]} <= set(TABLE["parts"])
 
 
-def test_a_controller_of_the_cluster_reaches_servers_of_every_namespace() -> None:
-    def reach(scope: str) -> list[Any]:
-        found = policies(render(EVERYTHING | {"controller": {"scope": scope}}))["controller"]
-        return [a for rule in found["egress"] for a in rule["to"] if "servers" in whom(a)]
-
-    def whom(address: dict[str, Any]) -> str:
-        return names(address) if "podSelector" in address else ""
-
-    assert reach("Cluster")[0]["namespaceSelector"] == {}
-    assert "namespaceSelector" not in reach("Namespace")[0]
+@pytest.mark.parametrize("scope", ["Namespace", "Cluster"])
+def test_servers_of_every_namespace_belong_to_a_controller_of_the_cluster(scope: str) -> None:
+    found = policies(render(EVERYTHING | {"controller": {"scope": scope}}))
+    called = [a for rule in found["controller"]["egress"] for a in rule["to"]]
+    calling = [a for rule in found["mlflow"]["ingress"] for a in rule["from"]]
+    for ends in (called, calling):
+        (servers,) = [a for a in ends if "podSelector" in a and names(a) == "servers"]
+        assert ("namespaceSelector" in servers) is (scope == "Cluster")
 
 
 def test_ports_are_those_of_the_servers() -> None:
