@@ -144,7 +144,7 @@ def test_with_an_http_route_nobody_listens_for_grpc(api, served):
     servers = DeploymentWorkloads(api, served, replicas=1)
     servers.ensure(revision)
     service = api.get(SERVICES, served.namespace, served.object_name(revision.revision))
-    assert [port["name"] for port in service["spec"]["ports"]] == ["http"]
+    assert "grpc" not in [port["name"] for port in service["spec"]["ports"]]
     container = pods.server_pod(revision, {})["containers"][0]
     assert "--grpc-port" not in container["args"]
-    assert [port["name"] for port in container["ports"]] == ["http"]
+    assert "grpc" not in [port["name"] for port in container["ports"]]

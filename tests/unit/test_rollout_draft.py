@@ -18,6 +18,9 @@ CLUSTER = [
     f"execution.images={{serve: 'r.test/serve{DIGEST}', control: 'r.test/control{DIGEST}'}}",
     "rollout.kubernetes.gateway=public",
 ]
+FREEZE = "{days: [fri, sat], start: '16:00', end: '08:00', time_zone: Europe/Berlin}"
+SHADOW = "{name: try, weight: 0, shadow: {percent: 20}, gate: [flips]}, {name: c5, weight: 500}"
+PAIRED = "{name: flips, event: flip, max_rate: 0.05, alpha_share: 0.2}"
 WANTED = dataclasses.replace(revision("v2"), digest="sha256:" + "2" * 64)
 
 
@@ -32,6 +35,8 @@ def settings(*assignments: str) -> Settings:
         ("rollout.on_harm=freeze", "rollout.on_new_revision=queue", "rollout.max_gap=0.2"),
         ("rollout.on_stable_unhealthy=proceed", "monitoring.maturity_hours=48"),
         ("rollout.analysis.alpha=0.003", "rollout.on_inconclusive=continue"),
+        ("rollout.rollback_window=2", f"rollout.freeze=[{FREEZE}]"),
+        (f"rollout.steps=[{SHADOW}]", f"rollout.analysis.paired=[{PAIRED}]"),
     ],
     ids=str,
 )
@@ -43,8 +48,12 @@ def test_the_plan_is_that_of_one_machine(assignments):
         dataclasses.replace(metric, alpha=pytest.approx(metric.alpha))
         for metric in expected.metrics
     )
-    assert made.metrics == metrics
-    assert dataclasses.replace(made, metrics=()) == dataclasses.replace(expected, metrics=())
+    paired = tuple(
+        dataclasses.replace(rate, alpha=pytest.approx(rate.alpha)) for rate in expected.paired
+    )
+    assert (made.metrics, made.paired) == (metrics, paired)
+    rest = {"metrics": (), "paired": ()}
+    assert dataclasses.replace(made, **rest) == dataclasses.replace(expected, **rest)
 
 
 def test_durations_are_rounded_up():

@@ -17,6 +17,7 @@ from tidemill.domain.rollout.model import Plan, Revision
 from tidemill.errors import ConfigError
 from tidemill.settings import Settings
 from tidemill.settings.rollout import AnalysisMetric, RolloutSettings, RolloutStep
+from tidemill.settings.shadow import PairedMetric
 
 __all__ = ["MANAGED", "Draft", "make_model"]
 
@@ -152,9 +153,9 @@ def _strategy(rollout: RolloutSettings) -> Manifest:
 
 
 def _step(step: RolloutStep) -> Manifest:
-    return {
+    share = {"shadow": {"percent": step.shadow.percent}} if step.shadow else {"weight": step.weight}
+    return share | {
         "name": step.name,
-        "weight": step.weight,
         "gate": step.gate,
         "minEvents": step.min_events,
         "minSeconds": math.ceil(step.min_seconds),
@@ -173,7 +174,9 @@ def _analysis(settings: Settings) -> Manifest:
         "minBadEvents": analysis.min_bad_events,
         "minCoveragePercent": _percent("rollout.analysis.min_coverage", analysis.min_coverage),
         "maturationSeconds": math.ceil(maturation),
+        "maxLostPercent": _percent("rollout.analysis.max_lost", analysis.max_lost),
         "metrics": [_metric(metric) for metric in analysis.metrics],
+        "paired": [_paired(metric) for metric in analysis.paired],
     }
 
 
@@ -187,6 +190,17 @@ def _metric(metric: AnalysisMetric) -> Manifest:
         "alphaShare": _percent(key, metric.alpha_share),
     }
     return made if metric.max_rate is None else made | {"maxRate": _decimal(metric.max_rate)}
+
+
+def _paired(metric: PairedMetric) -> Manifest:
+    key = f"rollout.analysis.paired '{metric.name}': alpha_share"
+    return {
+        "name": metric.name,
+        "event": metric.event,
+        "maxRate": _decimal(metric.max_rate),
+        "maxDifference": _decimal(metric.max_difference),
+        "alphaShare": _percent(key, metric.alpha_share),
+    }
 
 
 def _percent(key: str, share: float) -> int:
