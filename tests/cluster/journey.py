@@ -24,6 +24,7 @@ from tests.cluster.node.images import Image
 from tests.cluster.rollouts import eventually
 from tests.cluster.workloads import Workloads
 
+from tidemill.adapters.kubernetes.owned import REVISION
 from tidemill.adapters.signing import Signer
 from tidemill.ports.registry import ModelVersion
 from tidemill.steps.register import register
@@ -170,9 +171,10 @@ class Journey:
         try:
             self._install()
             yield self
+            self.project.store.dispose()
         finally:
             for namespace in reversed(self._made):
-                self._cluster.kubectl("delete", "namespace", namespace, "--timeout=60s")
+                self._cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
     def _install(self) -> None:
         backing = Backing.start(self._cluster, self._namespace())
@@ -309,8 +311,9 @@ class Journey:
         eventually(lambda: httpx.get(url, trust_env=False).status_code == 200, PATIENCE)
 
     def servers(self) -> set[str]:
-        """Return the names of the pods that serve."""
-        chosen = ("--selector=serving.tidemill.dev/rollout", "--output=name")
+        """Return the names of the pods that serve the stable revision."""
+        revision = self.status["stable"]["revision"]
+        chosen = (f"--selector={REVISION}={revision}", "--output=name")
         return set(self.release.kubectl("get", "pods", *chosen).split())
 
     def _apply(self, body: dict[str, Any]) -> None:
