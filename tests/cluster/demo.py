@@ -48,7 +48,7 @@ def play(journey: Journey) -> int:
         journey.want(journey.register(0.00101))
         journey.until_at_rest(1, tell)
         say(f"{traffic.tally.requests} requests so far, {traffic.tally.failed} failed")
-        say(f"version 3 fails for distances above {TOO_LONG}, one request in 24")
+        say(f"version 3 fails for distances above {TOO_LONG}, one request in three")
         journey.want(journey.register(0.00102, longest=TOO_LONG))
         journey.until_at_rest(2, tell)
     tally, ends = traffic.tally, [one["outcome"] for one in journey.status["history"]]
