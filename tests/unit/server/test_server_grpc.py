@@ -140,7 +140,7 @@ def test_it_tells_what_it_serves(shared: Running, client: Client) -> None:
     assert dict(told.properties) == wanted["parameters"]
     assert list(told.versions) == ["7"]
     unknown = client.call("ModelReady", named("ModelReady", version="8"))
-    assert (unknown.status, unknown.code) == ("NOT_FOUND", "unknown_version")
+    assert (unknown.status, unknown.code) == ("NOT_FOUND", "unknown_model")
     assert "'7'" not in unknown.details  # it asks for no key
     shared.app.draining = True
     try:
