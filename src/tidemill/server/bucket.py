@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["Number", "Own", "TokenBucket"]
+__all__ = ["EARLY_SECONDS", "Number", "Own", "TokenBucket"]
 
 
 class Number(Protocol):
@@ -49,8 +49,12 @@ class Own:
         pass
 
 
+EARLY_SECONDS = 1e-6
+"""A token is given so much before its time: moments are rounded, and a burst must be whole."""
+
+
 class TokenBucket:
-    """Full at the start; in any span of `t` seconds at most `burst + rate * t` are taken."""
+    """Full at the start; at most `burst + rate * (t + 1e-6)` are taken in any `t` seconds."""
 
     def __init__(self, rate: float, burst: float, full: Number) -> None:
         """`full` holds when the bucket is full again, 0.0 at first, in `take`'s seconds."""
@@ -66,7 +70,7 @@ class TokenBucket:
         """
         with self._full as full:
             missing = max(0.0, full.value - now) * self.rate
-            if self.burst - missing < 1:
+            if self.burst - missing < 1 - self.rate * EARLY_SECONDS:
                 return (1 - self.burst + missing) / self.rate
             full.value = now + (missing + 1) / self.rate
         return 0.0

@@ -255,9 +255,10 @@ class Repository:
         try:
             return await self.get(name, version), UNMARKED
         except Rejected:
-            older = self._older(name, version)
-            refused = (name, version) in self._refused and (name, version) not in self._withdrawn
-            if not (refused and older and self._falls_back):
+            key = name, version
+            refused = key in self._refused and key not in self._withdrawn
+            older = self._older(name, version) if refused and self._falls_back else []
+            if not older:
                 raise
             self.stood_in[name] += 1
             return older[0], {"fallback": f"version {older[0].key[1]}"}
