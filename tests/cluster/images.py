@@ -50,11 +50,13 @@ def build(*sets: str) -> dict[str, Image]:
     """
     with tempfile.TemporaryDirectory(prefix="tidemill-images-") as scratch:
         context = _context(Path(scratch, "reference"))
-        name = {one: f"{one}-{_digest(context)}" for one in sets}
-        with _locked(_cache()):
-            if missing := [one for one in sets if not (_cache() / name[one]).exists()]:
-                _build(missing, context, {one: _cache() / name[one] for one in missing})
-        return {one: _image(_cache() / name[one]) for one in sets}
+        digest = _digest(context)
+        places = {one: _cache() / f"{one}-{digest}" for one in sets}
+        if not all(place.exists() for place in places.values()):
+            with _locked(_cache()):
+                if missing := {one: at for one, at in places.items() if not at.exists()}:
+                    _build(context, missing)
+        return {one: _image(place) for one, place in places.items()}
 
 
 def cached(name: str) -> bool:
@@ -118,14 +120,14 @@ def _image(folder: Path) -> Image:
     )
 
 
-def _build(sets: Sequence[str], context: Path, targets: dict[str, Path]) -> None:
+def _build(context: Path, targets: dict[str, Path]) -> None:
     _require("buildah", "debootstrap")
     base = _base()
     with tempfile.TemporaryDirectory(prefix=".building-", dir=_cache()) as scratch:
         folder = Path(scratch)
         buildah = _Buildah(folder)
         buildah.run("bud", "--file=-", "--tag=localhost/base", base, stdin=_base_config())
-        for one in sets:
+        for one, target in targets.items():
             print(f"building the image {one}: about a minute, once", file=sys.stderr)
             wheel = next((context / "dist").iterdir()).name
             arguments = {"BASE": "localhost/base", "SOURCE": f"@ file:///build/{wheel}"}
@@ -139,7 +141,7 @@ def _build(sets: Sequence[str], context: Path, targets: dict[str, Path]) -> None
             (made / "config.json").write_text(json.dumps(buildah.config(f"localhost/{one}")))
             buildah.run("rmi", f"localhost/{one}")
             _forget(one)
-            made.rename(targets[one])
+            made.rename(target)
 
 
 def _base_config() -> str:
