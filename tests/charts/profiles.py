@@ -24,6 +24,7 @@ SETTINGS = {
     "storage": STORAGE,
     "features": {"online": {"type": "redis", "host": "redis.example.com"}},
 }
+RUNNER = {"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": "kubeflow"}
 MODEL = {"name": "churn", "model": "Churn", "rollout": ROLLOUT}
 ONE_MODEL: dict[str, Any] = {"settings": SETTINGS, "images": IMAGES, "models": [MODEL]}
 EVERYTHING: dict[str, Any] = {
@@ -39,6 +40,7 @@ EVERYTHING: dict[str, Any] = {
     "features": {"enabled": True},
     "retrain": {"enabled": True},
     "judge": {"enabled": True},
+    "rbac": {"deployers": [RUNNER]},
     "prometheus": {"monitors": True, "rules": True, "labels": {"release": "prometheus"}},
     "priorityClasses": {"create": True},
     "nodeSelector": {"kubernetes.io/arch": "amd64"},

@@ -73,17 +73,17 @@ def test_every_pod_is_restricted(name: str) -> None:
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}, pod
 
 
-def test_the_controller_alone_talks_to_the_api() -> None:
+def test_two_parts_talk_to_the_api() -> None:
     objects = render(RENDERED["everything"])
     tokens = {pod for pod, spec in pods(objects) if spec["automountServiceAccountToken"]}
-    assert tokens == {"Deployment/tidemill-controller"}
+    assert tokens == {"Deployment/tidemill-controller", "Deployment/tidemill-judge"}
     bound = {
         subject["name"]
         for found in objects
         if found["kind"].endswith("RoleBinding")
         for subject in found["subjects"]
     }
-    assert bound == {"tidemill-controller"}
+    assert bound == {"tidemill-controller", "tidemill-judge", "pipeline-runner"}
     accounts = [found for found in objects if found["kind"] == "ServiceAccount"]
     assert not any(found["automountServiceAccountToken"] for found in accounts)
     used = {spec["serviceAccountName"] for _, spec in pods(objects)}
@@ -152,20 +152,29 @@ def test_an_image_is_named_by_digest_where_there_is_one() -> None:
     assert yaml.safe_load(template(given).split("---")[1])
 
 
+def read_rules(who: str) -> dict[str, list[dict[str, Any]]]:
+    text = (CHART / f"files/rollout-{who}-rules.yaml").read_text()
+    rules: dict[str, list[dict[str, Any]]] = yaml.safe_load(text)
+    return rules
+
+
 def test_the_docs_show_the_rights() -> None:
-    rules = yaml.safe_load((CHART / "files/rollout-controller-rules.yaml").read_text())
+    places = {"controller": "scope", "judge": "home", "deployer": "home"}
     granted = {
-        (", ".join(rule["verbs"]), ", ".join(rule["resources"]), where)
-        for where, part in (("scope", "namespace"), ("home", "home"))
-        for rule in rules[part]
+        (who, ", ".join(rule["verbs"]), ", ".join(rule["resources"]), where)
+        for who, place in places.items()
+        for part, rules in read_rules(who).items()
+        for where in (place if part == "namespace" else part,)
+        for rule in rules
     }
     page = (ROOT / "docs/kubernetes/install.md").read_text()
     row = re.compile(
-        r"^\| controller \| ([a-z, ]+?) ([a-z/]+(?:, [a-z/]+)*)(?: \(.+\))? \| (\w+) \|$", re.M
+        r"^\| (\w+) \| ([a-z, ]+?) ([a-z/]+(?:, [a-z/]+)*)(?: \(.+\))? \| (scope|home|cluster) \|$",
+        re.M,
     )
     shown = set()
-    for said, resources, where in row.findall(page):
+    for who, said, resources, where in row.findall(page):
         words = [*said.split(", "), *resources.split(", ")]
         verbs = [word for word in words if word in VERBS]
-        shown.add((", ".join(verbs), ", ".join(words[len(verbs) :]), where))
+        shown.add((who, ", ".join(verbs), ", ".join(words[len(verbs) :]), where))
     assert shown == granted

@@ -12,7 +12,7 @@ from tests.charts.rendering import CHART, ROOT, Object, render
 from tests.charts.values import defaults
 
 from tidemill.adapters.kubernetes.owned import ROLLOUT
-from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT
+from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT, SHADOW_PORT
 
 TABLE = yaml.safe_load((CHART / "files/network-edges.yaml").read_text())
 PEERS = {
@@ -117,13 +117,13 @@ def test_servers_of_every_namespace_belong_to_a_controller_of_the_cluster(scope:
     called = [a for rule in found["controller"]["egress"] for a in rule["to"]]
     calling = [a for rule in found["mlflow"]["ingress"] for a in rule["from"]]
     for ends in (called, calling):
-        (servers,) = [a for a in ends if "podSelector" in a and names(a) == "servers"]
-        assert ("namespaceSelector" in servers) is (scope == "Cluster")
+        servers = [a for a in ends if "podSelector" in a and names(a) == "servers"]
+        assert {"namespaceSelector" in one for one in servers} == {scope == "Cluster"}
 
 
 def test_ports_are_those_of_the_servers() -> None:
     ports = {edge["port"] for edge in TABLE["edges"] if edge["to"] == "servers"}
-    assert ports == {PORT, GRPC_PORT}
+    assert ports == {PORT, GRPC_PORT, SHADOW_PORT}
 
 
 def test_the_docs_show_the_table() -> None:

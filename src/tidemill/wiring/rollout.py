@@ -73,7 +73,7 @@ class RolloutParts(ServingParts):
             ),
             self.revision,
             nobody="is the controller running? kubectl get pods --all-namespaces"
-            " -l app.kubernetes.io/component=rollout-controller",
+            " -l app.kubernetes.io/name=tidemill,app.kubernetes.io/component=controller",
             look_seconds=2.0,
         )
 
