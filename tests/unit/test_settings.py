@@ -276,6 +276,12 @@ def test_settings_that_clash_are_found(assignment: str, says: str) -> None:
     assert any(says in problem for problem in problems), problems
 
 
+def test_a_shadow_step_needs_servers_of_one_process() -> None:
+    steps = f"rollout.steps=[{SHADOW}, {{name: a, weight: 5}}]"
+    settings = load(ROOT, variables={}, assignments=[steps, "serving.workers=4"]).settings
+    assert any("serving.workers is 4" in problem for problem in check(settings, ROOT))
+
+
 def test_every_field_is_described() -> None:
     def fields(model: Any, at: str = "") -> list[str]:
         bare = []

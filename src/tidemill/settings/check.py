@@ -128,6 +128,11 @@ def _shadow(settings: Settings, name: str) -> Iterator[str]:
             f"rollout.steps '{name}': interval_seconds is {rollout.interval_seconds:g}, and answers"
             " to compare are kept for minutes: at most 60"
         )
+    if settings.serving.workers > 1:
+        yield (
+            f"rollout.steps '{name}': answers are compared within one process, and serving.workers"
+            f" is {settings.serving.workers}"
+        )
     if len(rollout.steps) == 1:
         yield f"rollout.steps '{name}': clients must meet the canary before it is promoted"
 
