@@ -13,10 +13,10 @@ BIN := $(VENV)/bin
 UV := .uv/bin/uv
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test cluster lint bench docs proto clean lock
+.PHONY: help setup demo test cluster cluster-demo lint bench docs proto clean lock
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## Make the environment from the lock
 
@@ -36,11 +36,16 @@ demo: setup ## Play the whole loop on real flights of 2013
 	@$(BIN)/tidemill demo --into .tidemill/demo
 
 test: setup ## Pass the tests
-	@$(BIN)/python -m tests.cluster.build >/dev/null || true # without, its tests say why they skip
+	@# Without these, the tests that need them say why they skip.
+	$(BIN)/python -m tests.cluster.build >/dev/null || true
+	$(BIN)/python -m tests.cluster.images --small >/dev/null || true
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 cluster: setup ## Run a Kubernetes cluster of local processes until Ctrl-C
 	@$(BIN)/python -m tests.cluster
+
+cluster-demo: setup ## Promote a model and roll a bad one back on that cluster, with real traffic
+	@$(BIN)/python -m tests.cluster.demo
 
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff format --check .

@@ -15,8 +15,11 @@ from tidemill.testing.models import write_profile
 DATA = "0123456789abcdef0123456789abcdef.dir"
 
 
-def model(scale: float) -> bytes:
-    """Return an ONNX graph of two raw columns: a number and a string that it ignores."""
+def model(scale: float, longest: int | None = None) -> bytes:
+    """Return an ONNX graph of two raw columns: a number and a string that it ignores.
+
+    It fails for numbers above `longest`, as one does that looks up what it has no entry for.
+    """
     inputs = [
         helper.make_tensor_value_info("distance", TensorProto.FLOAT, ["N"]),
         helper.make_tensor_value_info("carrier", TensorProto.STRING, ["N"]),
@@ -27,6 +30,20 @@ def model(scale: float) -> bytes:
         helper.make_node("Sigmoid", ["scaled"], ["probability"]),
     ]
     weights = [helper.make_tensor("scale", TensorProto.FLOAT, [1], [scale])]
+    if longest is not None:
+        nodes = [
+            helper.make_node("IsNaN", ["distance"], ["missing"]),
+            helper.make_node("Where", ["missing", "nothing", "distance"], ["asked"]),
+            helper.make_node("Cast", ["asked"], ["place"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["known", "place"], ["factor"]),
+            helper.make_node("Mul", ["asked", "factor"], ["scaled"]),
+            nodes[-1],
+        ]
+        entries = [scale] * (longest + 1)
+        weights = [
+            helper.make_tensor("nothing", TensorProto.FLOAT, [1], [0.0]),
+            helper.make_tensor("known", TensorProto.FLOAT, [len(entries)], entries),
+        ]
     graph = helper.make_graph(nodes, "g", inputs, output, weights)
     opset = helper.make_opsetid("", 20)
     return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString())
@@ -42,9 +59,9 @@ def write_evidence(folder: Path, *, passed: bool = True, override: str = "") -> 
     (folder / "evidence.json").write_text(json.dumps(seal(evidence)))
 
 
-def make_bundle(folder: Path, name: str, scale: float = 0.001) -> Path:
+def make_bundle(folder: Path, name: str, scale: float = 0.001, longest: int | None = None) -> Path:
     folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(model(scale))
+    (folder / "model.onnx").write_bytes(model(scale, longest))
     write_evidence(folder)
     (folder / "MODEL_CARD.md").write_text("# a model\n")
     write_profile(folder)

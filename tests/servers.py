@@ -61,15 +61,15 @@ def postgres() -> Iterator[str]:
 
     Skips when its server programs are not installed: Debian's package is `postgresql`.
     """
-    programs = programs("initdb", "postgres")
-    if programs is None:
+    binaries = programs("initdb", "postgres")
+    if binaries is None:
         pytest.skip("PostgreSQL's server programs are not installed: apt-get install postgresql")
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
     # Not below pytest's folder: every other session of pytest closes that to all but its own user.
     with tempfile.TemporaryDirectory(prefix="tidemill-postgres-") as folder:
         if user:
             shutil.chown(folder, user)
-        yield from _postgres(programs, Path(folder), user)
+        yield from _postgres(binaries, Path(folder), user)
 
 
 def _postgres(programs: Path, folder: Path, user: str | None) -> Iterator[str]:

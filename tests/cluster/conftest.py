@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from tests.cluster import sources
+from tests.cluster import images, sources
 from tests.cluster.access import Cluster
+from tests.cluster.build import CannotBuild
 from tests.cluster.gateway.world import CLASS
+from tests.cluster.node.images import Image
 from tests.cluster.workloads import Workloads
 
 NO_CLUSTER, NO_PODS = "NO CLUSTER TESTS", "NO TESTS OF RUNNING PODS"
@@ -65,6 +67,21 @@ def node(cluster: Cluster, cluster_folder: Path) -> Iterator[Workloads]:
             yield node
     except sources.NoCluster as reason:
         pytest.skip(f"{NO_PODS}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def built(node: Workloads) -> Callable[..., dict[str, Image]]:
+    """Return what makes the images of dependency sets, or fetches them from the cache."""
+
+    def build(*sets: str) -> dict[str, Image]:
+        try:
+            return images.build(*sets)
+        except CannotBuild as reason:
+            if os.environ.get(sources.REQUIRE):
+                pytest.fail(f"{sources.REQUIRE} is set, and there are no images: {reason}")
+            pytest.skip(f"NO TESTS OF IMAGES: {reason}")
+
+    return build
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

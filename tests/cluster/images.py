@@ -1,8 +1,9 @@
 """Builds tidemill's images here, without a registry: infra/images/Dockerfile by buildah.
 
-    python -m tests.cluster.images [SET...]      builds and prints folder and size of each
+    python -m tests.cluster.images SET...        builds them and prints folder and size of each
+    python -m tests.cluster.images --small       those that the tests need
 
-docker.io's Python is replaced by one that debootstrap makes of Debian bookworm. What the build needs
+docker.io's Python is replaced by Debian's, on a base that debootstrap makes. What the build needs
 of this machine (certificates, resolver, package index and cache) is mounted, never committed.
 """
 
@@ -33,6 +34,8 @@ CACHE = "TIDEMILL_TEST_IMAGE_CACHE"
 BASE = ("--variant=minbase", "--include=python3-venv,ca-certificates", "bookworm")
 BASE_CONFIG = "FROM scratch\nCOPY . /\nENV PATH={path}\n"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SMALL = ("serve", "control", "registry")
+"""What the tests build; the others, with torch or two data stacks, they use if somebody has."""
 UNUSED = 3600.0
 """Seconds after which an image that a newer one of its set has replaced is thrown away."""
 
@@ -47,18 +50,27 @@ def build(*sets: str) -> dict[str, Image]:
     """
     with tempfile.TemporaryDirectory(prefix="tidemill-images-") as scratch:
         context = _context(Path(scratch, "reference"))
-        name = {one: f"{one}-{_digest(context)}" for one in sets}
-        with _locked(_cache()):
-            if missing := [one for one in sets if not (_cache() / name[one]).exists()]:
-                _build(missing, context, {one: _cache() / name[one] for one in missing})
-        return {one: _image(_cache() / name[one]) for one in sets}
+        digest = _digest(context)
+        places = {one: _cache() / f"{one}-{digest}" for one in sets}
+        if not all(place.exists() for place in places.values()):
+            with _locked(_cache()):
+                if missing := {one: at for one, at in places.items() if not at.exists()}:
+                    _build(context, missing)
+        return {one: _image(place) for one, place in places.items()}
+
+
+def cached(name: str) -> bool:
+    """Return whether a dependency set's image is in the cache, as this checkout would build it."""
+    with tempfile.TemporaryDirectory(prefix="tidemill-images-") as scratch:
+        context = _context(Path(scratch, "reference"))
+        return (_cache() / f"{name}-{_digest(context)}").exists()
 
 
 def layer_bytes(image: Image) -> tuple[int, int]:
     """Return what an image adds to its base for the packages: as it travels, and unpacked."""
     argv = ["tar", "--create", "--file=-", f"--directory={image.root}/opt", "tidemill"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as tar:
-        packed = subprocess.run(["gzip", "-6"], stdin=tar.stdout, capture_output=True, check=True)
+        packed = subprocess.run(["gzip", "-1"], stdin=tar.stdout, capture_output=True, check=True)
     unpacked = sum(p.lstat().st_size for p in Path(image.root, "opt/tidemill").rglob("*"))
     return len(packed.stdout), unpacked
 
@@ -108,14 +120,14 @@ def _image(folder: Path) -> Image:
     )
 
 
-def _build(sets: Sequence[str], context: Path, targets: dict[str, Path]) -> None:
+def _build(context: Path, targets: dict[str, Path]) -> None:
     _require("buildah", "debootstrap")
     base = _base()
     with tempfile.TemporaryDirectory(prefix=".building-", dir=_cache()) as scratch:
         folder = Path(scratch)
         buildah = _Buildah(folder)
         buildah.run("bud", "--file=-", "--tag=localhost/base", base, stdin=_base_config())
-        for one in sets:
+        for one, target in targets.items():
             print(f"building the image {one}: about a minute, once", file=sys.stderr)
             wheel = next((context / "dist").iterdir()).name
             arguments = {"BASE": "localhost/base", "SOURCE": f"@ file:///build/{wheel}"}
@@ -129,7 +141,7 @@ def _build(sets: Sequence[str], context: Path, targets: dict[str, Path]) -> None
             (made / "config.json").write_text(json.dumps(buildah.config(f"localhost/{one}")))
             buildah.run("rmi", f"localhost/{one}")
             _forget(one)
-            made.rename(targets[one])
+            made.rename(target)
 
 
 def _base_config() -> str:
@@ -137,14 +149,18 @@ def _base_config() -> str:
 
 
 class _Buildah:
-    """buildah with a storage of its own, which goes with the folder."""
+    """buildah with a storage of its own, which goes with the folder.
+
+    Its mounts are in a namespace of each call: none is left of one that was killed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._storage = [f"--root={folder}/storage", f"--runroot={folder}/run"]
 
     def run(self, verb: str, *arguments: str | Path, stdin: str = "") -> str:
         isolated = ["--isolation=chroot"] if verb == "bud" else []
-        argv = ["buildah", *self._storage, verb, *isolated, *map(str, arguments)]
+        argv = ["unshare", "--mount", "buildah", *self._storage, verb, *isolated]
+        argv += map(str, arguments)
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CannotBuild(f"{' '.join(argv)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -203,8 +219,13 @@ def _forget(name: str) -> None:
 
 
 def main(sets: Sequence[str]) -> None:
-    """Build, and print what it came to."""
-    for name, image in build(*(sets or images.SETS)).items():
+    """Build, and print what it came to; for the tests only build."""
+    if list(sets) == ["--small"]:
+        build(*SMALL)
+        return
+    if unknown := set(sets) - set(images.SETS):
+        raise CannotBuild(f"no set {', '.join(unknown)}: there are {', '.join(images.SETS)}")
+    for name, image in build(*sets).items():
         packed, unpacked = layer_bytes(image)
         print(f"{name:10} {packed / 1e6:5.0f} MB, unpacked {unpacked / 1e6:5.0f} MB  {image.root}")
 

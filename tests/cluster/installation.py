@@ -71,7 +71,7 @@ class Backing:
         text = (Path(__file__).with_name("backing.yaml")).read_text()
         within = ("--namespace", namespace)
         cluster.kubectl("apply", *within, "-f", "-", stdin=text.replace("POSTGRES_UID", str(user)))
-        wait = ("--for=condition=Ready", "pod", "--all", "--timeout=60s")
+        wait = ("--for=condition=Ready", "pod", "--all", "--timeout=180s")
         cluster.kubectl("wait", *within, *wait)
         read = ("service/objects", "--output=jsonpath={.spec.clusterIP}")
         host = cluster.kubectl("get", *within, *read)

@@ -10,28 +10,58 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tidemill import __version__, images
 
 ROOT = Path(__file__).parents[2]
-DOCKERFILE = (ROOT / "infra" / "Dockerfile").read_text()
-TARGETS = dict(re.findall(r"FROM base AS (\w+)\n((?:.+\n)+)", DOCKERFILE + "\n"))
+FOLDER = ROOT / "infra" / "images"
+DOCKERFILE = (FOLDER / "Dockerfile").read_text()
+LOCK = (ROOT / "requirements.lock").read_text()
+STAGES = {
+    name: (parent, body)
+    for parent, name, body in re.findall(
+        r"^FROM (\S+) AS (\S+)\n((?:(?!FROM ).*\n)*)", DOCKERFILE, re.MULTILINE
+    )
+}
 COMPONENTS = sorted(p for p in (ROOT / "components").glob("*.py") if p.stem != "__init__")
 
 
+def ancestors(stage: str) -> list[str]:
+    """Return a stage and those that it builds on."""
+    return [stage, *ancestors(STAGES[stage][0])] if stage in STAGES else []
+
+
 def test_there_is_one_target_per_dependency_set() -> None:
-    assert set(TARGETS) == set(images.SETS)
+    targets = {name for name, (_, body) in STAGES.items() if "COPY --from=" in body}
+    assert targets == set(images.SETS)
 
 
-def test_images_are_pinned_and_not_root() -> None:
-    assert re.search(r"^FROM python:\d+\.\d+\.\d+-slim-\w+ AS base$", DOCKERFILE, re.MULTILINE)
+@pytest.mark.parametrize("image", images.SETS)
+def test_an_image_is_slim_pinned_and_not_root(image: str) -> None:
+    chain = ancestors(image)
+    assert STAGES[chain[-1]][0] == "${BASE}"
+    assert "builder" not in chain, "what builds is not shipped"
+    (user,) = re.findall(r"^USER (.+)$", "".join(STAGES[s][1] for s in chain), re.MULTILINE)
+    assert user == "10001:10001"
+    assert f"COPY --from={image}-packages /opt/tidemill /opt/tidemill" in STAGES[image][1]
+
+
+def test_the_base_and_all_packages_are_pinned() -> None:
+    assert re.search(
+        r"^ARG BASE=docker.io/library/python:3\.11\.\d+-slim-\w+@sha256:[0-9a-f]{64}$",
+        DOCKERFILE,
+        re.MULTILINE,
+    )
     assert f'ARG SOURCE="=={__version__}"' in DOCKERFILE
-    for target in TARGETS.values():
-        assert target.rstrip().endswith("USER 10001")
-    kfp = next(r for r in requirements("pipelines") if r.name == "kfp")
-    assert f"pip install --no-deps kfp{kfp.specifier}" in DOCKERFILE
+    assert "UV_CONSTRAINT=/build/requirements.lock" in DOCKERFILE
+    assert re.search(r"^uv==\S+ \\\n    --hash=sha256:", LOCK, re.MULTILINE), "the builder's own"
+    installs = re.findall(r"uv pip install (.*)", DOCKERFILE)
+    assert all(
+        re.fullmatch(r"--no-deps kfp|\"tidemill\[[\w,]+\] \$\{SOURCE\}\"", i) for i in installs
+    )
 
 
 def requirements(extra: str) -> list[Requirement]:
@@ -41,10 +71,27 @@ def requirements(extra: str) -> list[Requirement]:
     return [Requirement(text) for text in listed]
 
 
+def test_ci_builds_every_set_with_pinned_actions() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "images.yml").read_text())
+    jobs = workflow["jobs"]
+    assert jobs["image"]["strategy"]["matrix"]["set"] == list(images.SETS)
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    actions = [step["uses"] for step in steps if "uses" in step]
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", action) for action in actions)
+    (build,) = [step["with"] for step in steps if "build-push-action" in step.get("uses", "")]
+    assert (build["file"], build["sbom"], build["provenance"]) == (
+        "infra/images/Dockerfile",
+        True,
+        "mode=max",
+    )
+    assert "push-by-digest=true" in build["outputs"]
+
+
 @cache
-def modules(name: str) -> frozenset[str]:
-    """Return the top-level modules that an image holds."""
-    (extras,) = re.findall(r"tidemill\[([\w,]+)\]", TARGETS[name])
+def packages(name: str) -> frozenset[str]:
+    """Return the packages that an image holds."""
+    built = ancestors(f"{name}-packages")
+    (extras,) = re.findall(r"tidemill\[([\w,]+)\]", STAGES[built[0]][1])
     queue = [r for extra in ["", *extras.split(",")] for r in requirements(extra)]
     closed: set[tuple[str, frozenset[str]]] = set()
     while queue:
@@ -59,11 +106,23 @@ def modules(name: str) -> frozenset[str]:
                 one.marker.evaluate({"extra": e}) for e in ["", *wanted.extras]
             ):
                 queue.append(one)
-    held = {name for name, _ in closed} | {"tidemill", "kfp", "pip", "setuptools"}
+    return frozenset(name for name, _ in closed) | ({"kfp"} if "step" in built else set())
+
+
+@cache
+def modules(name: str) -> frozenset[str]:
+    """Return the top-level modules that an image holds."""
+    held = packages(name) | {"tidemill"}
     by_module = importlib.metadata.packages_distributions()
     return frozenset(
         m for m, dists in by_module.items() if held & set(map(canonicalize_name, dists))
     )
+
+
+@pytest.mark.parametrize("image", images.SETS)
+def test_the_lock_has_every_package_of_an_image(image: str) -> None:
+    locked = re.findall(r"^([A-Za-z0-9._-]+)==", LOCK, re.MULTILINE)
+    assert packages(image) <= set(map(canonicalize_name, locked))
 
 
 def installed(name: str) -> bool:

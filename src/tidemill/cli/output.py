@@ -9,7 +9,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-import click
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +35,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
 def emit(body: Any, human: Any = None) -> None:
     """Print `body` as JSON with `--json`, else `human` (text or a rich renderable)."""
     if globals_of().json or human is None:
-        click.echo(json.dumps(body, indent=1, default=_plain))
+        typer.echo(json.dumps(body, indent=1, default=_plain))
     else:
         console().print(human, highlight=False)
 
@@ -43,7 +43,7 @@ def emit(body: Any, human: Any = None) -> None:
 def emit_line(body: Any, human: Any) -> None:
     """Print one item of a stream: a line of JSON (JSON Lines) with `--json`, else `human`."""
     if globals_of().json:
-        click.echo(json.dumps(body, default=_plain))
+        typer.echo(json.dumps(body, default=_plain))
     else:
         console().print(human, highlight=False)
 

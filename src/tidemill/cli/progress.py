@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-import click
+import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -72,7 +72,7 @@ class _Lines(_View):
             self.shown.add((step.name, step.state))
             if not globals_of().json:
                 took = f"{step.wall_seconds:.1f} s" if step.wall_seconds else ""
-                click.echo(f"{time.strftime('%H:%M:%S')} {step.name} {step.state} {took}", err=True)
+                typer.echo(f"{time.strftime('%H:%M:%S')} {step.name} {step.state} {took}", err=True)
 
 
 def step_table(run: RunResult) -> Table:
@@ -105,14 +105,14 @@ def finish(run: RunResult) -> None:
 def _tell_end(run: RunResult) -> None:
     if run.state == "succeeded":
         share = 1 - run.work_seconds / run.wall_seconds if run.wall_seconds else 0.0
-        click.echo(
+        typer.echo(
             f"{run.run_id} succeeded in {run.wall_seconds:.1f} s, {share:.0%} of it orchestration",
             err=True,
         )
     elif run.state not in ("planned", "running"):
         for step in run.steps:
             if step.state == "failed" and step.log:
-                click.echo(f"log: {step.log}", err=True)
-        click.echo(f"resume: tidemill run {run.pipeline} --resume {run.run_id}", err=True)
+                typer.echo(f"log: {step.log}", err=True)
+        typer.echo(f"resume: tidemill run {run.pipeline} --resume {run.run_id}", err=True)
         cause = " ".join(run.cause.split())
-        click.secho(f"{run.run_id} {run.state.replace('_', ' ')}: {cause}", fg="red", err=True)
+        typer.secho(f"{run.run_id} {run.state.replace('_', ' ')}: {cause}", fg="red", err=True)

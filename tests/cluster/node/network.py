@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from ipaddress import IPv4Network
+from pathlib import Path
 
 
 class Bridge:
@@ -17,7 +19,10 @@ class Bridge:
         self._free = deque(str(address) for address in list(pods.hosts())[1:])
 
     async def up(self) -> None:
-        """Create the bridge."""
+        """Create the bridge, and remove cables of an earlier one: the kernel frees them late."""
+        for left in Path("/sys/class/net").glob(f"{self.name}-*"):
+            with contextlib.suppress(OSError):  # it has just gone
+                await ip(f"link del {left.name}")
         await ip(
             f"link add {self.name} type bridge",
             f"addr add {self.gateway}/{self._pods.prefixlen} dev {self.name}",

@@ -1,0 +1,159 @@
+"""The images as they are built: each runs as its user, read-only, and holds its own set alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.utils import canonicalize_name
+from tests.cluster.access import Cluster
+from tests.cluster.images import SMALL, cached, layer_bytes
+from tests.cluster.node.images import Image
+from tests.cluster.workloads import Workloads
+
+from tidemill import __version__, images
+from tidemill.telemetry import SWITCHES
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+LOCK = (ROOT / "requirements.lock").read_text()
+LOCKED = {
+    canonicalize_name(name): version
+    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", LOCK, re.MULTILINE)
+}
+SERVE_BYTES = 250e6
+"""What the server's packages may add to the base, as an image travels."""
+ABSENT = {
+    "features": {"torch", "mlflow", "evidently"},
+    "train": {"feast", "evidently"},
+    "serve": {"dvc", "evidently", "feast", "kfp", "mlflow", "pandas", "polars", "sklearn", "torch"},
+    "monitor": {"torch", "mlflow", "feast"},
+    "control": {"dvc", "evidently", "feast", "mlflow", "pandas", "sklearn", "torch"},
+    "registry": {"evidently", "feast", "kfp", "torch"},
+}
+TOOLS = {"pip", "uv", "gcc", "cc", "git"}
+LOOK = """
+import importlib.metadata, importlib.util, json, os, pathlib, shutil, sys
+
+def refused(folder):
+    try:
+        pathlib.Path(folder, "trial").write_text("")
+    except OSError as error:
+        return error.strerror
+    return ""
+
+said = json.loads(sys.argv[1])
+import tidemill
+print(json.dumps({
+    "ids": [os.getuid(), os.getgid(), os.getcwd()],
+    "refused": {folder: refused(folder) for folder in said["folders"]},
+    "modules": [name for name in said["modules"] if importlib.util.find_spec(name)],
+    "tools": [name for name in said["tools"] if shutil.which(name)],
+    "packages": {d.name: d.version for d in importlib.metadata.distributions()},
+    "environment": dict(os.environ),
+    "compiled": pathlib.Path(tidemill.__file__).with_name("__pycache__").is_dir(),
+}))
+"""
+FOLDERS = {
+    "/": "Read-only file system",
+    "/opt/tidemill": "Read-only file system",
+    "/project": "Read-only file system",
+    "/project/.tidemill": "",
+    "/tmp": "",
+}
+
+
+@pytest.fixture(scope="module")
+def restricted(cluster: Cluster) -> Iterator[str]:
+    name = cluster.namespace(enforce="restricted")
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def image(node: Workloads, built: Callable[..., dict[str, Image]], request: Any) -> Image:
+    name = request.param
+    if name not in SMALL and not cached(name):
+        pytest.skip(f"not built here: python -m tests.cluster.images {name}")
+    found = built(*(SMALL if name in SMALL else (name,)))[name]
+    node.add_image(f"images.test/{name}", found)
+    return found
+
+
+def pod(name: str, command: list[str]) -> dict[str, Any]:
+    """Return a pod as the chart and the controller make them."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "restartPolicy": "Never",
+            "securityContext": {
+                "runAsNonRoot": True,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "main",
+                    "image": f"images.test/{name}",
+                    "command": command,
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": [
+                        {"name": "state", "mountPath": "/project/.tidemill"},
+                        {"name": "tmp", "mountPath": "/tmp"},
+                    ],
+                }
+            ],
+            "volumes": [{"name": "state", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        },
+    }
+
+
+def run(cluster: Cluster, namespace: str, name: str, command: list[str]) -> str:
+    """Run a command in an image as a pod and return what it printed."""
+    inside = ("--namespace", namespace)
+    cluster.kubectl("apply", "-f", "-", *inside, stdin=json.dumps(pod(name, command)))
+    phase = ("--for=jsonpath={.status.phase}=Succeeded", "--timeout=150s")
+    waited = cluster.kubectl("wait", f"pod/{name}", *phase, *inside, check=False)
+    said = cluster.kubectl("logs", name, *inside)
+    cluster.kubectl("delete", "pod", name, "--wait=false", *inside)
+    assert "condition met" in waited, said
+    return said
+
+
+@pytest.mark.parametrize("image", images.SETS, indirect=True)
+def test_an_image_holds_its_set_and_runs_read_only_as_its_user(
+    cluster: Cluster, restricted: str, image: Image, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.callspec.params["image"]
+    absent = ABSENT[name]
+    asked = {"folders": list(FOLDERS), "modules": sorted(absent | {"pip"}), "tools": sorted(TOOLS)}
+    said = run(cluster, restricted, name, ["python", "-c", LOOK, json.dumps(asked)])
+    found = json.loads(said.splitlines()[-1])
+    assert found["ids"] == [10001, 10001, "/project"]
+    assert found["refused"] == FOLDERS
+    assert found["modules"] == []
+    assert found["tools"] == []
+    assert found["compiled"]
+    switches = {switch.variable: switch.value for switch in SWITCHES}
+    assert switches.items() <= found["environment"].items()
+    held = {canonicalize_name(name): version for name, version in found["packages"].items()}
+    assert held.pop("tidemill") == __version__
+    assert held.items() <= LOCKED.items()
+
+
+@pytest.mark.parametrize("image", ["serve"], indirect=True)
+def test_the_server_is_small(image: Image) -> None:
+    packed, _ = layer_bytes(image)
+    assert packed <= SERVE_BYTES
