@@ -68,7 +68,7 @@ def project(tmp_path, namespace, monkeypatch) -> Project:
     root = tmp_path / "project"
     (root / "configs").mkdir(parents=True)
     settings = yaml.safe_load((ROOT / "configs/base.yaml").read_text())
-    settings["execution"]["images"] = {name: DIGEST.format(name) for name in ("serve", "control")}
+    settings["execution"]["images"] = {name: DIGEST.format(name) for name in ("serve", "registry")}
     settings["rollout"] |= {
         "target": "kubernetes",
         "kubernetes": {"namespace": namespace, "gateway": "public"},

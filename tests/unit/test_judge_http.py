@@ -196,7 +196,7 @@ def test_probes_and_metrics(bench):
     assert "tidemill_judge_look_seconds_count 1.0" in metrics
 
 
-TOKEN, ENTRY = make_entry("argo", permissions=["infer"])
+TOKEN, ENTRY = make_entry("argo", permissions=["infer", "admin"])
 OTHER, _ = make_entry("thief", permissions=["infer"])
 
 

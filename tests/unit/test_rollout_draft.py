@@ -15,7 +15,7 @@ from tidemill.settings import Settings, load
 
 DIGEST = "@sha256:" + "1" * 64
 CLUSTER = [
-    f"execution.images={{serve: 'r.test/serve{DIGEST}', control: 'r.test/control{DIGEST}'}}",
+    f"execution.images={{serve: 'r.test/serve{DIGEST}', registry: 'r.test/registry{DIGEST}'}}",
     "rollout.kubernetes.gateway=public",
 ]
 FREEZE = "{days: [fri, sat], start: '16:00', end: '08:00', time_zone: Europe/Berlin}"
@@ -96,7 +96,7 @@ def test_what_serves_is_of_the_settings():
         ("execution.images={serve: 'r.test/serve:1'}", "expected an image by digest"),
         (
             f"execution.images={{serve: 'r.test/serve{DIGEST}'}}",
-            r"execution\.images\.control is ''",
+            r"execution\.images\.registry is ''",
         ),
         ("rollout.analysis.min_coverage=0.805", "whole number of percents"),
         ("rollout.kubernetes.hostnames=[UPPER]", "traffic.hostnames.0"),

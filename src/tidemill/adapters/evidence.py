@@ -48,7 +48,7 @@ class ServerEvidence:
             return None
         try:
             return self._pairs.read(workloads, state)
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             problems.append(f"answers to compare: {error}")
             return None
 

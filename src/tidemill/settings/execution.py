@@ -81,7 +81,7 @@ class ExecutionSettings(Group):
     environment: dict[PublicName, Url] = Field(default_factory=dict)
     """Environment variables of every step. No secrets: those of a cluster go to `kfp.secrets`."""
     images: dict[
-        Literal["features", "train", "serve", "monitor", "control"],
+        Literal["features", "train", "serve", "monitor", "control", "registry"],
         Annotated[str, AfterValidator(_pinned)],
     ] = Field(default_factory=dict)
     """Image of a dependency set, by version or digest; default `tidemill/<set>:<version>`."""

@@ -242,7 +242,8 @@ class ServingParts(ModelParts):
         from tidemill.wiring.judge import judge_server
 
         server.refuse_exposure(address[0], self.settings.serving)
-        counters = self._counters(self.settings.rollout.prometheus_url)
+        # Callers name the servers: the controller's key would go wherever they say.
+        counters = self._counters(self.settings.rollout.prometheus_url, self._asking(""))
         plan = self.rollout_plan
         return judge_server(address, self.store, counters, plan, self.authentication)
 
@@ -257,11 +258,11 @@ class ServingParts(ModelParts):
         from tidemill.adapters.evidence import ServerEvidence
         from tidemill.adapters.outcomes import Outcomes
 
-        counters = self._counters(prometheus)
-        return ServerEvidence(Outcomes(self.objects), counters, self._asking())
+        asking = self._asking(reveal(self.settings.serving.auth.controller_key))
+        return ServerEvidence(Outcomes(self.objects), self._counters(prometheus, asking), asking)
 
-    def _counters(self, prometheus: str) -> CounterSource:
-        """Return what reads the servers' counters; an empty URL asks the servers themselves."""
+    def _counters(self, prometheus: str, asking: httpx.Client) -> CounterSource:
+        """Return what reads the servers' counters; without a URL by `asking` them themselves."""
         import httpx
 
         from tidemill.adapters.counters import ScrapedCounters
@@ -269,13 +270,12 @@ class ServingParts(ModelParts):
 
         if prometheus:
             return PrometheusCounters(prometheus, httpx.Client(timeout=5.0, trust_env=False))
-        return ScrapedCounters(self._asking())
+        return ScrapedCounters(asking)
 
-    def _asking(self) -> httpx.Client:
-        """Return a client with the key that the servers give the controller."""
+    def _asking(self, key: str) -> httpx.Client:
+        """Return a client of servers, with a key if there is one."""
         import httpx
 
-        key = reveal(self.settings.serving.auth.controller_key)
         keyed = {"authorization": f"Bearer {key}"} if key else {}
         return httpx.Client(timeout=2.0, trust_env=False, headers=keyed)
 

@@ -17,6 +17,8 @@ from tests.cluster.node.images import Image
 from tests.cluster.node.manifest import Manifest, expand
 from tests.cluster.node.sources import CannotStart
 
+ROOT = Path(__file__).parents[3]
+
 ENTER = Path(__file__).with_name("enter.py")
 
 
@@ -45,6 +47,8 @@ async def launch(
     """
     spec = _spec(pod, container, image, env, run)
     spec["binds"] = _binds(container, env, place, run)
+    if image.root == "/":
+        spec["binds"] += _shown(spec["binds"])
     (run / "spec.json").write_text(json.dumps(spec))
     os.mkfifo(spec["failures"])
     argv = ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/run/netns/{place.network}"]
@@ -135,6 +139,17 @@ def _binds(container: Object, env: Mapping[str, str], place: Place, run: Path) -
             source.chmod(0o777)
         binds.append(_bind(source, mount["mountPath"], read_only=mount.get("readOnly", False)))
     return binds
+
+
+def _shown(binds: list[Object]) -> list[Object]:
+    """Return what shows this checkout and its environment where a volume, as on /tmp, hides them."""
+    hidden = [Path(one["target"]) for one in binds]
+    folders = (ROOT, Path(sys.prefix))
+    return [
+        _bind(folder, str(folder), read_only=True)
+        for folder in folders
+        if any(folder.is_relative_to(target) for target in hidden)
+    ]
 
 
 def _bind(source: Path, target: str, *, read_only: bool = False) -> Object:

@@ -60,7 +60,7 @@ class Ahead:
 
     def _ready(self, call: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Yield what could run beside a task, as long as there is a thread for it."""
-        store, busy = call["io_store"], sum(not one.done() for one in self._begun.values())
+        store, busy = call["io_store"], sum(not one.done() for one in list(self._begun.values()))
         tasks = self._tasks.get({})  # none in the thread of a loop's iteration
         known = {name: _succeeded(store, name) for name in tasks}
         for name, task in tasks.items():

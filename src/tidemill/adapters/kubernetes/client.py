@@ -313,6 +313,6 @@ def _role(path: str) -> str:
     if OURS.partition("/")[0] not in path:
         return "the role of the rollout's controller: docs, rollout-kubernetes"
     return (
-        "an administrator binds the role tidemill-rollout-deployer to this identity in the "
-        "namespace; may I? kubectl auth can-i --list"
+        "an administrator names this identity in the chart's rbac.deployers (the role "
+        "tidemill-rollout-deployer); may I? kubectl auth can-i --list"
     )

@@ -37,12 +37,15 @@ class Draft:
         """Return the `spec` that wants a version; raises ConfigError."""
         settings = self._settings
         rollout = settings.rollout
+        analysis: Manifest = {"inline": _analysis(settings)}
+        if rollout.prometheus_url:
+            analysis["evidence"] = {"source": "Prometheus", "url": rollout.prometheus_url}
         spec = {
             "model": make_model(wanted),
             "runtime": _runtime(settings),
             "traffic": _traffic(rollout),
             "strategy": _strategy(rollout),
-            "analysis": {"inline": _analysis(settings)},
+            "analysis": analysis,
         }
         _checked(ModelRolloutSpec, spec)
         return spec
@@ -87,7 +90,7 @@ def _runtime(settings: Settings) -> Manifest:
     if cluster.bundles_claim:
         runtime["bundles"] = {"claimName": cluster.bundles_claim}
     else:
-        runtime["fetchImage"] = _image(settings, "control")
+        runtime["fetchImage"] = _image(settings, "registry")
     if cluster.config_map:
         runtime["configMap"] = {"name": cluster.config_map}
     if cluster.secret:
@@ -97,7 +100,7 @@ def _runtime(settings: Settings) -> Manifest:
     return runtime
 
 
-def _image(settings: Settings, name: Literal["serve", "control"]) -> str:
+def _image(settings: Settings, name: Literal["serve", "registry"]) -> str:
     image = settings.execution.images.get(name, "")
     if not re.search(r"@sha256:[0-9a-f]{64}$", image):
         raise ConfigError(

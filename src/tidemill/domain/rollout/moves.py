@@ -140,7 +140,9 @@ def close(state: State, now: Now, outcome: Ending, closed: str) -> State:
     assert attempt
     entry = Outcome(attempt.number, attempt.canary.revision, outcome, attempt.failure, now.wall)
     history = (entry, *state.history)[:HISTORY]
-    return replace(state, attempt=None, history=history, closed=closed)
+    # What went wrong once more is no longer a way back without steps.
+    served = tuple(r for r in state.served if outcome == "promoted" or r != attempt.canary.revision)
+    return replace(state, attempt=None, history=history, closed=closed, served=served)
 
 
 def keep(state: State) -> State:
