@@ -142,7 +142,7 @@ def _binds(container: Object, env: Mapping[str, str], place: Place, run: Path) -
 
 
 def _shown(binds: list[Object]) -> list[Object]:
-    """Return what shows this checkout and its environment where a volume, as on /tmp, hides them."""
+    """Return what shows this checkout and its environment where a volume, say on /tmp, hides it."""
     hidden = [Path(one["target"]) for one in binds]
     folders = (ROOT, Path(sys.prefix))
     return [
