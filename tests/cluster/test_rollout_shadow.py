@@ -23,6 +23,7 @@ from tests.cluster.node.images import Image
 from tests.cluster.rollouts import IMAGE, ROOT, client, eventually, install, manifest
 from tests.serving import FULL, body
 
+from tidemill.adapters.counters import ScrapedCounters
 from tidemill.adapters.evidence import ServerEvidence
 from tidemill.adapters.kubernetes.client import ROLLOUTS, SERVICES, KubeClient, Manifest
 from tidemill.adapters.outcomes import Outcomes
@@ -208,7 +209,7 @@ def world(cluster, node, gateway, namespace, tmp_path, checkout) -> Iterator[Wor
         made = World(cluster, api, namespace, tmp_path)
         fleet = RolloutFleet(
             *(api, namespace, namespace, ("127.0.0.1", 0), Now()),
-            lambda: ServerEvidence(Outcomes(MemoryObjects()), asking),
+            lambda _: ServerEvidence(Outcomes(MemoryObjects()), ScrapedCounters(asking), asking),
             FakeReleases(),
             "shadow-test",
         )

@@ -47,7 +47,7 @@ def test_the_page_lists_every_switch() -> None:
 
 
 def test_the_images_switch_off_what_tidemill_does() -> None:
-    dockerfile = (REPOSITORY / "infra" / "Dockerfile").read_text().replace("\\\n", " ")
+    dockerfile = (REPOSITORY / "infra" / "images" / "Dockerfile").read_text().replace("\\\n", " ")
     settings = {
         word for line in dockerfile.splitlines() if line[:4] == "ENV " for word in line.split()
     }

@@ -21,6 +21,7 @@ import pytest
 from tests.servers import free_port
 from tests.serving import FULL, ROOT, body, fill
 
+from tidemill.adapters.counters import ScrapedCounters
 from tidemill.adapters.envoy import EnvoyRouter
 from tidemill.adapters.evidence import ServerEvidence
 from tidemill.adapters.outcomes import Outcomes
@@ -95,7 +96,7 @@ class World:
         admin = f"http://127.0.0.1:{gateway.admin_port}"
         servers = ProcessWorkloads(project.platform.processes, project._serve, gateway.server_ports)
         router = EnvoyRouter(project.paths.state / "gateway", admin, client)
-        evidence = ServerEvidence(Outcomes(project.objects), client)
+        evidence = ServerEvidence(Outcomes(project.objects), ScrapedCounters(client), client)
         hands = Hands(servers, router, evidence, FakeReleases())
         name, store = project.settings.name, project.rollouts
         return Controller(name, store, store, hands, project.clock, lambda: datetime.now(UTC))
