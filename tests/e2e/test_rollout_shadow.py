@@ -120,7 +120,8 @@ class World:
         )
 
     def start(self, wanted: Revision) -> None:
-        self.project.orders.start(wanted, self.project.rollout_plan)
+        with self.project.desk() as desk:
+            desk.orders.start(wanted)
 
     @property
     def state(self) -> State:
