@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import structlog
 from tests.server_shelf import Shelf, code_of
 
 from tidemill.errors import Unavailable
@@ -61,12 +62,12 @@ def test_files_that_are_replaced_while_they_are_served_count_as_they_were_loaded
     assert loaded(shelf) == {("taxi", "2"), ("taxi", "1")}
 
 
-def test_a_version_that_alone_is_too_large_is_refused_with_the_reason(
-    shelf: Shelf, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_version_that_alone_is_too_large_is_refused_with_the_reason(shelf: Shelf) -> None:
     add_weight(shelf, "late", "2", 4)
-    shelf.open(model_memory_mb=9, fallback=[]).fill()
-    assert "it takes some 14 MB, more than serving.model_memory_mb" in capsys.readouterr().out
+    with structlog.testing.capture_logs() as lines:
+        shelf.open(model_memory_mb=9, fallback=[]).fill()
+    (reason,) = [line["reason"] for line in lines if line["event"] == "model not loaded"]
+    assert reason == "it takes some 14 MB, more than serving.model_memory_mb"
     assert loaded(shelf) == {("taxi", "2"), ("late", "1")}
     answer = shelf.run(lambda: shelf.infer("late", "2"))
     assert code_of(answer) == (503, "not_loaded")
