@@ -34,6 +34,8 @@ CACHE = "TIDEMILL_TEST_IMAGE_CACHE"
 BASE = ("--variant=minbase", "--include=python3-venv,ca-certificates", "bookworm")
 BASE_CONFIG = "FROM scratch\nCOPY . /\nENV PATH={path}\n"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PACKAGES = "/var/cache/uv"
+"""Where a build finds this machine's cache of packages."""
 SMALL = ("serve", "control", "registry")
 """What the tests build; the others, with torch or two data stacks, they use if somebody has."""
 UNUSED = 3600.0
@@ -177,11 +179,13 @@ def _machine(folder: Path) -> Iterator[str]:
     """Lend this machine's certificates, package index and cache of packages to a build."""
     index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("PIP_INDEX_URL", "")
     settings = folder / "uv.toml"
-    settings.write_text("system-certs = true\n" + (f'index-url = "{index}"\n' if index else ""))
+    lines = ["system-certs = true", f'cache-dir = "{PACKAGES}"']
+    lines += [f'index-url = "{index}"'] if index else []
+    settings.write_text("\n".join(lines))
     packages = Path(os.environ.get("UV_CACHE_DIR") or Path.home() / ".cache/uv")
     packages.mkdir(parents=True, exist_ok=True)
     lent = {"/etc/ssl/certs": "/etc/ssl/certs:ro", settings: "/etc/uv/uv.toml:ro"}
-    lent |= {"/etc/pip.conf": "/etc/pip.conf:ro", packages: "/root/.cache/uv"}
+    lent |= {"/etc/pip.conf": "/etc/pip.conf:ro", packages: PACKAGES}
     yield from (f"--volume={k}:{v}" for k, v in lent.items() if Path(k).exists())
 
 
