@@ -15,6 +15,8 @@ from tests.cluster.gateway.world import CLASS
 from tests.cluster.node.images import Image
 from tests.cluster.workloads import Workloads
 
+SAID = 3000
+"""Characters of each daemon's log that a failed test shows: its machine may be gone by then."""
 NO_CLUSTER, NO_PODS = "NO CLUSTER TESTS", "NO TESTS OF RUNNING PODS"
 
 
@@ -116,6 +118,8 @@ def pytest_runtest_makereport(
     if report.failed and _needs_cluster(item):
         folder = _shared(item.config._tmp_path_factory)  # type: ignore[attr-defined]
         report.sections.append(("cluster", f"logs: {folder}/*/*.log"))
+        for log in sorted(folder.glob("*/daemon.log")):
+            report.sections.append((log.parent.name, log.read_text(errors="replace")[-SAID:]))
     why = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
     if NO_CLUSTER in why or NO_PODS in why:
         report.longrepr = (__file__, 1, why)  # the same place for all

@@ -117,6 +117,7 @@ class Controller:
                 await self._envoy.apply(self._world, made)
             except TimeoutError:  # statuses say only what is in force
                 print("Envoy has not taken the last change: see envoy.log", flush=True)
+                self._changed.set()
             else:
                 await self._report(made)
 

@@ -15,6 +15,8 @@ from tests.cluster.pki import Pair
 Object = dict[str, Any]
 RETRY = 1.0
 """Seconds until a broken watch or a request that was put off is tried again."""
+LATER = {429, 500, 503, 504}
+"""What a busy API server says, or one whose etcd is busy, or that gives a new kind its storage."""
 
 
 class Refused(Exception):
@@ -59,15 +61,21 @@ class Api:
     async def _request(
         self, method: str, path: str, body: Object | None = None, kind: str = "application/json"
     ) -> Object:
+        """Ask until there is an answer: a busy machine's API server is late, or closes an idle
+        connection just when a request comes."""
         content = None if body is None else json.dumps(body)
         headers = {"Content-Type": kind}
-        answer = await self._client.request(method, path, content=content, headers=headers)
-        while answer.status_code == httpx.codes.TOO_MANY_REQUESTS:  # a new kind gets its storage
+        while True:
+            try:
+                answer = await self._client.request(method, path, content=content, headers=headers)
+            except httpx.TransportError as error:
+                print(f"{method} {path}: {error!r}", flush=True)
+            else:
+                if answer.is_success:
+                    return dict(answer.json())
+                if answer.status_code not in LATER:
+                    raise Refused(answer.status_code, answer.text)
             await asyncio.sleep(RETRY)
-            answer = await self._client.request(method, path, content=content, headers=headers)
-        if answer.is_error:
-            raise Refused(answer.status_code, answer.text)
-        return dict(answer.json())
 
     async def mirror(self, path: str, changed: Callable[[str, Object | None], None]) -> None:
         """Call `changed(uid, object)` for each change of a list, with None when one is gone.

@@ -86,7 +86,7 @@ class Kubelet:
             body = {"spec": {**spec, "renewTime": now_micro()}}
             try:
                 await self._renew(body)
-            except (Refused, OSError) as error:
+            except Refused as error:
                 print(f"lease: {error!r}", flush=True)
             await asyncio.sleep(HEARTBEAT)
 
