@@ -131,16 +131,18 @@ class Controller:
                 await self._bridge.add_service(self._addresses[uid])
 
     async def _report(self, made: Plan) -> None:
+        """Tell what a plan came to; what is newer than the plan is told by the next one."""
         for gateway in self._world.ours():
-            await self._tell(gateway, _gateway_status(gateway, made, self._addresses))
+            if gateway["metadata"]["uid"] in made.listeners:
+                await self._tell(gateway, _gateway_status(gateway, made, self._addresses))
         routes = self._world.http_routes | self._world.grpc_routes
-        for uid, parents in made.parents.items():
+        for uid in made.parents.keys() & routes.keys():
             theirs = [
                 one
                 for one in routes[uid].get("status", {}).get("parents", [])
                 if one["controllerName"] != CONTROLLER
             ]
-            await self._tell(routes[uid], {"parents": theirs + parents})
+            await self._tell(routes[uid], {"parents": theirs + made.parents[uid]})
 
     async def _tell(self, item: Object, status: Object) -> None:
         """Write a status unless it is what stands there, times apart."""
