@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from tests.server_app import AS_OF, FULL, NOW, Answer, request, to_answer
+from tests.server_app import AS_OF, FULL, NOW, PATIENT_MS, Answer, request, to_answer
 
 from tidemill.server import Served, build_app
 from tidemill.server.repository import Repository
@@ -57,7 +57,7 @@ class Shelf:
     def open(self, online: MemoryOnline | None = None, **options: Any) -> Repository:
         self.gate.set()
         online = online or MemoryOnline(MANIFEST.features.digest, AS_OF, {})
-        options = {"log": {"flush_seconds": 0.05}} | options
+        options = {"log": {"flush_seconds": 0.05}, "lookup_deadline_ms": PATIENT_MS} | options
         self.settings = ServingSettings(**options)
         made = make_repository(
             self.settings,

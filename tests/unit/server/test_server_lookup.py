@@ -119,7 +119,8 @@ def test_a_late_store_falls_back_within_the_deadline(bundle: Path) -> None:
 def test_a_store_that_keeps_failing_is_left_alone_and_tried_again(
     bundle: Path, clock: Clock
 ) -> None:
-    served = start(bundle, lookup_failures=3, lookup_pause_seconds=2)
+    short = {"lookup_deadline_ms": 50, "lookup_pause_seconds": 2}
+    served = start(bundle, lookup_failures=3, **short)
     served.online.failure = Unavailable("the store does not answer")
     row = ROW | {"tailnum": "N1"}
     with structlog.testing.capture_logs() as lines:
