@@ -22,7 +22,11 @@ def kinds(cluster: Cluster, programs: object) -> Cluster:
     """The cluster with every kind that the chart makes."""
     rollouts.install(cluster)
     try:
-        files = [part for path in crds.prometheus_operator() for part in ("--filename", path)]
+        files = [
+            part
+            for path in (*crds.prometheus_operator(), crds.keda())
+            for part in ("--filename", path)
+        ]
     except CannotBuild as reason:
         pytest.skip(f"NO CLUSTER TESTS: {reason}")
     cluster.kubectl("apply", "--server-side", *files)
@@ -86,6 +90,19 @@ def test_people_have_what_their_role_says(
     verbs = ALLOWED["edit"] | {"deletecollection"}
     assert {verb for verb in verbs if may(known[role], namespace, verb, kind)} == ALLOWED[role]
     assert not may(known[role], namespace, "update", kind, "status")
+
+
+@pytest.mark.parametrize(
+    ("role", "verbs"), [("view", {"get"}), ("edit", {"get", "update", "patch"})]
+)
+def test_people_may_scale_who_may_edit(
+    people: tuple[str, dict[str, Access]], role: str, verbs: set[str]
+) -> None:
+    namespace, known = people
+    who = known[role]
+    rollouts.eventually(lambda: may(who, namespace, "get", "modelrollouts", "scale"))
+    asked = ALLOWED["edit"] | {"deletecollection"}
+    assert {v for v in asked if may(who, namespace, v, "modelrollouts", "scale")} == verbs
 
 
 def test_who_may_edit_applies_a_rollout(people: tuple[str, dict[str, Access]]) -> None:
