@@ -1,13 +1,14 @@
-"""Scaling a rollout through its `scale` subresource: by kubectl, and by Kubernetes' own autoscaler.
+"""Scaling a rollout through its `scale` subresource: by kubectl, by Kubernetes' own autoscaler.
 
-No metrics are served here. An autoscaler without them still raises its target to `minReplicas` and
-brings it down to `maxReplicas`: that it reads and writes the subresource, and nothing about loads.
+There is no metrics server here. Without one an autoscaler still keeps its target between its
+bounds; what one would say of the pods' CPU is played by a custom resource in its place.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -24,7 +25,14 @@ from tests.cluster.test_rollout_controller import (
     want,
 )
 
-from tidemill.adapters.kubernetes.client import DEPLOYMENTS, HTTP_ROUTES, ROLLOUTS, KubeClient
+from tidemill.adapters.kubernetes.client import (
+    DEPLOYMENTS,
+    HTTP_ROUTES,
+    PODS,
+    ROLLOUTS,
+    KubeClient,
+    Resource,
+)
 from tidemill.adapters.kubernetes.owned import ROLLOUT
 
 HELD = FAST | {
@@ -32,6 +40,33 @@ HELD = FAST | {
 }
 """A canary that has half of the requests until somebody approves."""
 ATTACHED = {"mode": "Attach", "routeRef": {"name": "api", "rule": "infer"}, "settleSeconds": 0}
+METRICS = Resource("metrics.k8s.io/v1beta1", "PodMetrics", "pods")
+METRICS_CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "pods.metrics.k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, in the place of its server"},
+    },
+    "spec": {
+        "group": "metrics.k8s.io",
+        "names": {"kind": METRICS.kind, "plural": METRICS.plural},
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1beta1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "x-kubernetes-preserve-unknown-fields": True,
+                    }
+                },
+            }
+        ],
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +177,63 @@ def _able(cluster: Any, namespace: str) -> dict[str, str] | None:
     found = json.loads(cluster.kubectl("get", "hpa", NAME, "-n", namespace, "-o", "json"))
     reasons = {one["type"]: one["reason"] for one in found["status"].get("conditions", [])}
     return reasons if "ScalingActive" in reasons else None
+
+
+@pytest.fixture
+def metrics(cluster) -> Iterator[None]:
+    """Let PodMetrics be objects that a test writes."""
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(METRICS_CRD))
+    name = METRICS_CRD["metadata"]["name"]
+    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    yield
+    cluster.kubectl("delete", "crd", name)
+
+
+def spread(api: KubeClient, namespace: str, millicores: int) -> None:
+    """Say that the pods use so much together, each the same."""
+    pods = api.select(PODS, namespace, {ROLLOUT: NAME})
+    for pod in pods:
+        body = {
+            "apiVersion": METRICS.api,
+            "kind": METRICS.kind,
+            "metadata": {k: pod["metadata"][k] for k in ("name", "namespace", "labels")},
+            "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "window": "1s",
+            "containers": [{"name": "server", "usage": {"cpu": f"{millicores / len(pods):.0f}m"}}],
+        }
+        api.apply(METRICS, body)
+
+
+@pytest.mark.slow
+def test_an_autoscaler_gives_each_arm_what_the_whole_load_needs(
+    cluster, api, namespace, account, metrics
+):
+    """220 millicores at 80 for a server: three of each, whoever has the requests at present.
+
+    The mean over stable alone, 55 of 80 at half of the requests, would keep two; that over one arm
+    that has all of them, 110 of 80, is three as well.
+    """
+    resources = {"requests": {"cpu": "100m"}}
+    settings = HELD | {"runtime__replicas": 2, "runtime__resources": resources}
+    with PlayedPlane(api, namespace, NAME) as plane, running(account, namespace, plane):
+        api.create(ROLLOUTS, manifest(namespace, **settings))
+        stable(api, namespace, "1")
+        want(cluster, namespace, 2)
+        before = held(api, namespace)
+        options = (f"mro/{NAME}", "--min=1", "--max=9", "--cpu-percent=80", "-n", namespace)
+        cluster.kubectl("autoscale", *options)
+
+        def scaled() -> bool:
+            spread(api, namespace, 220)
+            return servers(api, namespace) == [3, 3]
+
+        eventually(scaled, 120)
+        approve(cluster, namespace, before["canary"]["revision"])
+        stable(api, namespace, "2")
+        spread(api, namespace, 220)
+        found = json.loads(cluster.kubectl("get", "hpa", NAME, "-n", namespace, "-o", "json"))
+        assert found["status"]["desiredReplicas"] == 3
+        assert servers(api, namespace) == [3]
 
 
 @pytest.mark.slow
