@@ -153,7 +153,9 @@ def test_start_makes_the_resource_then_changes_it(api, namespace, deployer, proj
     assert "kubectl get pods" in err, "no controller has taken it up"
 
 
-def test_a_number_that_was_scaled_is_not_taken_back(cluster, api, namespace, deployer, line):
+def test_a_number_that_was_scaled_is_not_taken_back(
+    cluster, api, namespace, deployer, project, line
+):
     line("start", f"{NAME}/1")
     cluster.kubectl("scale", f"mro/{NAME}", "--replicas=7", "-n", namespace)
     line("start", f"{NAME}/3", "--set", "rollout.kubernetes.replicas=6")
