@@ -26,6 +26,8 @@ SETTINGS = {
 }
 RUNNER = {"kind": "ServiceAccount", "name": "pipeline-runner", "namespace": "kubeflow"}
 MODEL = {"name": "churn", "model": "Churn", "rollout": ROLLOUT}
+HPA = {"minReplicas": 2, "maxReplicas": 6}
+KEDA = HPA | {"keda": {"serverAddress": "http://prometheus.monitoring:9090", "threshold": 50}}
 ONE_MODEL: dict[str, Any] = {"settings": SETTINGS, "images": IMAGES, "models": [MODEL]}
 EVERYTHING: dict[str, Any] = {
     "settings": SETTINGS
@@ -41,11 +43,19 @@ EVERYTHING: dict[str, Any] = {
     "retrain": {"enabled": True},
     "judge": {"enabled": True},
     "rbac": {"deployers": [RUNNER]},
-    "prometheus": {"monitors": True, "rules": True, "labels": {"release": "prometheus"}},
+    "prometheus": {
+        "monitors": True,
+        "rules": True,
+        "dashboard": True,
+        "labels": {"release": "prometheus"},
+    },
     "priorityClasses": {"create": True},
     "nodeSelector": {"kubernetes.io/arch": "amd64"},
     "tolerations": [{"key": "ml", "operator": "Exists"}],
-    "models": [MODEL | {"settings": {"serving": {"slow_ms": 20}}}],
+    "models": [
+        MODEL | {"settings": {"serving": {"slow_ms": 20}}, "autoscaling": KEDA},
+        {"name": "upsell", "autoscaling": HPA},
+    ],
 }
 
 
@@ -57,6 +67,6 @@ def profile(name: str) -> dict[str, Any]:
 RENDERED: dict[str, dict[str, Any]] = {
     "default": NEEDED,
     "small": profile("small"),
-    "production": profile("production"),
+    "production": profile("production") | {"models": [MODEL | {"autoscaling": HPA}]},
     "everything": EVERYTHING,
 }

@@ -44,7 +44,7 @@ def write(pins: Path, folder: Path) -> Path:
         for kind in node.get("x-kubernetes-group-version-kind", []):
             needed = {one: strict[one] for one in _needed(name, strict)}
             _put(folder, kind, {"$ref": f"#/definitions/{name}", "definitions": needed})
-    for path in [*(CHART / "crds").glob("*.yaml"), *crds.prometheus_operator()]:
+    for path in [*(CHART / "crds").glob("*.yaml"), *crds.prometheus_operator(), crds.keda()]:
         _custom(folder, yaml.safe_load(path.read_text()))
     return folder
 

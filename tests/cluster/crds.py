@@ -25,6 +25,12 @@ def prometheus_operator() -> list[Path]:
     return [folder / f"monitoring.coreos.com_{kind}.yaml" for kind in kinds]
 
 
+def keda() -> Path:
+    """Return KEDA's definition of a ScaledObject; raises CannotBuild."""
+    folder = module("github.com/kedacore/keda/v2", MODULE) / "config" / "crd" / "bases"
+    return folder / "keda.sh_scaledobjects.yaml"
+
+
 def module(name: str, pins: Path) -> Path:
     """Return the files of a Go module, in the version that `pins`/go.mod names.
 

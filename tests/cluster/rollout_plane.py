@@ -93,6 +93,7 @@ class PlayedPlane:
             "phase": "Running",
             "podIP": address,
             "podIPs": [{"ip": address}],
+            "startTime": moment,
             "conditions": [ready],
         }
         set_status(self._api, PODS, pod["metadata"]["name"], self._namespace, status)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.charts.profiles import RENDERED
-from tests.charts.rendering import render, template
+from tests.charts.profiles import HPA, MODEL, ONE_MODEL, RENDERED, ROLLOUT
+from tests.charts.rendering import CHART, render, template
 from tests.cluster import crds, rollouts
 from tests.cluster.access import Access, Cluster
 from tests.cluster.build import CannotBuild
@@ -22,7 +23,11 @@ def kinds(cluster: Cluster, programs: object) -> Cluster:
     """The cluster with every kind that the chart makes."""
     rollouts.install(cluster)
     try:
-        files = [part for path in crds.prometheus_operator() for part in ("--filename", path)]
+        files = [
+            part
+            for path in (*crds.prometheus_operator(), crds.keda())
+            for part in ("--filename", path)
+        ]
     except CannotBuild as reason:
         pytest.skip(f"NO CLUSTER TESTS: {reason}")
     cluster.kubectl("apply", "--server-side", *files)
@@ -88,6 +93,19 @@ def test_people_have_what_their_role_says(
     assert not may(known[role], namespace, "update", kind, "status")
 
 
+@pytest.mark.parametrize(
+    ("role", "verbs"), [("view", {"get"}), ("edit", {"get", "update", "patch"})]
+)
+def test_people_may_scale_who_may_edit(
+    people: tuple[str, dict[str, Access]], role: str, verbs: set[str]
+) -> None:
+    namespace, known = people
+    who = known[role]
+    rollouts.eventually(lambda: may(who, namespace, "get", "modelrollouts", "scale"))
+    asked = ALLOWED["edit"] | {"deletecollection"}
+    assert {v for v in asked if may(who, namespace, v, "modelrollouts", "scale")} == verbs
+
+
 def test_who_may_edit_applies_a_rollout(people: tuple[str, dict[str, Access]]) -> None:
     namespace, known = people
     body: dict[str, Any] = rollouts.manifest(namespace)
@@ -96,3 +114,25 @@ def test_who_may_edit_applies_a_rollout(people: tuple[str, dict[str, Access]]) -
     assert "created" in said
     refused = known["view"].kubectl("delete", "mro", "--all", "-n", namespace, check=False)
     assert "Forbidden" in refused or "forbidden" in refused
+
+
+def test_an_upgrade_leaves_the_autoscaler_its_number(
+    kinds: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    """Helm writes what differs between two releases, whatever was made of the object since."""
+
+    def release(verb: str, **changes: Any) -> int:
+        file = tmp_path / "values.yaml"
+        file.write_text(yaml.safe_dump(ONE_MODEL | changes))
+        options = ("--namespace", namespace, "--values", str(file))
+        kinds.helm(verb, "tidemill", str(CHART), *options)
+        got = kinds.kubectl("get", "mro", "churn", "-n", namespace, "-o", "json")
+        return int(json.loads(got)["spec"]["runtime"]["replicas"])
+
+    assert release("install") == 1
+    kinds.kubectl("scale", "mro/churn", "--replicas=5", "-n", namespace)
+    scaled = [MODEL | {"autoscaling": HPA}]
+    assert release("upgrade", models=scaled) == 5
+    assert release("upgrade", models=scaled, monitor={"deadlineSeconds": 7}) == 5
+    unnamed = [scaled[0] | {"rollout": ROLLOUT | {"runtime": {}}}]
+    assert release("upgrade", models=unnamed) == 1, "taking it out of the values is a change, too"

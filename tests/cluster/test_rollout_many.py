@@ -15,7 +15,8 @@ from tests.cluster.rollouts import client, install, manifest
 from tests.unit.rollout_world import NAME
 
 from tidemill.adapters.kubernetes.cache import Cache
-from tidemill.adapters.kubernetes.client import ROLLOUTS, KubeClient
+from tidemill.adapters.kubernetes.client import DEPLOYMENTS, ROLLOUTS, KubeClient
+from tidemill.adapters.kubernetes.owned import ROLLOUT
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
 
 ROLLOUTS_AT_ONCE = 12
@@ -60,7 +61,8 @@ def test_a_dozen_in_flight_decide_as_each_would_alone(cluster, api, namespace):
     stop = Event()
     with client(cluster) as counted:
         counted._http.event_hooks["request"] = [lambda request: count(sent, request)]
-        cache = Cache(counted, {ROLLOUTS: {}}, namespace, lambda *_: None)
+        watched = {ROLLOUTS: {}, DEPLOYMENTS: {ROLLOUT: ""}}
+        cache = Cache(counted, watched, namespace, lambda *_: None)
         worlds = []
         for number in range(ROLLOUTS_AT_ONCE):
             world = ResourceWorld(SHORT)

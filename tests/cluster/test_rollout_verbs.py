@@ -153,6 +153,16 @@ def test_start_makes_the_resource_then_changes_it(api, namespace, deployer, proj
     assert "kubectl get pods" in err, "no controller has taken it up"
 
 
+def test_a_number_that_was_scaled_is_not_taken_back(
+    cluster, api, namespace, deployer, project, line
+):
+    line("start", f"{NAME}/1")
+    cluster.kubectl("scale", f"mro/{NAME}", "--replicas=7", "-n", namespace)
+    line("start", f"{NAME}/3", "--set", "rollout.kubernetes.replicas=6")
+    spec = resource(api, namespace)["spec"]
+    assert (spec["model"]["version"], spec["runtime"]["replicas"]) == ("3", 7)
+
+
 def test_every_verb_from_the_first_deployment_to_a_retry(
     api, namespace, deployer, project, world, line
 ):

@@ -75,7 +75,7 @@ def test_the_log_tells_a_mirror_from_a_weight(world: World):
 
 def test_the_resource_tells_it_too(world: World):
     said = Condition("SpecValid", "True", "Valid")
-    body = make_status({}, world.state, world.store.log[-1], said, (1, 1), world.now)
+    body = make_status({}, world.state, world.store.log[-1], said, (1, 1), None, world.now)
     found = ModelRolloutStatus.model_validate(body)
     (metric,) = found.paired or ()
     assert found.mirror == 2000

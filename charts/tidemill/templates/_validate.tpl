@@ -25,13 +25,22 @@
 {{- if and .Values.retrain.enabled (not .Values.images.retrain.repository) }}
 {{- $problems = append $problems "images.retrain.repository is empty: no image of tidemill holds the Pipelines SDK, build one with `pip install 'tidemill[pipelines,serve,s3,postgres]'`" }}
 {{- end }}
-{{- range .Values.models }}
+{{- range $model := .Values.models }}
 {{- if and .rollout (not (((.rollout).runtime | default dict).image)) (not $.Values.images.serve.digest) }}
 {{- $problems = append $problems (printf "models[%s] needs images.serve.digest: a ModelRollout names its image by digest" .name) }}
 {{- end }}
 {{- $runtime := (.rollout | default dict).runtime | default dict }}
 {{- if and .rollout (not $runtime.bundles) (not $runtime.fetchImage) (not $.Values.images.registry.digest) }}
 {{- $problems = append $problems (printf "models[%s] needs images.registry.digest, or runtime.bundles: from where does it get its bundle?" .name) }}
+{{- end }}
+{{- with .autoscaling }}
+{{- $requests := (mergeOverwrite (deepCopy $.Values.servers.resources) (deepCopy ($runtime.resources | default dict))).requests | default dict }}
+{{- if and $model.rollout (or .targetCPU (not .keda)) (not $requests.cpu) }}
+{{- $problems = append $problems (printf "models[%s].autoscaling goes by CPU, and its servers request none: set servers.resources.requests.cpu" $model.name) }}
+{{- end }}
+{{- if gt .minReplicas .maxReplicas }}
+{{- $problems = append $problems (printf "models[%s].autoscaling.minReplicas is above maxReplicas" $model.name) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if $problems }}

@@ -8,10 +8,18 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from tidemill.adapters.kubernetes.analysis import AnalysisSpec
-from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, Manifest, NoKind, Objects
+from tidemill.adapters.kubernetes.client import (
+    DEPLOYMENTS,
+    POLICIES,
+    ROLLOUTS,
+    Manifest,
+    NoKind,
+    Objects,
+)
 from tidemill.adapters.kubernetes.draft import MANAGED, Draft, make_model
 from tidemill.adapters.kubernetes.fields import brief
 from tidemill.adapters.kubernetes.mirroring import Mirroring
+from tidemill.adapters.kubernetes.owned import ROLLOUT
 from tidemill.adapters.kubernetes.resources import (
     Control,
     ModelRolloutSpec,
@@ -20,6 +28,7 @@ from tidemill.adapters.kubernetes.resources import (
     make_plan,
     make_revision,
 )
+from tidemill.adapters.kubernetes.scale import Scale, make_scale, said_scale, scaled
 from tidemill.adapters.kubernetes.status import make_status, read_decisions, read_state
 from tidemill.domain.rollout.model import Condition, Decision, Plan, Revision, Spec, State
 from tidemill.errors import Conflict, DataError, NotFound, Refused
@@ -92,18 +101,21 @@ class ResourceRollouts:
     def acknowledge(self, name: str) -> None:
         """Say about the newest specification what the status does not say yet.
 
-        For after a look that changed nothing: its generation was observed, and whether it can run.
+        For after a look that changed nothing: its generation was observed, whether it can run, and
+        what an autoscaler reads.
         """
         found = self._object(name)
         _, said = self._read(found)
         status = found.get("status", {})
         known = {c["type"]: c for c in status.get("conditions", [])}
+        state = read_state(status)
         same = known.get("SpecValid", {}).get("message") == said.message
+        same = same and said_scale(status) == self._scale(name, state)
         behind = min((c["observedGeneration"] for c in known.values()), default=0)
         wanted = found["metadata"]["generation"] if said.status == "False" else self._read_at
         current = status.get("observedGeneration", 0) >= wanted
         if not (same and current and (said.status == "False" or behind >= wanted)):
-            self._write(found, read_state(status), None)
+            self._write(found, state, None)
 
     def plan(self, name: str) -> Plan:
         """Return the plan that an attempt begins with: the resource's, if it is somebody's own."""
@@ -175,7 +187,7 @@ class ResourceRollouts:
         """Return the `spec` that wants a version, of the settings unless the resource is owned."""
         if found is None or _managed(found):
             if self._draft is not None:
-                return self._draft.spec(wanted)
+                return scaled(found, self._draft.spec(wanted))
             if found is None:
                 raise NotFound(f"there is no ModelRollout in {self._namespace} to change")
         return {**found["spec"], "model": make_model(wanted)}
@@ -243,6 +255,10 @@ class ResourceRollouts:
                 )
         return policy
 
+    def _scale(self, name: str, state: State) -> Scale | None:
+        found = self._objects.select(DEPLOYMENTS, self._namespace, {ROLLOUT: name})
+        return make_scale(name, state, found)
+
     def _write(self, found: Manifest, state: State, decision: Decision | None) -> int:
         metadata = found["metadata"]
         _, said = self._read(found)
@@ -252,6 +268,7 @@ class ResourceRollouts:
             decision,
             said,
             (metadata["generation"], self._read_at),
+            self._scale(metadata["name"], state),
             self._wall(),
         )
         written = self._objects.replace(ROLLOUTS, found | {"status": status}, "status")

@@ -90,7 +90,8 @@ class Runtime(Schema):
     image: Image
     """Image with `tidemill[serve]`, by digest: a tag may mean another image tomorrow."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Servers per revision; stable and canary both run all of them during an attempt."""
+    """Servers per revision; stable and canary both run all of them during an attempt. Leave it out
+    of what you apply where an autoscaler sets it (`kubectl scale`, HorizontalPodAutoscaler)."""
     fetch_image: Image | None = None
     """Image with `tidemill[registry]`: an init container fetches the bundle from the registry."""
     bundles: BundleClaim | None = None

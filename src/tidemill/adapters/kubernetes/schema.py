@@ -17,6 +17,12 @@ __all__ = ["definitions", "render"]
 
 MAX_NAME = 40
 """Longest name of a rollout: with `-` and a revision it must fit a label, 63 characters."""
+SCALE = {
+    "specReplicasPath": ".spec.runtime.replicas",
+    "statusReplicasPath": ".status.replicas",
+    "labelSelectorPath": ".status.selector",
+}
+"""What `kubectl scale` and autoscalers read and write of a rollout; `scale` says what it means."""
 KEPT = {
     "default", "description", "enum", "format", "items", "maxItems", "maxLength", "maximum",
     "minItems", "minLength", "minimum", "pattern", "properties", "required", "type",
@@ -68,7 +74,7 @@ def _definition(
         "additionalPrinterColumns": columns,
     }
     if status:
-        served["subresources"] = {"status": {}}
+        served["subresources"] = {"status": {}, "scale": SCALE}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

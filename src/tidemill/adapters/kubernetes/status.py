@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from tidemill.adapters.kubernetes.fields import Schema
+from tidemill.adapters.kubernetes.scale import Scale
 from tidemill.domain.evidence import Assessment
 from tidemill.domain.paired import PairedAssessment
 from tidemill.domain.rollout.model import Condition, Decision, Phase, Revision, State
@@ -151,6 +152,10 @@ class ModelRolloutStatus(Schema):
     """Canary's share of the requests, in 1/10000, as intended."""
     mirror: int | None = None
     """Share of the requests that is mirrored to the canary, in 1/10000, as intended."""
+    replicas: int | None = None
+    """Servers that `selector` chooses."""
+    selector: str | None = None
+    """Servers that take clients' requests, as a label selector: what an autoscaler looks at."""
     metrics: list[MetricStatus] | None = None
     """Evidence of the attempt in flight."""
     paired: list[PairedStatus] | None = None
@@ -199,6 +204,7 @@ def make_status(
     decision: Decision | None,
     said: Condition,
     generations: tuple[int, int],
+    scale: Scale | None,
     now: datetime,
 ) -> dict[str, Any]:
     """Return the status that says `state`; `said` is about the specification itself.
@@ -224,6 +230,8 @@ def make_status(
         step=attempt.plan.steps[attempt.step].name if attempt else None,
         weight=state.weight,
         mirror=state.mirror or None,
+        replicas=scale.replicas if scale else None,
+        selector=scale.selector if scale else None,
         metrics=[_metric(a) for a in attempt.assessments] if attempt else None,
         paired=[_paired(a) for a in attempt.paired] if attempt and attempt.paired else None,
         lost=f"{attempt.evidence.pairing.lost:.1%}" if attempt and attempt.paired else None,

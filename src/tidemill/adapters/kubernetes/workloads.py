@@ -23,6 +23,9 @@ KEPT = "serving.tidemill.dev/spec"
 """Annotation: the specification that a revision was made with. Name and namespace are never read
 from it: who may write it could reach further by us than by himself."""
 
+GROWN = "serving.tidemill.dev/grown-from"
+"""Annotation: how many servers there were when more were asked for, until those are available."""
+
 
 class DeploymentWorkloads:
     """Implements `ports.rollout.Workloads` for one rollout."""
@@ -41,13 +44,12 @@ class DeploymentWorkloads:
 
     def ensure(self, revision: Revision) -> None:
         """Make the servers of a revision run; raises Unavailable with what the cluster refuses."""
-        name = self._owner.object_name(revision.revision)
-        try:
-            live = self._objects.get(DEPLOYMENTS, self._owner.namespace, name)
-            spec = json.loads(live["metadata"]["annotations"][KEPT])
-        except (NotFound, KeyError, ValueError):
-            spec = _spec(self._owner, revision, grpc=self._grpc)
-        manifest = _deployment(self._owner, revision, spec, self.replicas)
+        live = self._live(revision)
+        spec = _kept(live) or _spec(self._owner, revision, grpc=self._grpc)
+        notes = {KEPT: json.dumps(spec, sort_keys=True)}
+        if before := _grown_from(live, self.replicas):
+            notes[GROWN] = str(before)
+        manifest = _deployment(self._owner, revision, spec | {"replicas": self.replicas}, notes)
         try:
             self._applied.apply(SERVICES, _service(self._owner, revision, grpc=self._grpc))
             self._applied.apply(DEPLOYMENTS, manifest)
@@ -81,6 +83,14 @@ class DeploymentWorkloads:
             and (revision := deployment["metadata"]["labels"].get(REVISION))
         }
 
+    def _live(self, revision: Revision) -> Manifest:
+        """Return the Deployment as it is; empty when there is none."""
+        name = self._owner.object_name(revision.revision)
+        try:
+            return self._objects.get(DEPLOYMENTS, self._owner.namespace, name)
+        except NotFound:
+            return {}
+
     def _address(self, revision: str) -> str:
         name = self._owner.object_name(revision)
         return f"{name}.{self._owner.namespace}.svc:{PORT}"
@@ -89,7 +99,8 @@ class DeploymentWorkloads:
         status, metadata = deployment.get("status", {}), deployment["metadata"]
         current = status.get("observedGeneration", 0) >= metadata["generation"]
         return Workload(
-            ready=status.get("availableReplicas", 0) if current else 0,
+            # Of an older generation, too: only the number of servers makes another one.
+            ready=status.get("availableReplicas", 0),
             desired=deployment["spec"]["replicas"],
             address=self._address(revision),
             detail="" if current and not _waiting(status) else _detail(status, pods),
@@ -97,17 +108,51 @@ class DeploymentWorkloads:
             shadows={
                 pod["metadata"]["uid"]: _host(pod, SHADOW_PORT) for pod in pods if _answers(pod)
             },
+            grown_from=_grown_from(deployment, deployment["spec"]["replicas"]),
         )
 
 
-def _deployment(owner: Owner, revision: Revision, spec: Manifest, replicas: int) -> Manifest:
+def _deployment(
+    owner: Owner, revision: Revision, spec: Manifest, notes: dict[str, str]
+) -> Manifest:
     metadata = owner.metadata(owner.object_name(revision.revision), revision.revision)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": metadata | {"annotations": {KEPT: json.dumps(spec, sort_keys=True)}},
-        "spec": spec | {"replicas": replicas},
+        "metadata": metadata | {"annotations": notes},
+        "spec": spec,
     }
+
+
+def _note(live: Manifest, name: str) -> str:
+    text: str = live.get("metadata", {}).get("annotations", {}).get(name, "")
+    return text
+
+
+def _kept(live: Manifest) -> Manifest:
+    """Return the specification that a Deployment was made with; empty when it is not readable."""
+    try:
+        found = json.loads(_note(live, KEPT))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _grown_from(live: Manifest, replicas: int) -> int:
+    """Return how many servers a Deployment had before it was to have more, now `replicas`.
+
+    0 when it has them all, or fewer are wanted. It is on the Deployment because a controller that
+    starts anew must not take servers that were never there for lost ones.
+    """
+    if not live:
+        return 0
+    wanted, noted = live["spec"]["replicas"], _note(live, GROWN)
+    before = int(noted) if noted.isdecimal() else 0
+    if replicas > wanted:
+        before = before or int(wanted)
+    elif live.get("status", {}).get("availableReplicas", 0) >= wanted:
+        return 0
+    return before if before < replicas else 0
 
 
 def _spec(owner: Owner, revision: Revision, *, grpc: bool) -> Manifest:

@@ -57,6 +57,7 @@ def blockers(snapshot: Snapshot, now: Now) -> list[str]:
         (not step.approval or attempt.approved, "waits for approval"),
         (snapshot.ready(snapshot.stable, TOTAL), "stable has too few ready servers"),
         (snapshot.ready(attempt.canary, following), "the canary has too few ready servers"),
+        (not _growing(snapshot), "servers are being added"),
     ]
     verdicts = {a.metric: a for a in attempt.verdicts}
     for name in step.gate:
@@ -85,6 +86,13 @@ def standstill(snapshot: Snapshot, now: Now) -> tuple[str, str] | None:
         why = attempt.evidence.problem or snapshot.reading.problem or "no complete reading"
         return "evidence", f"no evidence for {missing:.0f} s: {why}"
     return None
+
+
+def _growing(snapshot: Snapshot) -> bool:
+    """Whether an arm has been asked for more servers that are not all ready yet."""
+    seen = snapshot.workloads or {}
+    arms = (snapshot.stable.revision, snapshot.attempt.canary.revision)
+    return any(seen[arm].grown_from for arm in arms if arm in seen)
 
 
 def _loss(pairing: Pairing) -> str:

@@ -386,10 +386,13 @@ class Workload:
     """Where each server behind `address` is reached itself, by name; empty: it is one server."""
     shadows: Mapping[str, str] = field(default_factory=dict)
     """Where each server takes mirrored requests and tells what it answered, by name."""
+    grown_from: int = 0
+    """Not 0: it had so many servers when more were asked for, which are not all ready yet."""
 
     def carries(self, weight: int) -> bool:
-        """Whether enough servers are ready for `weight`."""
-        return self.ready >= max(1, math.ceil(self.desired * weight / TOTAL))
+        """Whether enough servers are ready for `weight`; those being added are not lost ones."""
+        counted = self.grown_from or self.desired
+        return self.ready >= max(1, math.ceil(counted * weight / TOTAL))
 
 
 @dataclass(frozen=True, slots=True)
