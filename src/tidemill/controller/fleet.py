@@ -71,7 +71,7 @@ class Fleet:
         except TidemillError as error:
             result, wait = "failed", self._later(key)
             log.warning("will look again", rollout=key, problem=error.message, after=wait)
-        except Exception:
+        except Exception:  # a fault of one look; the thread that met it works for all rollouts
             result, wait = "broken", self._later(key)
             log.exception("a look broke off", rollout=key, after=wait)
         self._observed(time.monotonic() - began, result)
