@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.grpc_calls import Client
 from tests.server_app import Running, start
 
 from tidemill.testing.models import write_bundle
@@ -18,3 +19,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def served(bundle: Path) -> Running:
     return start(bundle)
+
+
+@pytest.fixture(scope="module")
+def shared(bundle: Path) -> Running:
+    """One server for all tests of a file that leave it as it was."""
+    return start(bundle)
+
+
+@pytest.fixture(scope="module")
+def client(shared: Running) -> Client:
+    """Who calls the shared server by gRPC."""
+    return Client(shared)
