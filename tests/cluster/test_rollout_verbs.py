@@ -12,11 +12,11 @@ import pytest
 import yaml
 from tests.bundles import make_bundle
 from tests.cluster.rollouts import ROOT, SPEC, client, install, manifest
+from tests.command_line import Line
 from tests.unit.rollout_world import NAME, World
 
 from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, KubeClient, NoKind, Resource
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
-from tidemill.cli import main
 from tidemill.errors import Conflict
 from tidemill.testing.registry import MemoryRegistry
 from tidemill.wiring import Project
@@ -96,27 +96,9 @@ def world(api, namespace) -> World:
     return world
 
 
-class Line:
-    """The command line: what it printed and how it ended."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *words: str, code: int = 0) -> tuple[str, str]:
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main(["rollout", *words])
-        out, err = self._capsys.readouterr()
-        assert (end.value.code or 0) == code, err
-        return out, err
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self(*words, "--json")[0])
-
-
 @pytest.fixture
 def line(capsys) -> Line:
-    return Line(capsys)
+    return Line(capsys, "rollout")
 
 
 def resource(api: KubeClient, namespace: str) -> dict[str, Any]:
