@@ -61,14 +61,7 @@ def bring_to(world: ResourceWorld, phase: str) -> None:
     else:
         world.deploy()
     if phase not in ("initializing", "stable"):
-        world.want("v2")
-        world.run_until("progressing" if phase in ("paused", "rolling_back") else phase)
-    if phase == "paused":
-        world.change(paused=True)
-        world.run_until("paused")
-    if phase == "rolling_back":
-        world.command("abort", "v2")
-        world.run_until("rolling_back")
+        world.bring_to(phase)
     assert world.phase == phase
 
 
