@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
 from tests.cluster.rollout_plane import PlayedPlane
 from tests.cluster.rollout_scenarios import SHORT, ResourceWorld
-from tests.cluster.rollouts import client, eventually, install
+from tests.cluster.rollouts import eventually
 from tests.cluster.test_rollout_controller import account, running
 from tests.unit.rollout_world import NAME
 
@@ -30,6 +29,8 @@ from tidemill.errors import NotFound
 
 __all__ = ["account"]
 
+pytestmark = pytest.mark.usefixtures("controllers")
+
 ATTACHED = SHORT | {
     "traffic": {
         "mode": "Attach",
@@ -41,15 +42,6 @@ ATTACHED = SHORT | {
 ATTACHED.pop("traffic__settleSeconds")
 OWNED = SHORT | {"strategy__scaleDownDelaySeconds": 60}
 PHASES = [phase for phase in get_args(Phase) if phase != "empty"]
-
-
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    if not cluster.controllers:
-        pytest.skip("nothing collects what a rollout owned here")
-    install(cluster)
-    with client(cluster) as api:
-        yield api
 
 
 def bring_to(world: ResourceWorld, phase: str) -> None:
