@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.grpc_calls import Client
 from tests.server_app import Running, start
+from tests.server_shelf import BIASES, Shelf
 
 from tidemill.testing.models import write_bundle
 
@@ -19,6 +20,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def served(bundle: Path) -> Running:
     return start(bundle)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    made = Shelf(tmp_path / "models")
+    for version, bias in BIASES.items():
+        made.put("late", version, bias)
+    made.put("taxi", "7", 2.0)
+    return made
 
 
 @pytest.fixture(scope="module")
