@@ -13,6 +13,7 @@ from tidemill.errors import Unavailable
 __all__ = ["Answer", "HttpServer", "Respond"]
 
 MAX_BODY = 65_536
+"""Bytes of a request: a question to the judge has a few hundred."""
 POLL_SECONDS = 0.1
 """How late the end of the server is noticed."""
 SILENCE_SECONDS = 10.0

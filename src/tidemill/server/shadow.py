@@ -35,6 +35,7 @@ __all__ = ["ShadowListener", "build_shadow_app"]
 ANSWERS = Operation("answers", "Tell what was answered lately.", Page)
 PATH = "/v2/models/{name}/versions/{version}/answers/{side}/{after}"
 POLL_SECONDS = 0.05
+"""Between two looks at what is still in flight at the end."""
 
 
 class ShadowRoutes(Routes):
