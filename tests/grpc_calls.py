@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
-from tests.server_app import Running
+from tests.server_app import FULL, Running
+from tests.server_app import request as rest_request
+from tests.tensors import as_raw
 
 from tidemill.server.rpc.calls import Calls
 from tidemill.server.rpc.schema import SERVICE, message
 from tidemill.server.rpc.service import Service
 
 Details = namedtuple("Details", ["method"])
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 FIELDS = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
@@ -111,6 +114,18 @@ class Client:
 
     def infer(self, inputs: Sequence[dict[str, Any]], **more: Any) -> Answer:
         return self.call("ModelInfer", request(inputs, **more))
+
+
+def inputs(row: dict[str, Any] = FULL, rows: int = 1, **changes: Any) -> list[dict[str, Any]]:
+    """Typed inputs, the last of them (seats) changed."""
+    made = rest_request(row, rows)["inputs"]
+    return [*made[:-1], made[-1] | changes]
+
+
+def raw(row: dict[str, Any] = FULL, rows: int = 1, **changes: Any) -> list[dict[str, Any]]:
+    """Raw inputs, the last of them (seats) changed."""
+    made = [as_raw(x) for x in rest_request(row, rows)["inputs"]]
+    return [*made[:-1], made[-1] | changes]
 
 
 def request(inputs: Sequence[dict[str, Any]], **more: Any) -> Any:

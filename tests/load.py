@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 __all__ = ["Load"]
 
 
 @dataclass
-class Load:
-    """What clients saw; a subclass says in `_client` how one of them asks."""
+class Load(ABC):
+    """What clients saw."""
 
     target: str
     threads: list[threading.Thread] = field(default_factory=list)
@@ -27,5 +28,6 @@ class Load:
         for thread in self.threads:
             thread.join(60)
 
+    @abstractmethod
     def _client(self, number: int) -> None:
-        raise NotImplementedError
+        """Ask until the server takes no more; `number` tells this client from the others."""

@@ -23,6 +23,9 @@ from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.online import MemoryOnline
 from tidemill.testing.serving import ask, make_repository
 
+BIASES = {"1": -1.0, "2": 0.0, "10": 1.0}
+"""Of the model `late` in the usual shelf, by version; `taxi` has version 7 alone."""
+
 
 class Broken:
     """A session of ONNX Runtime that fails."""

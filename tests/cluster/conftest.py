@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from tests.cluster import images, sources
+from tests.cluster import images, rollouts, sources
 from tests.cluster.access import Cluster
 from tests.cluster.build import CannotBuild
 from tests.cluster.gateway.world import CLASS
 from tests.cluster.node.images import Image
 from tests.cluster.workloads import Workloads
+
+from tidemill.adapters.kubernetes.client import KubeClient
 
 SAID = 3000
 """Characters of each daemon's log that a failed test shows: its machine may be gone by then."""
@@ -51,6 +53,14 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     name = cluster.namespace()
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def api(cluster: Cluster) -> Iterator[KubeClient]:
+    """Return the rollout's client of the API, where our kinds and Gateway API's are defined."""
+    rollouts.install(cluster)
+    with rollouts.client(cluster) as api:
+        yield api
 
 
 @pytest.fixture

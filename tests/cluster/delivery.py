@@ -21,7 +21,7 @@ from tests.cluster import build, sources
 from tests.cluster.access import Cluster
 from tests.cluster.node.images import Image
 from tests.cluster.processes import Processes
-from tests.cluster.rollouts import ROOT
+from tests.cluster.rollouts import ROOT, bind
 from tests.cluster.workloads import Workloads
 from tests.serving import FULL, TIDEMILL, Project, body
 
@@ -154,19 +154,7 @@ class Delivery:
 
     def grant(self, rules: list[dict[str, Any]]) -> Path:
         """Return the kubeconfig of the judge's account, which may do exactly this."""
-        meta = {"name": "judge", "namespace": self.namespace}
-        group = "rbac.authorization.k8s.io"
-        subject = {"kind": "ServiceAccount", **meta}
-        self.apply(
-            {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": rules},
-            {
-                "apiVersion": f"{group}/v1",
-                "kind": "RoleBinding",
-                "metadata": meta,
-                "roleRef": {"apiGroup": group, "kind": "Role", "name": "judge"},
-                "subjects": [subject],
-            },
-        )
+        bind(self.cluster, self.namespace, "judge", rules)
         return self.cluster.user("judge", self.namespace).kubeconfig
 
     @contextmanager

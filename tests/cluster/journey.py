@@ -23,11 +23,11 @@ from tests.cluster.installation import Backing, Release, add_images
 from tests.cluster.node.images import Image
 from tests.cluster.rollouts import eventually
 from tests.cluster.workloads import Workloads
+from tests.registering import registered
 
 from tidemill.adapters.kubernetes.owned import REVISION
 from tidemill.adapters.signing import Signer
 from tidemill.ports.registry import ModelVersion
-from tidemill.steps.register import register
 from tidemill.wiring import Project
 
 ROOT = Path(__file__).parents[2]
@@ -239,18 +239,7 @@ class Journey:
     def register(self, scale: float, longest: int | None = None) -> ModelVersion:
         """Sign and register the next version of the model, which a gate let pass."""
         folder = self._folder / f"bundle-{scale}-{longest}"
-        return register(
-            make_bundle(folder, MODEL, scale, longest),
-            signer=self.project.signer,
-            registry=self.project.registry,
-            aliases=self.project.registry,
-            ledger=self.project.ledger,
-            clock=self.project.clock,
-            run_id="",
-            who="pipeline",
-            why="gates passed",
-            correlation=folder.name,
-        )
+        return registered(self.project, make_bundle(folder, MODEL, scale, longest), folder.name)
 
     def want(self, version: ModelVersion) -> None:
         """Say in the ModelRollout that this version is to serve all traffic."""

@@ -16,7 +16,8 @@ from tests.cluster.rollouts import accept, set_status
 
 from tidemill.adapters.kubernetes.client import HTTP_ROUTES, PODS, KubeClient, Manifest
 from tidemill.adapters.kubernetes.owned import REVISION, ROLLOUT
-from tidemill.domain.rollout.model import Counters, Now, Reading, State, Workload
+from tidemill.domain.rollout.model import Now, State, Workload
+from tidemill.domain.rollout.readings import Counters, Reading
 from tidemill.errors import NotFound, TidemillError
 
 LOOK_SECONDS = 0.2

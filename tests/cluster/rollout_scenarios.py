@@ -12,16 +12,8 @@ from tests.unit.rollout_world import NAME, START, World
 from tidemill.adapters.kubernetes.client import ROLLOUTS
 from tidemill.adapters.kubernetes.resources import ModelRolloutSpec, make_plan, make_revision
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
-from tidemill.domain.rollout.model import (
-    Action,
-    Cohort,
-    Command,
-    Decision,
-    Plan,
-    Reading,
-    Revision,
-    Spec,
-)
+from tidemill.domain.rollout.model import Action, Command, Decision, Plan, Revision, Spec
+from tidemill.domain.rollout.readings import Cohort, Reading
 
 __all__ = ["SCENARIOS", "SHORT", "ResourceWorld", "Resources"]
 

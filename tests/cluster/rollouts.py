@@ -140,6 +140,22 @@ def gateway(cluster: Any, namespace: str, *features: str) -> str:
     return kind
 
 
+def bind(cluster: Any, namespace: str, account: str, rules: list[dict[str, Any]]) -> None:
+    """Let an account do exactly this, by a role of its own name."""
+    meta = {"name": account, "namespace": namespace}
+    group = "rbac.authorization.k8s.io"
+    role = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": rules}
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": "RoleBinding",
+        "metadata": meta,
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": account},
+        "subjects": [{"kind": "ServiceAccount", **meta}],
+    }
+    body = {"apiVersion": "v1", "kind": "List", "items": [role, binding]}
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+
+
 def owner(api: KubeClient, namespace: str, **changes: Any) -> Owner:
     """Create a ModelRollout and return it as an owner."""
     made = api.create(ROLLOUTS, manifest(namespace, **changes))

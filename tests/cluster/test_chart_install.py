@@ -17,9 +17,9 @@ from tests.cluster.installation import CHART, Backing, Release, add_images, addr
 from tests.cluster.rollouts import eventually, manifest
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
+from tests.registering import registered
 
 from tidemill.ports.registry import ModelVersion
-from tidemill.steps.register import register
 from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
@@ -59,18 +59,7 @@ class Installed:
             f"storage.database={database}",
         )
         project = Project.load(self.project, assignments=settings)
-        made = register(
-            make_bundle(folder, name, scale),
-            signer=project.signer,
-            registry=project.registry,
-            aliases=project.registry,
-            ledger=project.ledger,
-            clock=project.clock,
-            run_id="",
-            who="pipeline",
-            why="gates passed",
-            correlation="run-1",
-        )
+        made = registered(project, make_bundle(folder, name, scale), "run-1")
         project.store.dispose()
         return made
 

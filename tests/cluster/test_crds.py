@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.cluster.rollouts import SPEC, change, client, install, manifest
+from tests.cluster.rollouts import SPEC, change, manifest
 
 from tidemill.adapters.kubernetes.analysis import AnalysisSpec
-from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, KubeClient
+from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS
 from tidemill.adapters.kubernetes.resources import ModelRolloutSpec
 from tidemill.errors import Refused
 
@@ -155,13 +154,6 @@ UPDATES: list[tuple[dict[str, Any], str]] = [
     ({"model.digest": "sha256:" + "b" * 64, "model.threshold": "0.3"}, ""),
     ({"traffic": {"mode": "Attach", "routeRef": {"name": "a", "rule": "r"}}}, "mode and kind"),
 ]
-
-
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    install(cluster)
-    with client(cluster) as api:
-        yield api
 
 
 @pytest.fixture(scope="module")

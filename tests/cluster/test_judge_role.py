@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.cluster.delivery import RULES, until
-from tests.cluster.rollouts import client
+from tests.cluster.rollouts import bind, client
 
 from tidemill.adapters.kubernetes.arms import Arms
 from tidemill.adapters.kubernetes.client import KubeClient
@@ -60,16 +60,7 @@ class Bench:
         self.cluster.kubectl("apply", "-f", "-", *where, stdin=json.dumps(body))
 
     def grant(self, rules: list[dict[str, Any]]) -> None:
-        """Let the account do exactly this."""
-        group = "rbac.authorization.k8s.io"
-        self.apply(
-            {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": "judge"},
-             "rules": rules},
-            {"apiVersion": f"{group}/v1", "kind": "RoleBinding", "metadata": {"name": "judge"},
-             "roleRef": {"apiGroup": group, "kind": "Role", "name": "judge"},
-             "subjects": [{"kind": "ServiceAccount", "name": "judge",
-                           "namespace": self.namespace}]},
-        )  # fmt: skip
+        bind(self.cluster, self.namespace, "judge", rules)
 
     def found(self) -> tuple[Workload, float] | None:
         """Look as the judge does; None when it may not."""

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from tests.charts.rendering import controller_rules
 from tests.cluster.rollout_plane import PlayedPlane
-from tests.cluster.rollouts import ROOT, client, eventually, install, manifest
+from tests.cluster.rollouts import ROOT, bind, client, eventually, manifest
 
 from tidemill.adapters.kubernetes.client import (
     DEPLOYMENTS,
@@ -32,6 +32,8 @@ from tidemill.adapters.kubernetes.owned import ROLLOUT
 from tidemill.errors import TidemillError
 from tidemill.testing.rollout import FakeReleases
 from tidemill.wiring.kubernetes import LEASE, RolloutFleet
+
+pytestmark = pytest.mark.usefixtures("controllers")
 
 ACCOUNT = "rollout-controller"
 MAIN = "from tidemill.cli import main; main()"
@@ -52,35 +54,10 @@ class Now:
         return datetime.now(UTC)
 
 
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    if not cluster.controllers:
-        pytest.skip("nothing makes pods of Deployments here")
-    install(cluster)
-    with client(cluster) as api:
-        yield api
-
-
 def grant(cluster: Any, namespace: str, rules: list[Manifest]) -> Any:
     """Give the account exactly these rules and return its access."""
     access = cluster.user(ACCOUNT, namespace)
-    meta = {"name": ACCOUNT, "namespace": namespace}
-    group = "rbac.authorization.k8s.io"
-    role = {
-        "apiVersion": f"{group}/v1",
-        "kind": "Role",
-        "metadata": meta,
-        "rules": rules,
-    }
-    binding = {
-        "apiVersion": f"{group}/v1",
-        "kind": "RoleBinding",
-        "metadata": meta,
-        "roleRef": {"apiGroup": group, "kind": "Role", "name": ACCOUNT},
-        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}],
-    }
-    for body in (role, binding):
-        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    bind(cluster, namespace, ACCOUNT, rules)
     return access
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
 from tests.cluster.rollout_plane import PlayedPlane
 from tests.cluster.rollout_scenarios import SHORT, ResourceWorld
-from tests.cluster.rollouts import client, eventually, install
+from tests.cluster.rollouts import eventually
 from tests.cluster.test_rollout_controller import account, running
 from tests.unit.rollout_world import NAME
 
@@ -30,6 +29,8 @@ from tidemill.errors import NotFound
 
 __all__ = ["account"]
 
+pytestmark = pytest.mark.usefixtures("controllers")
+
 ATTACHED = SHORT | {
     "traffic": {
         "mode": "Attach",
@@ -43,15 +44,6 @@ OWNED = SHORT | {"strategy__scaleDownDelaySeconds": 60}
 PHASES = [phase for phase in get_args(Phase) if phase != "empty"]
 
 
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    if not cluster.controllers:
-        pytest.skip("nothing collects what a rollout owned here")
-    install(cluster)
-    with client(cluster) as api:
-        yield api
-
-
 def bring_to(world: ResourceWorld, phase: str) -> None:
     """Play a rollout until a phase is entered, then let no controller run any more."""
     if phase == "initializing":
@@ -61,14 +53,7 @@ def bring_to(world: ResourceWorld, phase: str) -> None:
     else:
         world.deploy()
     if phase not in ("initializing", "stable"):
-        world.want("v2")
-        world.run_until("progressing" if phase in ("paused", "rolling_back") else phase)
-    if phase == "paused":
-        world.change(paused=True)
-        world.run_until("paused")
-    if phase == "rolling_back":
-        world.command("abort", "v2")
-        world.run_until("rolling_back")
+        world.bring_to(phase)
     assert world.phase == phase
 
 

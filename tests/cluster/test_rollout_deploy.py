@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import yaml
 from components.deploy import deploy
 from tests.cluster.rollout_plane import PlayedPlane
-from tests.cluster.rollouts import client, install
 from tests.cluster.test_rollout_controller import account, running, stable
 from tests.cluster.test_rollout_verbs import deployer, project
 from tests.unit.rollout_world import NAME
 
-from tidemill.adapters.kubernetes.client import KubeClient
 from tidemill.errors import Refused, Timeout
 from tidemill.wiring import Project
 
 __all__ = ["account", "deployer", "project"]
+
+pytestmark = pytest.mark.usefixtures("controllers")
 
 QUICK = {
     "steps": [
@@ -27,15 +25,6 @@ QUICK = {
     "settle_seconds": 0,
     "scale_down_seconds": 1,
 }
-
-
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    if not cluster.controllers:
-        pytest.skip("nothing makes pods of Deployments here")
-    install(cluster)
-    with client(cluster) as api:
-        yield api
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
 from threading import Event
 from typing import Any
@@ -11,24 +10,17 @@ from typing import Any
 import httpx
 import pytest
 from tests.cluster.rollout_scenarios import SHORT, ResourceWorld, model
-from tests.cluster.rollouts import client, install, manifest
+from tests.cluster.rollouts import client, manifest
 from tests.unit.rollout_world import NAME
 
 from tidemill.adapters.kubernetes.cache import Cache
-from tidemill.adapters.kubernetes.client import DEPLOYMENTS, ROLLOUTS, KubeClient
+from tidemill.adapters.kubernetes.client import DEPLOYMENTS, ROLLOUTS
 from tidemill.adapters.kubernetes.owned import ROLLOUT
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
 
 ROLLOUTS_AT_ONCE = 12
 BAD = frozenset(range(0, ROLLOUTS_AT_ONCE, 5))
 """Numbers of those whose canary is harmful."""
-
-
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    install(cluster)
-    with client(cluster) as api:
-        yield api
 
 
 class Named:

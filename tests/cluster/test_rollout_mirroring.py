@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.cluster.rollouts import MIRRORS, client, gateway, install, manifest
+from tests.cluster.rollouts import MIRRORS, gateway, manifest
 from tests.unit.rollout_world import START
 
 from tidemill.adapters.kubernetes import mirroring
-from tidemill.adapters.kubernetes.client import GATEWAY_CLASSES, HTTP_ROUTES, ROLLOUTS, KubeClient
+from tidemill.adapters.kubernetes.client import GATEWAY_CLASSES, HTTP_ROUTES, ROLLOUTS
 from tidemill.adapters.kubernetes.mirroring import Mirroring
 from tidemill.adapters.kubernetes.resources import ModelRolloutSpec
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
 from tidemill.errors import DataError, Unavailable
 
 NAME = "flight-delay"
-
-
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    install(cluster)
-    with client(cluster) as api:
-        yield api
 
 
 def shadowed(namespace: str, percent: int = 20, **changes: Any) -> dict[str, Any]:

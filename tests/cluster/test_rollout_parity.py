@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 from tests.cluster.rollout_scenarios import SCENARIOS, SHORT, Resources, ResourceWorld, Scenario
-from tests.cluster.rollouts import MIRRORS, client, gateway, install
+from tests.cluster.rollouts import MIRRORS, client, gateway
 from tests.mortal import Fate, Killed, Mortal
 from tests.unit.rollout_world import NAME
 
@@ -22,13 +22,6 @@ from tidemill.adapters.store.rollouts import StoredRollouts
 from tidemill.controller.loop import Controller, Hands
 from tidemill.domain.rollout.model import Decision, State
 from tidemill.errors import Conflict, Unavailable
-
-
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    install(cluster)
-    with client(cluster) as api:
-        yield api
 
 
 def outcome(world: ResourceWorld) -> dict[str, Any]:

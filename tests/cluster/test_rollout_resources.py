@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.cluster.rollouts import SPEC, change, client, install, manifest
+from tests.cluster.rollouts import SPEC, change, manifest
 from tests.unit.rollout_world import START, World
 
 from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, KubeClient
@@ -19,13 +18,6 @@ from tidemill.domain.rollout.model import Condition, Decision, State
 from tidemill.errors import Conflict, DataError, NotFound, Refused
 
 NAME = "flight-delay"
-
-
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    install(cluster)
-    with client(cluster) as api:
-        yield api
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.cluster.rollouts import accept, client, install, owner
+from tests.cluster.rollouts import accept, owner
 
 from tidemill.adapters.kubernetes.client import (
     GRPC_ROUTES,
@@ -28,13 +27,6 @@ NAME = "flight-delay"
 OLD, NEW = "a" * 10, "b" * 10
 SPLIT = Route((Backend(OLD, 9500), Backend(NEW, 500)))
 KINDS = [HTTP_ROUTES, GRPC_ROUTES]
-
-
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    install(cluster)
-    with client(cluster) as api:
-        yield api
 
 
 @pytest.fixture

@@ -4,14 +4,11 @@ Gateway, real servers in pods answer, the controller reads both arms' answers fr
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
@@ -21,7 +18,7 @@ import httpx
 import pytest
 from tests.cluster.node.images import Image
 from tests.cluster.rollouts import IMAGE, ROOT, client, eventually, install, manifest
-from tests.serving import FULL, body
+from tests.shadowed import asking
 
 from tidemill.adapters.counters import ScrapedCounters
 from tidemill.adapters.evidence import ServerEvidence
@@ -39,8 +36,6 @@ pytestmark = pytest.mark.slow
 
 NAME = "flight-delay"
 INFER = f"/v2/models/{NAME}/infer"
-QUIET = FULL | {"temp": 120.0, "carrier_late_rate_7d": 0.0}
-"""A row that the model scores below its threshold; it scores FULL above."""
 STATE = "/project/.tidemill"
 SETTINGS = {
     "OMP_NUM_THREADS": "1",
@@ -70,8 +65,6 @@ class World:
     def __init__(self, cluster: Any, api: KubeClient, namespace: str, folder: Path) -> None:
         self.cluster, self.api, self.namespace, self.folder = cluster, api, namespace, folder
         self.signer = Signer(folder / "keys/signing.pem", folder / "keys/signing.pub")
-        self.answered: Counter[str] = Counter()
-        """Of clients, by what answered: a version, or `failed`."""
         self._prepare()
 
     def _prepare(self) -> None:
@@ -141,28 +134,6 @@ class World:
             keys = ("phase", "conditions", "decisions", "paired", "lost")
             raise AssertionError({k: self.status().get(k) for k in keys}) from None
 
-    @contextmanager
-    def clients(self) -> Iterator[None]:
-        stop = Event()
-        threads = [Thread(target=self._ask, args=(stop, n)) for n in range(2)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-
-    def _ask(self, stop: Event, number: int) -> None:
-        with httpx.Client(timeout=10, trust_env=False) as client:
-            for n in itertools.count(number):
-                if stop.wait(0.02):
-                    return
-                answer = client.post(self.url, json=body(FULL if n % 2 else QUIET))
-                ok = answer.status_code == 200
-                self.answered[answer.json()["model_version"] if ok else "failed"] += 1
-
 
 class ClusterNames(httpx.HTTPTransport):
     """Finds a Service's address, as the cluster's DNS does for a controller in a pod."""
@@ -227,11 +198,11 @@ def test_a_model_that_agrees_goes_on_and_one_that_does_not_never_meets_a_client(
     good, same, bad = (world.release(v, b) for v, b in (("1", -1.0), ("2", -1.001), ("3", -9.0)))
     world.want(good)
     world.wait(lambda s: s.get("phase") == "stable")
-    with world.clients():
+    with asking(world.url, 2) as answered:
         world.want(same)
         shadowing = world.wait(lambda s: s.get("paired"))
         assert (shadowing["weight"], shadowing["mirror"]) == (0, 5000)
-        assert world.answered["2"] == 0
+        assert answered["2"] == 0
         promoted = world.wait(lambda s: s.get("phase") == "stable" and s.get("history"))
         assert promoted["history"][0]["outcome"] == "promoted"
 
@@ -239,7 +210,7 @@ def test_a_model_that_agrees_goes_on_and_one_that_does_not_never_meets_a_client(
         done = world.wait(lambda s: s.get("phase") == "stable" and len(s.get("history", [])) == 2)
     assert done["history"][0]["outcome"] == "rolled_back"
     assert "harm in disagreement" in done["history"][0]["reason"]
-    assert world.answered["failed"] == world.answered["3"] == 0
-    assert world.answered["2"] > 0
+    assert answered["failed"] == answered["3"] == 0
+    assert answered["2"] > 0
     with capsys.disabled():
-        print(f" {world.answered.total()} requests, {world.answered['failed']} failed")
+        print(f" {answered.total()} requests, {answered['failed']} failed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 from tests.bundles import make_bundle
-from tests.cluster.rollouts import ROOT, SPEC, client, install, manifest
+from tests.cluster.rollouts import MIRRORS, ROOT, SPEC, bind, gateway, manifest
+from tests.command_line import Line
 from tests.unit.rollout_world import NAME, World
 
 from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, KubeClient, NoKind, Resource
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
-from tidemill.cli import main
 from tidemill.errors import Conflict
 from tidemill.testing.registry import MemoryRegistry
 from tidemill.wiring import Project
@@ -27,30 +26,25 @@ STEPS = [
     {"name": "c5", "weight": 500, "min_events": 300, "approval": True},
     {"name": "c50", "weight": 5000, "gate": ["errors"], "min_events": 600},
 ]
-
-
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    install(cluster)
-    with client(cluster) as api:
-        yield api
+SHADOW = tuple(
+    part
+    for setting in (
+        "rollout.kubernetes.gateway=gateway",
+        "rollout.settle_seconds=1",
+        "rollout.steps=[{name: try, weight: 0, shadow: {percent: 20}, gate: [flips]},"
+        " {name: c50, weight: 5000, min_events: 600}]",
+        "rollout.analysis.metrics=[{name: errors, event: error, max_rate: 0.2, alpha_share: 0.6}]",
+        "rollout.analysis.paired=[{name: flips, event: flip, max_rate: 0.05, alpha_share: 0.2}]",
+    )
+    for part in ("--set", setting)
+)
+"""A plan that begins with a shadow step, at a Gateway that is there."""
 
 
 def grant(cluster: Any, namespace: str, account: str, rules: list[dict[str, Any]]) -> Path:
     """Let an account do exactly this; return its kubeconfig."""
     access = cluster.user(account, namespace)
-    group = "rbac.authorization.k8s.io"
-    meta = {"name": account, "namespace": namespace}
-    role = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": rules}
-    binding = {
-        "apiVersion": f"{group}/v1",
-        "kind": "RoleBinding",
-        "metadata": meta,
-        "roleRef": {"apiGroup": group, "kind": "Role", "name": account},
-        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
-    }
-    for body in (role, binding):
-        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
+    bind(cluster, namespace, account, rules)
     return Path(access.kubeconfig)
 
 
@@ -96,27 +90,9 @@ def world(api, namespace) -> World:
     return world
 
 
-class Line:
-    """The command line: what it printed and how it ended."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *words: str, code: int = 0) -> tuple[str, str]:
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main(["rollout", *words])
-        out, err = self._capsys.readouterr()
-        assert (end.value.code or 0) == code, err
-        return out, err
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self(*words, "--json")[0])
-
-
 @pytest.fixture
 def line(capsys) -> Line:
-    return Line(capsys)
+    return Line(capsys, "rollout")
 
 
 def resource(api: KubeClient, namespace: str) -> dict[str, Any]:
@@ -214,6 +190,55 @@ def test_every_verb_from_the_first_deployment_to_a_retry(
     _, err = line("approve", code=0)
     world.run(1)
     assert "no rollout of" in told(world)
+
+
+def test_a_shadow_step_is_ordered_and_followed(
+    cluster, api, namespace, deployer, project, world, line
+):
+    gateway(cluster, namespace, *MIRRORS)
+    one = line.json("start", f"{NAME}/1", *SHADOW)["revision"]
+    healthy(world, one)
+    world.run(4)
+    two = line.json("start", f"{NAME}/2", *SHADOW)["revision"]
+    healthy(world, two)
+    world.traffic.differs = {two: {"flips": 0.01}}
+    world.run_until("progressing", step="try")
+    world.run(5)
+    found = line.json("status")
+    assert (found["state"]["weight"], found["state"]["mirror"]) == (0, 2000)
+    assert found["state"]["attempt"]["evidence"]["pairing"]["matched"] > 0
+    seen, _ = line("status")
+    for part in ("mirrored", "20 %", "flips", "pairs of"):
+        assert part in seen
+    line("pause")
+    world.run(1)
+    line("resume")
+    world.run_until("progressing", step="c50")
+    world.run_until("stable")
+    assert "step try begins, 20 % mirrored" in line("watch")[0]
+
+    three = line.json("start", f"{NAME}/3", *SHADOW)["revision"]
+    healthy(world, three)
+    world.traffic.differs[three] = {"flips": 0.5}
+    world.run_until("rolling_back")
+    world.run(4)
+    _, err = line("watch", code=3)
+    assert "harm in flips" in err
+
+
+def test_a_shadow_step_that_the_gateway_may_not_mirror_is_told(
+    cluster, api, namespace, deployer, project, world, line
+):
+    gateway(cluster, namespace)
+    line("start", f"{NAME}/1", *SHADOW)
+    assert line.json("status")["problem"] == "", "nobody has looked at the Gateway yet"
+    world.store.acknowledge(NAME)
+    assert "it may not mirror" in line.json("status")["problem"]
+    _, err = line("watch", code=3)
+    assert "it may not mirror" in err
+    line("start", f"{NAME}/1")
+    world.run(4)
+    assert "promoted" in line("watch")[0], "without a shadow step it can run"
 
 
 @pytest.mark.parametrize("verb", ["approve", "resume", "promote", "abort", "retry", "pause"])

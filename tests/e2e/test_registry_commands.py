@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from tests.bundles import DATA, make_bundle
+from tests.registering import registered
 
 from tidemill.bundle import digest
 from tidemill.cli import main
 from tidemill.errors import Conflict
 from tidemill.ports.registry import ModelVersion
 from tidemill.steps.promote import promote
-from tidemill.steps.register import register
 from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
@@ -33,23 +33,8 @@ def project(tmp_path: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch) ->
     return Project.load(root)
 
 
-def registered(project: Project, folder: Path, name: str, scale: float) -> ModelVersion:
-    return register(
-        make_bundle(folder, name, scale),
-        signer=project.signer,
-        registry=project.registry,
-        aliases=project.registry,
-        ledger=project.ledger,
-        clock=project.clock,
-        run_id="",
-        who="pipeline",
-        why="gates passed",
-        correlation=f"run-{scale}",
-    )
-
-
 def release(project: Project, folder: Path, name: str, scale: float) -> ModelVersion:
-    version = registered(project, folder, name, scale)
+    version = registered(project, make_bundle(folder, name, scale), f"run-{scale}")
     promote(
         version,
         "champion",
@@ -173,7 +158,7 @@ def test_an_interrupted_promotion_is_settled(
 ) -> None:
     name = f"cli-{tmp_path.name[-12:]}"
     release(project, tmp_path / "one", name, 0.001)
-    second = registered(project, tmp_path / "two", name, 0.002)
+    second = registered(project, make_bundle(tmp_path / "two", name, 0.002), "run-0.002")
 
     class Dead:
         def set_alias(self, name: str, alias: str, version: str) -> None:

@@ -22,6 +22,7 @@ import httpx
 import polars as pl
 import pytest
 from tests.bundles import write_evidence
+from tests.registering import registered
 from tests.servers import free_port
 from tests.serving import FULL, ROOT, body, fill, wait_until
 
@@ -29,7 +30,6 @@ from tidemill.adapters.clock import ReplayClock
 from tidemill.domain.rollout.model import State
 from tidemill.ports.processes import ProcessSpec
 from tidemill.ports.registry import ModelVersion
-from tidemill.steps.register import register
 from tidemill.testing.models import MANIFEST, write_bundle
 from tidemill.wiring import Project
 
@@ -112,21 +112,10 @@ class World:
         self.project.platform.up([self.project.gateway_spec, controller], timeout=60)
 
     def release(self, name: str, bias: float) -> ModelVersion:
-        project, manifest = self.project, replace(MANIFEST, name=MODEL)
+        manifest = replace(MANIFEST, name=MODEL)
         bundle = write_bundle(self.folder / name, manifest=manifest, bias=bias)
         write_evidence(bundle)
-        return register(
-            bundle,
-            signer=project.signer,
-            registry=project.registry,
-            aliases=project.registry,
-            ledger=project.ledger,
-            clock=project.clock,
-            run_id="",
-            who="pipeline",
-            why="gates passed",
-            correlation=name,
-        )
+        return registered(self.project, bundle, name)
 
     def start(self, version: ModelVersion) -> None:
         self.project.deploy(str(version), 0)

@@ -9,7 +9,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,8 @@ import httpx
 import polars as pl
 import pytest
 from tests.servers import free_port
-from tests.serving import FULL, ROOT, body, fill
+from tests.serving import ROOT, fill
+from tests.shadowed import asking
 
 from tidemill.adapters.counters import ScrapedCounters
 from tidemill.adapters.envoy import EnvoyRouter
@@ -38,13 +38,10 @@ pytestmark = pytest.mark.slow
 
 MODEL = "shadowed-flights"
 INFER = f"/v2/models/{MODEL}/infer"
-QUIET = FULL | {"temp": 120.0, "carrier_late_rate_7d": 0.0}
-"""A row that the model scores below its threshold; it scores FULL above."""
 PAIRED = [
     {"name": "disagreement", "event": "flip", "max_rate": 0.05, "alpha_share": 0.3},
     {"name": "failures", "event": "failed", "max_rate": 0.05, "alpha_share": 0.3},
 ]
-CLIENTS = 4
 
 
 class World:
@@ -87,8 +84,6 @@ class World:
         self.versions = itertools.count(1)
         self.client = httpx.Client(timeout=2.0, trust_env=False)
         self.controller = self._controller()
-        self.answered: Counter[str] = Counter()
-        """Of clients, by what answered: a version, or `failed`."""
 
     def _controller(self) -> Controller:
         project, client = self.project, self.client
@@ -160,29 +155,10 @@ class World:
         mine = pl.concat(rows).filter(pl.col("revision") == wanted.reported)
         return mine.filter(pl.col("request_id") != "rehearsal").height
 
-    @contextmanager
-    def clients(self) -> Iterator[None]:
-        """Ask without pause through the gateway; note who answered."""
-        stop = Event()
-        threads = [Thread(target=self._ask, args=(stop, n)) for n in range(CLIENTS)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-
-    def _ask(self, stop: Event, number: int) -> None:
-        url = f"http://127.0.0.1:{self.project.settings.gateway.port}{INFER}"
-        with httpx.Client(timeout=10, trust_env=False) as client:
-            for n in itertools.count(number):
-                if stop.wait(0.02):
-                    return
-                answer = client.post(url, json=body(FULL if n % 2 else QUIET))
-                ok = answer.status_code == 200
-                self.answered[answer.json()["model_version"] if ok else "failed"] += 1
+    @property
+    def url(self) -> str:
+        """Where clients ask: the gateway."""
+        return f"http://127.0.0.1:{self.project.settings.gateway.port}{INFER}"
 
 
 @pytest.fixture
@@ -206,7 +182,7 @@ def test_a_model_that_agrees_goes_on_and_one_that_does_not_never_meets_a_client(
     good, same, bad = world.release(-1.0), world.release(-1.001), world.release(-9.0)
     world.start(good)
     world.wait(lambda state: state.phase == "stable")
-    with world.clients():
+    with asking(world.url, 4) as answered:
         world.start(same)
         shadowing = world.wait(lambda s: bool(s.attempt and s.attempt.evidence.pairing.matched))
         assert (shadowing.weight, shadowing.mirror) == (0, 5000)
@@ -214,7 +190,7 @@ def test_a_model_that_agrees_goes_on_and_one_that_does_not_never_meets_a_client(
         assert counted["tidemill_shadow_requests_total"] > 0
         assert counted["tidemill_requests_total"] == 1, "the rehearsal alone"
         assert world.logged(same) == 0
-        assert world.answered[same.version] == 0
+        assert answered[same.version] == 0
         world.wait(lambda s: s.weight == 5000)
         promoted = world.wait(lambda s: s.phase == "stable" and bool(s.history))
         assert promoted.history[0].outcome == "promoted"
@@ -223,10 +199,10 @@ def test_a_model_that_agrees_goes_on_and_one_that_does_not_never_meets_a_client(
         refused = world.wait(lambda s: s.closed == bad.revision)
     assert refused.history[0].outcome == "rolled_back"
     assert "harm in disagreement" in refused.history[0].reason
-    assert world.answered["failed"] == world.answered[bad.version] == 0
+    assert answered["failed"] == answered[bad.version] == 0
     assert world.logged(bad) == 0
     passed = next(d for d in world.log if d.reason == "step shadow: gate passed")
     assert [a.verdict for a in passed.paired] == ["pass", "pass"]
     with capsys.disabled():
         found = {a.metric: (a.events, a.pairs) for a in passed.paired}
-        print(f" {world.answered.total()} requests, {world.answered['failed']} failed; {found}")
+        print(f" {answered.total()} requests, {answered['failed']} failed; {found}")

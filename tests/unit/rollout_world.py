@@ -156,6 +156,17 @@ class World:
         self.run(2)
         assert self.phase == "stable"
 
+    def bring_to(self, phase: str) -> None:
+        """Want v2; stop as soon as the phase is entered, which may take a pause or an abort."""
+        self.want("v2")
+        self.run_until("progressing" if phase in ("paused", "rolling_back") else phase)
+        if phase == "paused":
+            self.change(paused=True)
+        if phase == "rolling_back":
+            self.command("abort", "v2")
+        if self.phase != phase:
+            self.run_until(phase)
+
     def weight(self, name: str) -> int:
         return self.gateway.weights().get(name, 0)
 

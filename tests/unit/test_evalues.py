@@ -22,7 +22,8 @@ from tidemill.domain.evalues import (
     ratio_interval,
 )
 from tidemill.domain.evidence import LEVELS, TOTAL, Metric, Segment, Tolerance, assess, extend
-from tidemill.domain.rollout.model import Attempt, Evidence, State
+from tidemill.domain.rollout.model import Attempt, State
+from tidemill.domain.rollout.readings import Evidence
 from tidemill.testing.canaries import Canaries
 
 WHOLE = np.array([1.0])

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.adapters.prometheus import PrometheusCounters
-from tidemill.domain.rollout.model import Counters, Workload
+from tidemill.domain.rollout.model import Workload
+from tidemill.domain.rollout.readings import Counters
 from tidemill.errors import Unavailable
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -20,7 +20,8 @@ from tidemill.adapters.workloads import ProcessWorkloads
 from tidemill.controller.orders import Orders
 from tidemill.controller.plan import make_plan
 from tidemill.domain.rollout.forecast import events_to_harm, events_to_pass
-from tidemill.domain.rollout.model import Attempt, Evidence, Release, Span, Spec, State
+from tidemill.domain.rollout.model import Attempt, Release, Spec, State
+from tidemill.domain.rollout.readings import Evidence, Span
 from tidemill.errors import Conflict, NotFound, Refused, Unavailable
 from tidemill.ports.processes import ProcessStatus
 from tidemill.steps.release import RegistryReleases

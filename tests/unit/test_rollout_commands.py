@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.bundles import make_bundle
+from tests.command_line import Line
 from tests.unit.rollout_world import NAME, World, plan
 
-from tidemill.cli import main
 from tidemill.testing.registry import MemoryRegistry
 from tidemill.wiring import Project
 
@@ -41,27 +40,9 @@ def world(project: Project) -> World:
     return world
 
 
-class Line:
-    """The command line: what it printed and how it ended."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *words: str, code: int = 0) -> tuple[str, str]:
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main(["rollout", *words])
-        out, err = self._capsys.readouterr()
-        assert (end.value.code or 0) == code, err
-        return out, err
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self(*words, "--json")[0])
-
-
 @pytest.fixture
 def line(capsys: pytest.CaptureFixture[str]) -> Line:
-    return Line(capsys)
+    return Line(capsys, "rollout")
 
 
 def test_start_fetches_verifies_and_wants_the_newest_version(project, line, tmp_path, monkeypatch):

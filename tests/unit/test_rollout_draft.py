@@ -56,6 +56,13 @@ def test_the_plan_is_that_of_one_machine(assignments):
     assert dataclasses.replace(made, **rest) == dataclasses.replace(expected, **rest)
 
 
+def test_whom_the_controller_asks_is_of_the_settings():
+    for url in ("", "http://prometheus.monitoring:9090"):
+        found = settings(f"rollout.prometheus_url='{url}'")
+        spec = ModelRolloutSpec.model_validate(Draft(found).spec(WANTED))
+        assert spec.analysis.prometheus == url
+
+
 def test_durations_are_rounded_up():
     made = Draft(settings("rollout.settle_seconds=1.2", "rollout.interval_seconds=0.2")).plan()
     assert (made.settle_seconds, made.interval_seconds) == (2.0, 1.0)

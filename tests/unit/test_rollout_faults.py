@@ -19,7 +19,8 @@ import tidemill.controller.loop as loop
 from tidemill.controller.loop import Controller, Hands
 from tidemill.domain.evidence import TOTAL
 from tidemill.domain.paired import PairedRate
-from tidemill.domain.rollout.model import Cohort, Now, Reading, Snapshot, Step, intent
+from tidemill.domain.rollout.model import Now, Snapshot, Step, intent
+from tidemill.domain.rollout.readings import Cohort, Reading
 from tidemill.domain.rollout.reconcile import Result, reconcile
 
 SHORT = plan(

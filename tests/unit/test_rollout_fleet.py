@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from tidemill.controller.fleet import MAX_RETRY, STUCK_SECONDS, Fleet
 from tidemill.controller.gauges import Gauges
+from tidemill.controller.listening import HttpServer
 from tidemill.controller.probes import Probes
 from tidemill.controller.queue import WorkQueue
 from tidemill.errors import Unavailable
@@ -175,9 +176,9 @@ def test_probes_and_metrics_are_served():
     gauges = Gauges(registry, lambda: Counter(stable=2), lambda: 3, lambda: True)
     gauges.decisions.labels("rollback").inc()
     gauges.looks.labels("done").observe(0.02)
-    address = ("127.0.0.1", 0)
-    with Probes(address, lambda: said["healthy"], lambda: said["ready"], registry) as probes:
-        page = f"http://127.0.0.1:{probes.port}"
+    probes = Probes(lambda: said["healthy"], lambda: said["ready"], registry)
+    with HttpServer(("127.0.0.1", 0), probes.respond, "probes") as server:
+        page = f"http://127.0.0.1:{server.port}"
         with httpx.Client(base_url=page, trust_env=False) as http:
             assert (http.get("/healthz").status_code, http.get("/healthz").text) == (200, "ok")
             answer = http.get("/readyz")
@@ -185,6 +186,7 @@ def test_probes_and_metrics_are_served():
             said["healthy"] = "nobody watches pods any more"
             assert http.get("/healthz").status_code == 503
             metrics = http.get("/metrics").text
+            assert http.get("/v1/judge").status_code == http.post("/metrics").status_code == 404
     assert 'tidemill_rollouts{phase="stable"} 2.0' in metrics
     assert "tidemill_rollout_queue 3.0" in metrics
     assert 'tidemill_rollout_decisions_total{action="rollback"} 1.0' in metrics

@@ -26,8 +26,9 @@ from tidemill.domain.paired import (
     pairs_until,
     rate_interval,
 )
-from tidemill.domain.rollout.model import Attempt, Evidence, State, Workload
+from tidemill.domain.rollout.model import Attempt, State, Workload
 from tidemill.domain.rollout.pairs import Pairing, Pairs, add_pairs
+from tidemill.domain.rollout.readings import Evidence
 
 OLD = GRACE_SECONDS + 1
 FLIP = PairedRate("disagreement", "flip", 0.05, 0.1, 0.002)

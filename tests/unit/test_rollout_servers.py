@@ -13,7 +13,8 @@ from tests.unit.rollout_world import START, World, plan, revision
 
 from tidemill.adapters.counters import ScrapedCounters
 from tidemill.adapters.evidence import ServerEvidence
-from tidemill.domain.rollout.model import Counters, Now, Reading, State, Workload
+from tidemill.domain.rollout.model import Now, State, Workload
+from tidemill.domain.rollout.readings import Counters, Reading
 from tidemill.domain.rollout.windows import total
 
 NOW = START.timestamp()

@@ -13,7 +13,8 @@ from datetime import datetime
 
 import httpx
 
-from tidemill.domain.rollout.model import Counters, Workload
+from tidemill.domain.rollout.model import Workload
+from tidemill.domain.rollout.readings import Counters
 from tidemill.domain.rollout.windows import total
 from tidemill.errors import Unavailable
 from tidemill.ports.rollout import Tails

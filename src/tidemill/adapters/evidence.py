@@ -10,8 +10,9 @@ import httpx
 from tidemill.adapters.outcomes import Outcomes
 from tidemill.adapters.pairing import PairReader
 from tidemill.adapters.rehearsal import Rehearsal
-from tidemill.domain.rollout.model import Now, Reading, State, Workload
+from tidemill.domain.rollout.model import Now, State, Workload
 from tidemill.domain.rollout.pairs import Pairs
+from tidemill.domain.rollout.readings import Reading
 from tidemill.ports.rollout import CounterSource
 
 __all__ = ["ServerEvidence"]

@@ -19,7 +19,8 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 
 from tidemill.domain.evidence import LEVELS
-from tidemill.domain.rollout.model import Cohort, Revision, Span, State
+from tidemill.domain.rollout.model import Revision, State
+from tidemill.domain.rollout.readings import Cohort, Span
 from tidemill.errors import NotFound
 from tidemill.ports.objects import ObjectStore
 

@@ -23,7 +23,8 @@ from typing import Any
 import httpx
 
 from tidemill.adapters.counters import NAMES, STARTED, Sample, servers, tally
-from tidemill.domain.rollout.model import Counters, Workload
+from tidemill.domain.rollout.model import Workload
+from tidemill.domain.rollout.readings import Counters
 from tidemill.domain.rollout.windows import total
 from tidemill.errors import Unavailable
 from tidemill.ports.rollout import Tails

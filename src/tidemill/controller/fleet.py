@@ -16,8 +16,8 @@ from tidemill.errors import TidemillError
 __all__ = ["Fleet"]
 
 log = structlog.get_logger(__name__)
-FIRST_RETRY = 1.0
-MAX_RETRY = 60.0
+FIRST_RETRY, MAX_RETRY = 1.0, 60.0
+"""Seconds until a key is looked at again after a look that failed; doubled each time."""
 STUCK_SECONDS = 120.0
 """Longer than any look can take whose calls all run into their timeouts: then a worker hangs."""
 
@@ -71,7 +71,7 @@ class Fleet:
         except TidemillError as error:
             result, wait = "failed", self._later(key)
             log.warning("will look again", rollout=key, problem=error.message, after=wait)
-        except Exception:
+        except Exception:  # a fault of one look; the thread that met it works for all rollouts
             result, wait = "broken", self._later(key)
             log.exception("a look broke off", rollout=key, after=wait)
         self._observed(time.monotonic() - began, result)

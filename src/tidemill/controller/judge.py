@@ -14,7 +14,8 @@ from time import sleep
 
 from tidemill.controller.questions import Asked
 from tidemill.domain.rollout.judge import Finding, Question, begin, find, look, turn
-from tidemill.domain.rollout.model import Now, Plan, Reading, Revision, State, Workload
+from tidemill.domain.rollout.model import Now, Plan, Revision, State, Workload
+from tidemill.domain.rollout.readings import Reading
 from tidemill.errors import Conflict, NotFound, Refused, RetryableError, UsageError
 from tidemill.ports.rollout import Attempts, CounterSource, Locator
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import structlog
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from tidemill.controller.answers import FLAGGER, as_document, as_status
 from tidemill.controller.judge import Judge
+from tidemill.controller.listening import Answer
+from tidemill.controller.probes import PROBES, Check, Probes
 from tidemill.controller.questions import Asked, read_body, read_flagger, read_query
 from tidemill.domain.rollout.judge import Finding
 from tidemill.errors import (
@@ -30,7 +25,7 @@ from tidemill.errors import (
     TidemillError,
 )
 
-__all__ = ["Answer", "Denied", "Routes"]
+__all__ = ["Denied", "Routes"]
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +37,6 @@ Door = Callable[[str], None]
 Weigh = Callable[[str, str], float]
 """Finds the weight of Flagger's canary, percent, by its namespace and name; raises NotFound,
 Refused, Unavailable."""
-Check = Callable[[], str]
-"""Returns what is wrong, empty when nothing is."""
 
 
 class Denied(PermanentError):
@@ -54,52 +47,37 @@ class Denied(PermanentError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is sent back."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "text/plain"})
-
-
 class Routes:
     """Answers requests; may be asked from many threads."""
 
     def __init__(self, judge: Judge, weigh: Weigh, door: Door, ready: Check) -> None:
-        self._judge, self._weigh, self._door, self._ready = judge, weigh, door, ready
-        self._registry = CollectorRegistry()
+        self._judge, self._weigh, self._door = judge, weigh, door
+        registry = CollectorRegistry()
         self._verdicts = Counter(
-            "tidemill_judge_answers", "Answers by verdict.", ("verdict",), registry=self._registry
+            "tidemill_judge_answers", "Answers by verdict.", ("verdict",), registry=registry
         )
         self._refused = Counter(
-            "tidemill_judge_refused", "Refusals by status.", ("status",), registry=self._registry
+            "tidemill_judge_refused", "Refusals by status.", ("status",), registry=registry
         )
         self._looks = Histogram(
-            "tidemill_judge_look_seconds", "Time of one look.", registry=self._registry
+            "tidemill_judge_look_seconds", "Time of one look.", registry=registry
         )
+        self._probes = Probes(lambda: "", ready, registry)
 
-    def answer(self, method: str, target: str, authorization: str, body: bytes) -> Answer:
+    def respond(self, method: str, target: str, authorization: str, body: bytes) -> Answer:
         """Answer one request; a refusal says what was expected, and what to do."""
         url = urlsplit(target)
-        if method == "GET" and url.path in ("/healthz", "/readyz", "/metrics"):
-            return self._probe(url.path)
+        if method == "GET" and url.path in PROBES:
+            return self._probes.answer(url.path)
         try:
             self._door(authorization)
             return self._route(method, url.path, url.query, body)
         except TidemillError as error:
             return self._refuse(error)
-        except Exception:
+        except Exception:  # whoever asks hears that it is not their fault, and nothing of the fault
             log.exception("a question failed", path=url.path)
             self._refused.labels("500").inc()
             return _json({"error": "a fault of the judge; its log says which"}, 500)
-
-    def _probe(self, path: str) -> Answer:
-        if path == "/metrics":
-            body = generate_latest(self._registry)
-            return Answer(200, body, {"content-type": CONTENT_TYPE_LATEST})
-        problem = self._ready() if path == "/readyz" else ""
-        return Answer(503 if problem else 200, (problem or "ok").encode())
 
     def _route(self, method: str, path: str, query: str, body: bytes) -> Answer:
         if path == JUDGE and method in ("GET", "POST"):

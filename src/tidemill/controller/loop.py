@@ -12,7 +12,6 @@ import structlog
 from tidemill.domain.rollout.model import (
     Decision,
     Now,
-    Reading,
     Route,
     Snapshot,
     Spec,
@@ -21,6 +20,7 @@ from tidemill.domain.rollout.model import (
     intent,
     shadow_of,
 )
+from tidemill.domain.rollout.readings import Reading
 from tidemill.domain.rollout.reconcile import reconcile
 from tidemill.errors import Conflict, PermanentError, RetryableError, TidemillError
 from tidemill.ports.clock import Clock

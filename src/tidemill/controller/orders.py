@@ -13,6 +13,7 @@ from tidemill.ports.rollout import Specs, States
 __all__ = ["Orders"]
 
 ATTEMPTS = 5
+"""How often an order is written before it gives way to those who write at the same time."""
 
 
 class Orders:

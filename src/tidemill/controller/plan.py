@@ -7,6 +7,8 @@ from tidemill.domain.paired import PairedRate
 from tidemill.domain.rollout.freeze import make_freeze
 from tidemill.domain.rollout.model import Plan, Policy, Step
 from tidemill.settings import Settings
+from tidemill.settings.rollout import AnalysisMetric, RolloutStep
+from tidemill.settings.shadow import PairedMetric
 
 __all__ = ["make_plan"]
 
@@ -14,44 +16,10 @@ __all__ = ["make_plan"]
 def make_plan(settings: Settings) -> Plan:
     """Return the rollout's plan; an attempt keeps the one it began with."""
     rollout, analysis = settings.rollout, settings.rollout.analysis
-    metrics = tuple(
-        Metric(
-            name=metric.name,
-            event=metric.event,
-            harm_ratio=metric.harm_ratio,
-            pass_ratio=metric.pass_ratio,
-            max_rate=metric.max_rate,
-            alpha=analysis.alpha * metric.alpha_share,
-        )
-        for metric in analysis.metrics
-    )
-    steps = tuple(
-        Step(
-            name=step.name,
-            weight=step.weight,
-            gate=tuple(step.gate),
-            min_events=step.min_events,
-            min_seconds=step.min_seconds,
-            max_seconds=step.max_seconds,
-            approval=step.approval,
-            mirror=step.shadow.percent * 100 if step.shadow else 0,
-        )
-        for step in rollout.steps
-    )
-    paired = tuple(
-        PairedRate(
-            name=metric.name,
-            event=metric.event,
-            max_rate=metric.max_rate,
-            max_difference=metric.max_difference,
-            alpha=analysis.alpha * metric.alpha_share,
-        )
-        for metric in analysis.paired
-    )
     maturity = settings.monitoring.maturity_hours * 3600
     return Plan(
-        steps=steps,
-        metrics=metrics,
+        steps=tuple(map(_step, rollout.steps)),
+        metrics=tuple(_metric(metric, analysis.alpha) for metric in analysis.metrics),
         tolerance=Tolerance(
             beta=analysis.beta,
             srm_alpha=analysis.srm_alpha,
@@ -77,6 +45,40 @@ def make_plan(settings: Settings) -> Plan:
             make_freeze(window.days, window.start, window.end, window.time_zone)
             for window in rollout.freeze
         ),
-        paired=paired,
+        paired=tuple(_paired(metric, analysis.alpha) for metric in analysis.paired),
         max_lost=analysis.max_lost,
+    )
+
+
+def _step(step: RolloutStep) -> Step:
+    return Step(
+        name=step.name,
+        weight=step.weight,
+        gate=tuple(step.gate),
+        min_events=step.min_events,
+        min_seconds=step.min_seconds,
+        max_seconds=step.max_seconds,
+        approval=step.approval,
+        mirror=step.shadow.percent * 100 if step.shadow else 0,
+    )
+
+
+def _metric(metric: AnalysisMetric, alpha: float) -> Metric:
+    return Metric(
+        name=metric.name,
+        event=metric.event,
+        harm_ratio=metric.harm_ratio,
+        pass_ratio=metric.pass_ratio,
+        max_rate=metric.max_rate,
+        alpha=alpha * metric.alpha_share,
+    )
+
+
+def _paired(metric: PairedMetric, alpha: float) -> PairedRate:
+    return PairedRate(
+        name=metric.name,
+        event=metric.event,
+        max_rate=metric.max_rate,
+        max_difference=metric.max_difference,
+        alpha=alpha * metric.alpha_share,
     )

@@ -7,11 +7,9 @@ from datetime import datetime
 from typing import Protocol
 
 from tidemill.domain.rollout.model import (
-    Counters,
     Decision,
     Now,
     Plan,
-    Reading,
     Release,
     Revision,
     Route,
@@ -19,6 +17,7 @@ from tidemill.domain.rollout.model import (
     State,
     Workload,
 )
+from tidemill.domain.rollout.readings import Counters, Reading
 
 __all__ = [
     "Attempts",

@@ -68,7 +68,7 @@ class App:
             return self.refuse(
                 request, Rejected("unavailable", "the server cannot answer now", 503)
             )
-        except Exception:
+        except Exception:  # a fault of ours: the client gets an answer, and nothing of the fault
             log.exception("request failed")
             return self.refuse(
                 request, Rejected("internal", "the server failed; its log says why", 500)

@@ -6,7 +6,6 @@ again (https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm), so that proce
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Protocol, Self
 
 __all__ = ["EARLY_SECONDS", "Number", "Own", "TokenBucket"]
@@ -21,12 +20,7 @@ class Number(Protocol):
         """Begin."""
         ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End."""
         ...
 
@@ -40,12 +34,7 @@ class Own:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
 

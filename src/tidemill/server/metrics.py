@@ -10,9 +10,10 @@ import platform
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from time import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import onnxruntime
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -181,7 +182,6 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families; prometheus-client calls this."""
-        found = [served.counters for served in self._models]
         refused = CounterMetricFamily(
             "tidemill_refused", "Requests refused before they were read.", labels=["code"]
         )
@@ -189,101 +189,9 @@ class Metrics:
             refused.add_metric([code], count)
         yield refused
         yield from self._server()
-        yield _by("requests", "Requests by outcome.", "outcome", [(c, c.outcomes) for c in found])
-        yield _by(
-            "shadow_requests",
-            "Mirrored requests by outcome.",
-            "outcome",
-            [(c, c.shadows) for c in found],
-        )
-        yield _histogram(
-            "request_seconds",
-            "Time of a request in the server.",
-            [(c, c.times) for c in found],
-        )
-        yield _histogram(
-            "score",
-            "Mean score of a request.",
-            [(c, c.scores) for c in found],
-        )
-        yield _count("slow", "Requests slower than serving.slow_ms.", [(c, c.slow) for c in found])
-        yield _count(
-            "invalid", "Requests with a score not in [0, 1].", [(c, c.invalid) for c in found]
-        )
-        yield _count("rows", "Rows scored.", [(c, c.rows) for c in found])
-        yield _by(
-            "fallback",
-            "Requests that this version failed, by what answered them.",
-            "to",
-            [(c, c.fallbacks) for c in found],
-        )
-        yield _by(
-            "defaults",
-            "Rows with a feature that fell back to its default.",
-            "view",
-            [(c, c.defaults) for c in found],
-        )
-        yield _by(
-            "stale",
-            "Rows whose stored feature was older than its view's ttl.",
-            "view",
-            [(c, c.stale) for c in found],
-        )
-        yield _count(
-            "store_aged",
-            "Requests answered from an online store above serving.max_store_age_seconds.",
-            [(c, c.aged) for c in found],
-        )
-        yield _count(
-            "cache_hits",
-            "Requests whose score was known from an equal row.",
-            [(c, c.cache_hits) for c in found],
-        )
-        yield _histogram(
-            "batch_rows",
-            "Rows of a batch, where requests are batched.",
-            [(c, c.batch_rows) for c in found],
-        )
-        yield _histogram(
-            "queue_seconds",
-            "Time that a request waited for its batch, where requests are batched.",
-            [(c, c.queued) for c in found],
-        )
-        yield _histogram(
-            "lookup_seconds",
-            "Time of a read of the online store, failed ones too.",
-            [(c, c.lookups) for c in found],
-        )
-        yield _gauge(
-            "store_open",
-            "1 while the online store is left alone because it failed.",
-            [(c, float(c.store_open)) for c in found],
-        )
-        logged = [(c, *c.logged()) for c in found]
-        yield _count(
-            "log_rows", "Rows stored in the prediction log.", [(c, n) for c, n, _ in logged]
-        )
-        yield _count("log_lost", "Rows the prediction log lost.", [(c, n) for c, _, n in logged])
-        yield _gauge(
-            "log_held_rows",
-            "Rows that the prediction log has still to store.",
-            [(c, float(c.held())) for c in found],
-        )
-        yield _gauge(
-            "start_time_seconds",
-            "When this model was loaded, epoch seconds.",
-            [(c, c.started) for c in found],
-        )
-        yield _gauge(
-            "model_trained_timestamp_seconds",
-            "The moment as of which this model was trained, epoch seconds: its age.",
-            [(c, c.trained) for c in found if c.trained is not None],
-        )
-        yield _gauge(
-            "requests_in_flight",
-            "Requests that are being answered.",
-            [(c, c.in_flight) for c in found],
-        )
+        found = [served.counters for served in self._models]
+        for write, name, text, read in OF_A_MODEL:
+            yield write(name, text, [(counters, read(counters)) for counters in found])
 
     def _server(self) -> Iterator[Metric]:
         """Yield what belongs to no model."""
@@ -331,13 +239,6 @@ class _Shown(CollectorRegistry):
             yield metric
 
 
-def _count(name: str, text: str, values: Iterable[tuple[Counters, int]]) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"tidemill_{name}", text, labels=LABELS)
-    for counters, value in values:
-        family.add_metric(counters.labels, value)
-    return family
-
-
 def _by_model(name: str, text: str, found: Mapping[str, int]) -> CounterMetricFamily:
     family = CounterMetricFamily(f"tidemill_{name}", text, labels=["model"])
     for model, count in found.items():
@@ -345,16 +246,29 @@ def _by_model(name: str, text: str, found: Mapping[str, int]) -> CounterMetricFa
     return family
 
 
-def _gauge(name: str, text: str, values: Iterable[tuple[Counters, float]]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"tidemill_{name}", text, labels=LABELS)
+Values = Iterable[tuple[Counters, Any]]
+"""A value of each loaded version, as the function that writes them takes it."""
+
+
+def _count(name: str, text: str, values: Values) -> Metric:
+    """Write counts, `int`."""
+    family = CounterMetricFamily(f"tidemill_{name}", text, labels=LABELS)
     for counters, value in values:
         family.add_metric(counters.labels, value)
     return family
 
 
-def _by(
-    name: str, text: str, label: str, values: Iterable[tuple[Counters, Mapping[str, int]]]
-) -> CounterMetricFamily:
+def _gauge(name: str, text: str, values: Values) -> Metric:
+    """Write what goes up and down, `float`; None is not known and left out."""
+    family = GaugeMetricFamily(f"tidemill_{name}", text, labels=LABELS)
+    for counters, value in values:
+        if value is not None:
+            family.add_metric(counters.labels, value)
+    return family
+
+
+def _by(label: str, name: str, text: str, values: Values) -> Metric:
+    """Write counts by one more label, `Mapping[str, int]`."""
     family = CounterMetricFamily(f"tidemill_{name}", text, labels=(*LABELS, label))
     for counters, found in values:
         for key, count in found.items():
@@ -362,12 +276,102 @@ def _by(
     return family
 
 
-def _histogram(
-    name: str, text: str, values: Iterable[tuple[Counters, Histogram]]
-) -> HistogramMetricFamily:
+def _histogram(name: str, text: str, values: Values) -> Metric:
+    """Write `Histogram`s."""
     family = HistogramMetricFamily(f"tidemill_{name}", text, labels=LABELS)
     for counters, found in values:
         labels = [*map(str, found.bounds), "+Inf"]
         buckets = list(zip(labels, accumulate(found.counts), strict=True))
         family.add_metric(counters.labels, buckets, found.total)
     return family
+
+
+_outcomes, _views = partial(_by, "outcome"), partial(_by, "view")
+
+OF_A_MODEL: tuple[
+    tuple[Callable[[str, str, Values], Metric], str, str, Callable[[Counters], object]], ...
+] = (
+    (_outcomes, "requests", "Requests by outcome.", lambda c: c.outcomes),
+    (_outcomes, "shadow_requests", "Mirrored requests by outcome.", lambda c: c.shadows),
+    (_histogram, "request_seconds", "Time of a request in the server.", lambda c: c.times),
+    (_histogram, "score", "Mean score of a request.", lambda c: c.scores),
+    (_count, "slow", "Requests slower than serving.slow_ms.", lambda c: c.slow),
+    (_count, "invalid", "Requests with a score not in [0, 1].", lambda c: c.invalid),
+    (_count, "rows", "Rows scored.", lambda c: c.rows),
+    (
+        partial(_by, "to"),
+        "fallback",
+        "Requests that this version failed, by what answered them.",
+        lambda c: c.fallbacks,
+    ),
+    (
+        _views,
+        "defaults",
+        "Rows with a feature that fell back to its default.",
+        lambda c: c.defaults,
+    ),
+    (
+        _views,
+        "stale",
+        "Rows whose stored feature was older than its view's ttl.",
+        lambda c: c.stale,
+    ),
+    (
+        _count,
+        "store_aged",
+        "Requests answered from an online store above serving.max_store_age_seconds.",
+        lambda c: c.aged,
+    ),
+    (
+        _count,
+        "cache_hits",
+        "Requests whose score was known from an equal row.",
+        lambda c: c.cache_hits,
+    ),
+    (
+        _histogram,
+        "batch_rows",
+        "Rows of a batch, where requests are batched.",
+        lambda c: c.batch_rows,
+    ),
+    (
+        _histogram,
+        "queue_seconds",
+        "Time that a request waited for its batch, where requests are batched.",
+        lambda c: c.queued,
+    ),
+    (
+        _histogram,
+        "lookup_seconds",
+        "Time of a read of the online store, failed ones too.",
+        lambda c: c.lookups,
+    ),
+    (
+        _gauge,
+        "store_open",
+        "1 while the online store is left alone because it failed.",
+        lambda c: float(c.store_open),
+    ),
+    (_count, "log_rows", "Rows stored in the prediction log.", lambda c: c.logged()[0]),
+    (_count, "log_lost", "Rows the prediction log lost.", lambda c: c.logged()[1]),
+    (
+        _gauge,
+        "log_held_rows",
+        "Rows that the prediction log has still to store.",
+        lambda c: c.held(),
+    ),
+    (
+        _gauge,
+        "start_time_seconds",
+        "When this model was loaded, epoch seconds.",
+        lambda c: c.started,
+    ),
+    (
+        _gauge,
+        "model_trained_timestamp_seconds",
+        "The moment as of which this model was trained, epoch seconds: its age.",
+        lambda c: c.trained,
+    ),
+    (_gauge, "requests_in_flight", "Requests that are being answered.", lambda c: c.in_flight),
+)
+"""What is shown of each loaded version: what writes it, name, text, and where it is read."""

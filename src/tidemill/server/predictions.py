@@ -144,16 +144,31 @@ class PredictionLog:
             prediction = taken.popleft()
             days[prediction.day].append(prediction)
         for day, predictions in days.items():
-            rows = sum(prediction.rows for prediction in predictions)
-            try:
-                content = self._encoder.encode(predictions)
-            except Exception:
-                log.exception("predictions cannot be encoded, their rows are lost", rows=rows)
+            if refused := self._pack(day, predictions):
+                rows = sum(rows for rows, _ in refused)
+                why = refused[0][1]
+                log.error(
+                    "predictions cannot be encoded, their rows are lost", rows=rows, exc_info=why
+                )
                 self._settle(rows, stored=False)
-            else:
-                self._unwritten.append(_File(self._key(day, predictions), content, rows))
             while predictions:  # one by one: to drop thousands at once would hold answers up
                 predictions.pop()
+
+    def _pack(self, day: date, predictions: Sequence[Prediction]) -> list[tuple[int, Exception]]:
+        """Encode predictions; return the rows of each request that cannot be, and why.
+
+        Where one spoils the others they are encoded in halves, a file each, until it is alone.
+        """
+        try:
+            content = self._encoder.encode(predictions)
+        except Exception as error:  # noqa: BLE001 - Arrow's builders raise what they like
+            if len(predictions) == 1:
+                return [(predictions[0].rows, error)]
+            half = len(predictions) // 2
+            return self._pack(day, predictions[:half]) + self._pack(day, predictions[half:])
+        rows = sum(prediction.rows for prediction in predictions)
+        self._unwritten.append(_File(self._key(day, predictions), content, rows))
+        return []
 
     def _key(self, day: date, predictions: Sequence[Prediction]) -> str:
         """Name a file: by the clock for people, by start and number to be unique."""
@@ -168,7 +183,7 @@ class PredictionLog:
         except RetryableError as error:
             log.warning("the prediction log cannot be stored, will retry", reason=error.message)
             return False
-        except Exception:
+        except Exception:  # of any store: the thread goes on with the next file
             log.exception("the prediction log was refused, its rows are lost", rows=file.rows)
             self._settle(file.rows, stored=False)
         else:

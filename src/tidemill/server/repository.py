@@ -419,7 +419,7 @@ class Repository:
             return self._load(self._path(key), version, name)
         except TidemillError as error:
             log.error("model not loaded", model=name, version=version, reason=error.message)
-        except Exception:
+        except Exception:  # of a file that others wrote: the other models are served all the same
             log.exception("model not loaded: its load failed inside", model=name, version=version)
         return None
 

@@ -91,8 +91,14 @@ class Routes:
         self._guard = guard
         self._observer = observer
         self._ready = ready
+        self._routes = self._table()
+        # The same few paths come again and again, each looked up at its head and when it is whole.
+        self._known = lru_cache(maxsize=1024)(self._find)
+
+    def _table(self) -> list[Route]:
+        """Return the routes; the first that fits a path answers."""
         model, version, repo = "/v2/models/{name}", "/versions/{version}", "/v2/repository"
-        self._routes = [
+        return [
             make_route(f"{model}/infer", "POST", "infer", self._infer, told.INFER),
             make_route(f"{model}{version}/infer", "POST", "infer", self._infer, told.INFER),
             make_route("/predict", "POST", "infer", self._predict, told.PREDICT_ONLY),
@@ -115,9 +121,6 @@ class Routes:
                 f"{repo}/models/{{name}}/unload", "POST", "admin", self._unload, told.UNLOAD
             ),
         ]
-
-        # The same few paths come again and again, each looked up at its head and when it is whole.
-        self._known = lru_cache(maxsize=1024)(self._find)
 
     def find(self, path: str) -> tuple[Route, dict[str, str]] | None:
         """Return the route of a path and what the path names; None when there is none."""

@@ -23,10 +23,8 @@ from tidemill.server.messages import Response
 from tidemill.server.metrics import Metrics
 from tidemill.server.observer import Observer
 from tidemill.server.operations import Operation
-from tidemill.server.orders import Orders
 from tidemill.server.protocol import Rejected, encode
-from tidemill.server.repository import Repository
-from tidemill.server.routes import Call, Choice, Routes, make_route
+from tidemill.server.routes import Call, Choice, Route, Routes, make_route
 from tidemill.server.tls import Certificates
 from tidemill.server.traffic import Traffic
 from tidemill.settings.serving import ServingSettings
@@ -37,22 +35,15 @@ __all__ = ["ShadowListener", "build_shadow_app"]
 ANSWERS = Operation("answers", "Tell what was answered lately.", Page)
 PATH = "/v2/models/{name}/versions/{version}/answers/{side}/{after}"
 POLL_SECONDS = 0.05
+"""Between two looks at what is still in flight at the end."""
 
 
 class ShadowRoutes(Routes):
     """The work that a client may ask for, done as a shadow's, and what was answered."""
 
-    def __init__(
-        self,
-        repository: Repository,
-        orders: Orders,
-        metrics: Metrics,
-        guard: Guard,
-        observer: Observer,
-    ) -> None:
-        super().__init__(repository, orders, metrics, guard, observer, lambda: True)
-        work = [route for route in self._routes if route.told.traced]
-        self._routes = [*work, make_route(PATH, "GET", "admin", self._tell, ANSWERS)]
+    def _table(self) -> list[Route]:
+        work = [route for route in super()._table() if route.told.traced]
+        return [*work, make_route(PATH, "GET", "admin", self._tell, ANSWERS)]
 
     def turn_away(self, name: str = "", version: str = "") -> None:
         """Count a shadow that was refused unread."""
@@ -98,7 +89,7 @@ def build_shadow_app(app: App, settings: ServingSettings) -> App:
     guard = Guard(settings.limits, Uncounted(keys) if keys else None)
     observer = Observer()
     metrics = Metrics(app.repository, observer)
-    routes = ShadowRoutes(app.repository, app.orders, metrics, guard, observer)
+    routes = ShadowRoutes(app.repository, app.orders, metrics, guard, observer, lambda: True)
     return App(app.repository, metrics, guard, observer, app.orders, routes)
 
 

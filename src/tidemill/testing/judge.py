@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from tidemill.domain.rollout.model import Counters, Workload
+from tidemill.domain.rollout.model import Workload
+from tidemill.domain.rollout.readings import Counters
 from tidemill.domain.rollout.windows import total
 from tidemill.errors import Unavailable
 from tidemill.ports.rollout import Tails

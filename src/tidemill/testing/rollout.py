@@ -12,11 +12,9 @@ import numpy as np
 from tidemill.domain.evidence import TOTAL
 from tidemill.domain.paired import Tally
 from tidemill.domain.rollout.model import (
-    Counters,
     Decision,
     Now,
     Plan,
-    Reading,
     Release,
     Revision,
     Route,
@@ -26,6 +24,7 @@ from tidemill.domain.rollout.model import (
     shadow_of,
 )
 from tidemill.domain.rollout.pairs import Pairs
+from tidemill.domain.rollout.readings import Counters, Reading
 from tidemill.errors import Conflict, Refused, Unavailable
 
 __all__ = ["FakeGateway", "FakeReleases", "FakeServers", "FakeTraffic", "MemoryRollouts"]

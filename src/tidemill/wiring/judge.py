@@ -17,7 +17,7 @@ from tidemill.adapters.kubernetes.client import KubeClient
 from tidemill.adapters.store.attempts import StoredAttempts
 from tidemill.controller.judge import Judge
 from tidemill.controller.judge_routes import Denied, Routes
-from tidemill.controller.judge_server import JudgeServer
+from tidemill.controller.listening import HttpServer
 from tidemill.domain.rollout.model import Plan
 from tidemill.errors import TidemillError
 from tidemill.ports.rollout import CounterSource
@@ -34,7 +34,7 @@ def judge_server(
     counters: CounterSource,
     plan: Plan,
     authentication: Authentication | None,
-) -> JudgeServer:
+) -> HttpServer:
     """Return the judge at an address, not yet entered."""
     attempts = StoredAttempts(store)
     arms = Arms(lambda: KubeClient(connect()))
@@ -47,7 +47,8 @@ def judge_server(
             return error.message
         return ""
 
-    return JudgeServer(address, Routes(judge, arms.weight, door(authentication), ready))
+    routes = Routes(judge, arms.weight, door(authentication), ready)
+    return HttpServer(address, routes.respond, "judge")
 
 
 def door(authentication: Authentication | None) -> Callable[[str], None]:

@@ -35,6 +35,7 @@ from tidemill.adapters.kubernetes.traffic import Traffic
 from tidemill.adapters.kubernetes.workloads import DeploymentWorkloads
 from tidemill.controller.fleet import Fleet
 from tidemill.controller.gauges import Gauges
+from tidemill.controller.listening import HttpServer
 from tidemill.controller.loop import Controller, Hands
 from tidemill.controller.probes import Probes
 from tidemill.controller.queue import WorkQueue
@@ -107,12 +108,13 @@ class RolloutFleet:
         registry = CollectorRegistry()
         self._gauges = Gauges(registry, self._phases, lambda: len(self._queue), self._leads.is_set)
         self._fleet = Fleet(self._look, self._queue, self._observed)
-        self._probes = Probes(address, self.problem, self._unsynced, registry)
+        probes = Probes(self.problem, self._unsynced, registry)
+        self._server = HttpServer(address, probes.respond, "probes")
 
     @property
     def port(self) -> int:
         """Port of the probes."""
-        return self._probes.port
+        return self._server.port
 
     def run(self, stop: Event) -> None:
         """Watch, wait to be elected, work; until `stop` or until the election is lost.
@@ -121,7 +123,7 @@ class RolloutFleet:
         """
         self._cache.start(stop)
         try:
-            with self._probes:
+            with self._server:
                 self._lead(stop)
         finally:
             stop.set()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tidemill.adapters.evidence import ServerEvidence
     from tidemill.adapters.store.rollouts import StoredRollouts
-    from tidemill.controller.judge_server import JudgeServer
+    from tidemill.controller.listening import HttpServer
     from tidemill.controller.loop import Controller
     from tidemill.domain.rollout.model import Plan, Revision
     from tidemill.ports.processes import ProcessSpec
@@ -233,7 +233,7 @@ class ServingParts(ModelParts):
             f"{socket.gethostname()}-{os.getpid()}",
         )
 
-    def rollout_judge(self, address: tuple[str, int]) -> JudgeServer:
+    def rollout_judge(self, address: tuple[str, int]) -> HttpServer:
         """Return the judge of rollouts that others carry out, to be entered.
 
         Raises Refused when everyone could reach it and nobody is asked for a key.

@@ -11,7 +11,6 @@ import mmap
 import os
 import struct
 from hashlib import blake2b
-from types import TracebackType
 from typing import Self
 
 from tidemill.errors import Unavailable
@@ -39,12 +38,7 @@ class Cell:
         fcntl.lockf(self._file, fcntl.LOCK_EX, ENTRY.size, self._at)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_UN, ENTRY.size, self._at)
 
     @property

@@ -104,7 +104,7 @@ class Wire:
             body = await self._answer(frame.call, frame.body)
         except Gone:
             self._send(Frame(frame.number, FAILED, b""))
-        except Exception:
+        except Exception:  # whatever it is, the other end must not wait for ever
             log.exception("a call between processes failed", call=frame.call)
             self._send(Frame(frame.number, FAILED, b""))
         else:

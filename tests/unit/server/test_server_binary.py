@@ -44,11 +44,6 @@ def changed(rows: int = 2, **changes: Any) -> list[dict[str, Any]]:
     return [first | changes, *rest]
 
 
-@pytest.fixture(scope="module")
-def shared(bundle: Path) -> Running:
-    return start(bundle)
-
-
 def test_binary_mixed_and_json_requests_get_the_same_scores(shared: Running) -> None:
     inputs = request(COLUMNS, 3)["inputs"]
     by_json = shared.ask(INFER, json.dumps({"inputs": inputs}).encode()).scores

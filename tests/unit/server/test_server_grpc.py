@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.grpc_calls import FIELDS, Client, fill, named
+from tests.grpc_calls import FIELDS, TRACE, Client, fill, inputs, named, raw
 from tests.grpc_calls import request as grpc_request
 from tests.server_app import FULL, INFER, ROW, Running, request, start
 from tests.tensors import WIDTHS, as_raw, packed
@@ -25,29 +25,6 @@ from tidemill.server.rpc import schema
 from tidemill.testing.models import MANIFEST, write_bundle
 
 COLUMNS = FULL | {"sched_minute": [300.0, 600.0, 900.0], "carrier": ["UA", "??", None]}
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-
-
-@pytest.fixture(scope="module")
-def shared(bundle: Path) -> Running:
-    return start(bundle)
-
-
-@pytest.fixture(scope="module")
-def client(shared: Running) -> Client:
-    return Client(shared)
-
-
-def inputs(row: dict[str, Any] = FULL, rows: int = 1, **changes: Any) -> list[dict[str, Any]]:
-    """Typed inputs, the last of them (seats) changed."""
-    made = request(row, rows)["inputs"]
-    return [*made[:-1], made[-1] | changes]
-
-
-def raw(row: dict[str, Any] = FULL, rows: int = 1, **changes: Any) -> list[dict[str, Any]]:
-    """Raw inputs, the last of them (seats) changed."""
-    made = [as_raw(x) for x in request(row, rows)["inputs"]]
-    return [*made[:-1], made[-1] | changes]
 
 
 def test_typed_and_raw_requests_get_the_scores_of_rest(shared: Running, client: Client) -> None:

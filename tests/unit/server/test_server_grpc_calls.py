@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from tests.collector import collector
-from tests.grpc_calls import Answer, Client, Context, named
+from tests.grpc_calls import TRACE, Answer, Client, Context, inputs, named
 from tests.grpc_calls import request as grpc_request
-from tests.server_app import FULL, ROW, Running, request, start
-from tests.tensors import as_raw
+from tests.server_app import ROW, Running, start
 
 from tidemill.errors import Unavailable
 from tidemill.server import Authentication, Keyring
@@ -21,31 +20,6 @@ from tidemill.server.keys import make_entry
 from tidemill.server.rpc import schema
 from tidemill.server.rpc.calls import Calls
 from tidemill.server.rpc.service import Method
-
-COLUMNS = FULL | {"sched_minute": [300.0, 600.0, 900.0], "carrier": ["UA", "??", None]}
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-
-
-@pytest.fixture(scope="module")
-def shared(bundle: Path) -> Running:
-    return start(bundle)
-
-
-@pytest.fixture(scope="module")
-def client(shared: Running) -> Client:
-    return Client(shared)
-
-
-def inputs(row: dict[str, Any] = FULL, rows: int = 1, **changes: Any) -> list[dict[str, Any]]:
-    """Typed inputs, the last of them (seats) changed."""
-    made = request(row, rows)["inputs"]
-    return [*made[:-1], made[-1] | changes]
-
-
-def raw(row: dict[str, Any] = FULL, rows: int = 1, **changes: Any) -> list[dict[str, Any]]:
-    """Raw inputs, the last of them (seats) changed."""
-    made = [as_raw(x) for x in request(row, rows)["inputs"]]
-    return [*made[:-1], made[-1] | changes]
 
 
 def test_keys_are_asked_for_with_their_permissions_and_rates(bundle: Path, tmp_path: Path) -> None:

@@ -237,6 +237,22 @@ def test_rows_that_cannot_be_encoded_are_counted_and_the_log_goes_on() -> None:
     assert log.counts() == (1, 1)
 
 
+@pytest.mark.parametrize("bad", [{7}, {0, 7, 8, 15}, set(range(16))], ids=["one", "some", "all"])
+def test_a_request_that_cannot_be_encoded_takes_no_other_with_it(bad: set[int]) -> None:
+    objects = MemoryObjects()
+    log = make(objects, flush_rows=32, flush_seconds=60)
+    for number in range(16):
+        whole = prediction(number, rows=2)
+        if number in bad:
+            whole.row_ids = ["fine", "\ud800"]  # text that is no UTF-8
+        log.append(whole)
+    log.start()
+    assert log.close(20) == 0
+    assert log.counts() == (32 - 2 * len(bad), 2 * len(bad))
+    kept = [f"f{number}-{row}" for number in range(16) if number not in bad for row in range(2)]
+    assert rows_in(objects) == kept
+
+
 def test_the_sample_is_a_share_of_requests() -> None:
     objects = MemoryObjects()
     none, some = make(objects, sample=0), make(objects, sample=0.5, buffer_rows=10_000)

@@ -195,12 +195,6 @@ documents = (
 )
 
 
-@pytest.fixture(scope="module")
-def shared(bundle: Path) -> Running:
-    """One server for all examples."""
-    return start(bundle)
-
-
 @settings(max_examples=400, deadline=None)
 @given(body=documents.map(lambda d: json.dumps(d).encode()) | st.binary(max_size=64))
 def test_no_body_at_all_gives_a_5xx(shared: Running, body: bytes) -> None:

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 MAX_METRICS = 12
+"""Of a list: the API server reckons what a rule costs by the longest that may come."""
 
 
 class MetricSpec(Schema):

@@ -85,9 +85,11 @@ class ResourceRollouts:
         return spec
 
     def problem(self, name: str) -> str:
-        """Say why the resource cannot run; empty when it can."""
+        """Say why the resource cannot run; empty when it can, as far as one may know."""
         found = self._find(name)
-        return self._read(found)[1].message if found else ""
+        if found is None:
+            return ""
+        return self._read(found)[1].message or ("" if self._mirroring else _refused(found))
 
     def wish(self, name: str, registered: Revision) -> Spec:
         """Return the specification that wants a version: of the settings, or of the resource.
@@ -275,6 +277,15 @@ class ResourceRollouts:
         if decision is not None:
             self._heard(written, decision)
         return int(written["metadata"]["resourceVersion"])
+
+
+def _refused(found: Manifest) -> str:
+    """Return why the controller, which may read more, does not run this very specification."""
+    generation = found["metadata"]["generation"]
+    for said in found.get("status", {}).get("conditions", []):
+        if said["type"] == "SpecValid" and said["observedGeneration"] == generation:
+            return "" if said["status"] == "True" else str(said["message"])
+    return ""
 
 
 def _managed(found: Manifest) -> bool:

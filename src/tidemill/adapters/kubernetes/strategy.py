@@ -13,8 +13,8 @@ from tidemill.settings.rollout import known_zone
 
 __all__ = ["Strategy", "make_policy", "make_step"]
 
-MAX_STEPS = 16
-MAX_FREEZES = 16
+MAX_STEPS, MAX_FREEZES = 16, 16
+"""Bounds of the lists: the API server reckons what a rule costs by the longest that may come."""
 WallTime = Annotated[
     str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)
 ]
@@ -41,6 +41,7 @@ class FreezeSpec(Schema):
 
 
 WEIGHT = "(has({0}.weight) ? {0}.weight : 0)"
+"""A step's weight in the API server's language of rules; that of a shadow step is 0."""
 
 
 class RollbackWindow(Schema):

@@ -16,7 +16,6 @@ from tidemill.domain.rollout.model import (
     Attempt,
     Now,
     Plan,
-    Reading,
     Revision,
     Snapshot,
     Spec,
@@ -26,6 +25,7 @@ from tidemill.domain.rollout.model import (
     intent,
 )
 from tidemill.domain.rollout.moves import weigh
+from tidemill.domain.rollout.readings import Reading
 from tidemill.domain.rollout.windows import REQUESTS, absorb
 
 __all__ = ["Expected", "Finding", "Judged", "Question", "begin", "find", "look", "turn"]

@@ -1,4 +1,4 @@
-"""The rollout's nouns: plan, specification, state, what was seen, what should be.
+"""The rollout's nouns: plan, specification, state, what should be.
 
 A specification belongs to people, the state to the controller; both are plain values that survive
 JSON. What should run and where traffic should go is a function of the state alone (`intent`), so a
@@ -16,33 +16,28 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from tidemill.domain.evidence import TOTAL, Assessment, Loss, Metric, Pair, Segment, Tolerance
+from tidemill.domain.evidence import TOTAL, Assessment, Metric, Tolerance
 from tidemill.domain.paired import PairedAssessment, PairedRate
 from tidemill.domain.rollout.freeze import Freeze, frozen_until
-from tidemill.domain.rollout.pairs import Pairing, Pairs
+from tidemill.domain.rollout.readings import Evidence, Reading
 
 __all__ = [
     "Attempt",
     "Backend",
-    "Cohort",
     "Command",
     "Condition",
-    "Counters",
     "Decision",
     "Ending",
-    "Evidence",
     "Intent",
     "Now",
     "Outcome",
     "Phase",
     "Plan",
     "Policy",
-    "Reading",
     "Release",
     "Revision",
     "Route",
     "Snapshot",
-    "Span",
     "Spec",
     "State",
     "Step",
@@ -161,73 +156,6 @@ class Spec:
     plan: Plan
     paused: bool = False
     command: Command | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What one revision's servers have counted since they started; only ever grows."""
-
-    started: float
-    """Start of the process, Unix seconds: another one means that the counters began anew."""
-    requests: int
-    events: Mapping[str, int]
-    servers: Mapping[str, Counters] = field(default_factory=dict)
-    """The parts by server, where there may be several; empty: it is one server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cohort:
-    """Requests under one weight whose labels have matured, of whole hours."""
-
-    epoch: int
-    weight: int
-    requests: Pair
-    labelled: Pair
-    losses: tuple[Loss, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One look at the evidence; what is absent from it was not seen."""
-
-    counters: Mapping[str, Counters] = field(default_factory=dict)
-    cohorts: tuple[Cohort, ...] = ()
-    matured_until: datetime | None = None
-    """Exclusive end, project's clock, of the hours in `cohorts`."""
-    problem: str = ""
-    rehearsal: str | None = None
-    """In `preparing`, what is wrong with the canary's answer to a request of our own; empty when
-    nothing is, None when it is not known."""
-    pairs: Pairs | None = None
-    """In a shadow step; None: they could not be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of the project's clock during which one weight was in force."""
-
-    epoch: int
-    weight: int
-    since: datetime
-    until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that an attempt remembers of what it saw."""
-
-    series: Mapping[str, tuple[Segment, ...]] = field(default_factory=dict)
-    """Per metric, and under `requests` the bare traffic."""
-    baseline: Mapping[str, Counters] = field(default_factory=dict)
-    """Counters up to which everything is consumed; empty after a weight change."""
-    spans: tuple[Span, ...] = ()
-    matured_until: datetime | None = None
-    seen_at: datetime | None = None
-    """Wall clock of the last complete window."""
-    gap_seconds: float = 0.0
-    """Evidence lost in this step."""
-    problem: str = ""
-    pairing: Pairing = field(default_factory=Pairing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,17 +9,9 @@ from datetime import datetime, timedelta
 
 from tidemill.domain.evidence import LEVELS, TOTAL, Pair, Segment, assess, extend
 from tidemill.domain.paired import assess_pairs
-from tidemill.domain.rollout.model import (
-    Attempt,
-    Counters,
-    Evidence,
-    Now,
-    Reading,
-    Snapshot,
-    Span,
-    State,
-)
+from tidemill.domain.rollout.model import Attempt, Now, Snapshot, State
 from tidemill.domain.rollout.pairs import Pairing, add_pairs
+from tidemill.domain.rollout.readings import Counters, Evidence, Reading, Span
 
 __all__ = ["REQUESTS", "absorb", "close_span", "settled", "total"]
 

@@ -95,7 +95,7 @@ class Calls(grpc.GenericRpcHandler):
         except TidemillError as error:
             log.error("call failed", call=method.name, reason=str(error))
             refusal = Rejected("unavailable", "the server cannot answer now", 503)
-        except Exception:
+        except Exception:  # a fault of ours: the client gets a status, and nothing of the fault
             log.exception("call failed", call=method.name)
             refusal = Rejected("internal", "the server failed; its log says why", 500)
         except asyncio.CancelledError:
