@@ -138,11 +138,8 @@ def test_prometheus_tells_what_the_servers_tell(world):
     until(told, "the same counters from Prometheus")
     assert source.revisions(workloads["fast"]) == {world.project.revision}
     future = datetime(2100, 1, 1, tzinfo=UTC)
-    until(
-        lambda: source.read(*asked, future)
-        == ({}, ["Prometheus has not scraped every server since the weight settled"]),
-        "a wait for a scrape",
-    )
+    waits = ({}, ["Prometheus has not scraped every server since the weight settled"])
+    until(lambda: source.read(*asked, future) == waits, "a wait for a scrape")
     elsewhere = {"fast": Workload(1, 1, f"127.0.0.1:{free_port()}")}
     found, problems = source.read(elsewhere, reported, None, PAST)
     assert not found

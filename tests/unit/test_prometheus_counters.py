@@ -164,7 +164,17 @@ def test_the_query_names_the_servers_and_nothing_more():
         (asked(status="error", error="query timed out"), "query timed out"),
         (adapter(lambda _: httpx.Response(502, text="<html>")), "does not answer"),
     ],
-    ids=["empty", "partial", "down", "no metrics", "stale", "outage", "warning", "error", "gateway"],
+    ids=[
+        "empty",
+        "partial",
+        "down",
+        "no metrics",
+        "stale",
+        "outage",
+        "warning",
+        "error",
+        "gateway",
+    ],
 )
 def test_what_is_not_whole_is_nothing_of_anybody(source, why):
     counters, problem = read(source)

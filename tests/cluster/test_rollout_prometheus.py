@@ -1,0 +1,132 @@
+"""A rollout whose evidence a real Prometheus tells, nothing of it played: it runs in a pod, finds
+the servers by the API as the chart's PodMonitor says, and scrapes them; clients ask by a Gateway.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from tests.cluster.installation import CHART
+from tests.cluster.node.images import Image
+from tests.cluster.rollouts import eventually
+from tests.cluster.scraping import scrape_config
+from tests.cluster.served import World, served_world
+
+from tidemill.adapters.evidence import ServerEvidence
+from tidemill.adapters.kubernetes.client import PODS
+from tidemill.adapters.kubernetes.owned import ROLLOUT
+from tidemill.adapters.outcomes import Outcomes
+from tidemill.adapters.prometheus import PrometheusCounters
+from tidemill.testing.objects import MemoryObjects
+
+pytestmark = pytest.mark.slow
+
+SLOW = {"TIDEMILL_SERVING__SLOW_MS": "0.0001"}
+"""Every request is slow in both arms: a hundred of them show that the canary is no slower."""
+METRICS = [{"name": "slow", "event": "slow", "passRatio": "2"}]
+STEPS = [{"name": "c50", "weight": 5000, "gate": ["slow"], "minEvents": 50}]
+MISSING_SECONDS = 5
+
+
+class Scraped(World):
+    """A world with a Prometheus in it."""
+
+    prometheus: str
+    asked: list[str]
+    """What the controller asked of servers and Prometheus, as paths."""
+
+    def start_prometheus(self) -> None:
+        """Let the chart's PodMonitor say what is scraped; only the interval is shorter."""
+        values = ("--set=prometheus.monitors=true", "--namespace", self.namespace)
+        rendered = self.cluster.helm("template", "tidemill", CHART, *values)
+        found = [one for one in yaml.safe_load_all(rendered) if one]
+        (monitor,) = [one for one in found if one["kind"] == "PodMonitor"]
+        jobs = {"scrape_configs": [scrape_config(monitor, self.namespace, "1s")]}
+        self.apply("v1", "ConfigMap", "prometheus", {"data": {"prometheus.yaml": json.dumps(jobs)}})
+        file = Path(__file__).with_name("prometheus.yaml")
+        self.cluster.kubectl("apply", "-n", self.namespace, "-f", file)
+        self.scale_prometheus(1)
+
+    def scale_prometheus(self, replicas: int) -> None:
+        """Let it be there, or away: nothing answers at its Service then."""
+        within = ("-n", self.namespace)
+        self.cluster.kubectl("scale", "deployment/prometheus", f"--replicas={replicas}", *within)
+        self.cluster.kubectl("rollout", "status", "deployment/prometheus", "--timeout=60s", *within)
+        eventually(lambda: self._ready() == bool(replicas), 60)
+
+    def _ready(self) -> bool:
+        where = ("get", "service/prometheus", "--output=jsonpath={.spec.clusterIP}")
+        address = self.cluster.kubectl(*where, "-n", self.namespace)
+        try:
+            url = f"http://{address}:9090/-/ready"
+            return httpx.get(url, trust_env=False, timeout=2).is_success
+        except httpx.HTTPError:
+            return False
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        (found,) = [one for one in self.status()["conditions"] if one["type"] == kind]
+        return dict(found)
+
+
+@pytest.fixture
+def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[Scraped]:
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("Prometheus is not installed: apt-get install prometheus")
+    node.add_image("test/prometheus", Image(env={"PATH": str(Path(program).parent)}))
+    asked: list[str] = []
+
+    def evidence(url: str, asking: httpx.Client) -> ServerEvidence:
+        asking.event_hooks["request"] = [lambda request: asked.append(request.url.path)]
+        return ServerEvidence(Outcomes(MemoryObjects()), PrometheusCounters(url, asking), asking)
+
+    spec = {
+        "strategy__steps": STEPS,
+        "strategy__missingAfterSeconds": MISSING_SECONDS,
+        "analysis__inline": {"metrics": METRICS},
+        "analysis__evidence": {
+            "source": "Prometheus",
+            "url": f"http://prometheus.{namespace}.svc:9090",
+        },
+    }
+    with served_world(cluster, node, namespace, tmp_path, evidence, SLOW, Scraped, **spec) as world:
+        world.asked = asked
+        world.start_prometheus()
+        yield world
+
+
+def test_what_prometheus_tells_promotes_and_its_absence_never_does(world: Scraped) -> None:
+    first, second, third = (world.release(v, -1.0 - n / 1e3) for n, v in enumerate("123"))
+    world.want(first)
+    world.wait(lambda s: s.get("phase") == "stable")
+    with world.clients():
+        world.want(second)
+        done = world.wait(lambda s: s.get("phase") == "stable" and s.get("history"))
+        assert done["history"][0]["outcome"] == "promoted"
+        assert "/metrics" not in world.asked, "all counters came from Prometheus"
+        assert "/api/v1/query" in world.asked
+
+        world.scale_prometheus(0)
+        world.want(third)
+        paused = world.wait(lambda s: s.get("phase") == "paused")
+        assert "no evidence" in paused["decisions"][-1]["reason"]
+        evidence = world.condition("EvidenceAvailable")
+        assert evidence["status"] == "False"
+        assert f"http://prometheus.{world.namespace}.svc:9090 does not answer" in str(evidence)
+        before = world.answered["3"]
+        eventually(lambda: world.answered["3"] > before + 200, 60)
+        held = world.status()
+        assert (held["phase"], held["weight"]) == ("paused", 5000), "healthy, and nobody knows it"
+
+        world.scale_prometheus(1)
+        done = world.wait(lambda s: s.get("phase") == "stable" and len(s.get("history", [])) == 2)
+    assert done["history"][0]["outcome"] == "promoted"
+    assert world.answered["failed"] == 0
+    assert len(world.api.select(PODS, world.namespace, {ROLLOUT: ""})) == 1
