@@ -11,8 +11,8 @@ from typing import Any
 __all__ = ["scrape_config"]
 
 
-def scrape_config(monitor: dict[str, Any], namespace: str, interval: str) -> dict[str, Any]:
-    """Return the job of a PodMonitor's only endpoint, for pods of `namespace`."""
+def scrape_config(monitor: dict[str, Any], pods: str, interval: str) -> dict[str, Any]:
+    """Return the job of a PodMonitor's only endpoint, for the pods of a file of `discovery`."""
     name = f"{monitor['metadata']['namespace']}/{monitor['metadata']['name']}"
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     port = endpoint["port"]
@@ -21,7 +21,7 @@ def scrape_config(monitor: dict[str, Any], namespace: str, interval: str) -> dic
         "job_name": f"podMonitor/{name}/0",
         "scrape_interval": interval,
         "scrape_timeout": interval,
-        "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"names": [namespace]}}],
+        "file_sd_configs": [{"files": [pods], "refresh_interval": "1s"}],
         "relabel_configs": [
             _rule("drop", "pod_phase", "(Failed|Succeeded)"),
             *(_selected(one) for one in monitor["spec"]["selector"]["matchExpressions"]),

@@ -1,5 +1,5 @@
-"""A rollout whose evidence a real Prometheus tells, nothing of it played: it runs in a pod, finds
-the servers by the API as the chart's PodMonitor says, and scrapes them; clients ask by a Gateway.
+"""A rollout whose evidence a real Prometheus tells: it runs in a pod, takes those targets that the
+chart's PodMonitor selects, and scrapes real servers; clients ask through a Gateway.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from tests.charts.profiles import SETTINGS
+from tests.cluster.access import CommandFailed
 from tests.cluster.installation import CHART
 from tests.cluster.node.images import Image
-from tests.cluster.rollouts import eventually
+from tests.cluster.rollouts import IMAGE, eventually
 from tests.cluster.scraping import scrape_config
 from tests.cluster.served import World, served_world
 
@@ -28,6 +30,7 @@ from tidemill.testing.objects import MemoryObjects
 
 pytestmark = pytest.mark.slow
 
+HERE = Path(__file__).parent
 SLOW = {"TIDEMILL_SERVING__SLOW_MS": "0.0001"}
 """Every request is slow in both arms: a hundred of them show that the canary is no slower."""
 METRICS = [{"name": "slow", "event": "slow", "passRatio": "2"}]
@@ -44,21 +47,36 @@ class Scraped(World):
 
     def start_prometheus(self) -> None:
         """Let the chart's PodMonitor say what is scraped; only the interval is shorter."""
-        values = ("--set=prometheus.monitors=true", "--namespace", self.namespace)
-        rendered = self.cluster.helm("template", "tidemill", CHART, *values)
-        found = [one for one in yaml.safe_load_all(rendered) if one]
-        (monitor,) = [one for one in found if one["kind"] == "PodMonitor"]
-        jobs = {"scrape_configs": [scrape_config(monitor, self.namespace, "1s")]}
-        self.apply("v1", "ConfigMap", "prometheus", {"data": {"prometheus.yaml": json.dumps(jobs)}})
-        file = Path(__file__).with_name("prometheus.yaml")
-        self.cluster.kubectl("apply", "-n", self.namespace, "-f", file)
+        values = {"settings": SETTINGS, "prometheus": {"monitors": True}}
+        rendered = self.cluster.helm(
+            *("template", "tidemill", CHART, "--namespace", self.namespace, "--values=-"),
+            "--show-only=templates/prometheus.yaml",
+            stdin=yaml.safe_dump(values),
+        )
+        kinds = {one["kind"]: one for one in yaml.safe_load_all(rendered)}
+        monitor = kinds["PodMonitor"]
+        jobs = {"scrape_configs": [scrape_config(monitor, "/pods/pods.json", "1s")]}
+        discovery = HERE.joinpath("discovery.py").read_text()
+        data = {"prometheus.yaml": json.dumps(jobs), "discovery.py": discovery}
+        self.apply("v1", "ConfigMap", "prometheus", {"data": data})
+        made = HERE.joinpath("prometheus.yaml").read_text().replace("SERVE", IMAGE)
+        self.cluster.kubectl("apply", "-n", self.namespace, "-f", "-", stdin=made)
         self.scale_prometheus(1)
 
     def scale_prometheus(self, replicas: int) -> None:
         """Let it be there, or away: nothing answers at its Service then."""
         within = ("-n", self.namespace)
         self.cluster.kubectl("scale", "deployment/prometheus", f"--replicas={replicas}", *within)
-        self.cluster.kubectl("rollout", "status", "deployment/prometheus", "--timeout=60s", *within)
+        status = ("rollout", "status", "deployment/prometheus", "--timeout=60s", *within)
+        try:
+            self.cluster.kubectl(*status)
+        except CommandFailed as failed:
+            chosen = ("--selector=app=prometheus", *within)
+            said = self.cluster.kubectl(
+                "logs", "--tail=20", "--all-containers", *chosen, check=False
+            )
+            pods = self.cluster.kubectl("describe", "pods", *chosen, check=False)
+            raise AssertionError(f"{said}\n{pods}") from failed
         eventually(lambda: self._ready() == bool(replicas), 60)
 
     def _ready(self) -> bool:
