@@ -52,7 +52,8 @@ def _measure(project: Path, database: str, stable: str, canary: str) -> None:
     options = [part for one in sets for part in ("--set", one)]
     command = [str(TIDEMILL), "--project", str(project), *options]
     judge = subprocess.Popen(
-        [*command, "rollout", "judge", "--port", "0"], stdout=subprocess.PIPE, text=True
+        [*command, "rollout", "judge", "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )
     assert judge.stdout
     url = judge.stdout.readline().split()[-1]

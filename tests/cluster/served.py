@@ -33,6 +33,7 @@ from tidemill.testing.rollout import FakeReleases
 from tidemill.wiring.kubernetes import RolloutFleet
 
 NAME = "flight-delay"
+PATIENCE = 240.0
 INFER = f"/v2/models/{NAME}/infer"
 QUIET = FULL | {"temp": 120.0, "carrier_late_rate_7d": 0.0}
 """A row that the model scores below its threshold; it scores FULL above."""
@@ -115,7 +116,7 @@ class World:
             "scoreTails": {"low": f"{low:g}", "high": f"{high:g}"},
         }
 
-    def want(self, model: dict[str, Any]) -> None:
+    def want(self, model: dict[str, Any], **changes: Any) -> None:
         wanted = manifest(
             self.namespace,
             model=model,
@@ -123,7 +124,7 @@ class World:
             traffic__settleSeconds=1,
             strategy__intervalSeconds=1,
             strategy__scaleDownDelaySeconds=1,
-            **self._spec,
+            **(self._spec | changes),
         )
         stdin = json.dumps(wanted)
         self.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=stdin)
@@ -134,7 +135,7 @@ class World:
 
     def wait(self, condition: Any) -> Manifest:
         try:
-            return eventually(lambda: condition(found := self.status()) and found, 120)
+            return eventually(lambda: condition(found := self.status()) and found, PATIENCE)
         except AssertionError:
             keys = ("phase", "conditions", "decisions", "metrics", "paired", "lost")
             raise AssertionError({k: self.status().get(k) for k in keys}) from None

@@ -116,7 +116,9 @@ def test_clients_reach_the_servers_over_grpc(cluster, api, served):
     namespace, revision = served.namespace, wanted(api, served.namespace)
     servers = DeploymentWorkloads(api, served, replicas=1, grpc=True)
     servers.ensure(revision)
-    seen = eventually(lambda: (w := servers.observe()[revision.revision]).ready == 1 and w, PATIENCE)
+    seen = eventually(
+        lambda: (w := servers.observe()[revision.revision]).ready == 1 and w, PATIENCE
+    )
     (host,) = seen.servers.values()
     itself = f"{host.rpartition(':')[0]}:{pods.GRPC_PORT}"
     eventually(lambda: healthy(itself), PATIENCE)
