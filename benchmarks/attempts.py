@@ -42,8 +42,11 @@ REQUESTS_PER_SECOND = 1.0
 RATES = {"harmful": 0.9, "healthy": 0.01}
 """Share of errors of a canary; stable has that of a healthy one."""
 FLIGHT_SECONDS = 60
+LOOK_SECONDS = 1.0
+"""Between two looks of the nodes and the gateway that are played."""
 PATIENCE_SECONDS = 600.0
 SPEC: dict[str, Any] = {
+    # The first step holds all of them in flight until the last one is.
     "runtime__replicas": 1,
     "runtime__minReadySeconds": 0,
     "strategy__intervalSeconds": 10,
@@ -124,7 +127,7 @@ def _play(api: KubeClient, namespace: str, stop: Event) -> None:
     condition = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
     address = "10.9.0.1"
     ready = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
-    while not stop.wait(0.2):
+    while not stop.wait(LOOK_SECONDS):
         try:
             for pod in api.select(PODS, namespace, {ROLLOUT: ""}):
                 if pod["status"].get("phase") != "Running":
@@ -171,7 +174,7 @@ def _measure(cluster: object, api: KubeClient, namespace: str) -> None:
     began = time.monotonic()
     _order(api, namespace, 2)
     _await(port, "progressing")
-    print(f"all have an attempt in flight after {time.monotonic() - began:.0f} s")
+    print(f"all canaries have traffic after {time.monotonic() - began:.0f} s")
     while not said.empty():
         first = said.get()
     before = look_seconds(port)

@@ -53,7 +53,9 @@ def _measure(project: Path, database: str, stable: str, canary: str) -> None:
     command = [str(TIDEMILL), "--project", str(project), *options]
     judge = subprocess.Popen(
         [*command, "rollout", "judge", "--port", "0"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert judge.stdout
     url = judge.stdout.readline().split()[-1]
