@@ -8,6 +8,7 @@ the others have to be promoted. Needs what the tests in `tests/cluster` need.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -27,7 +28,6 @@ from benchmarks.controller import (
     memory,
     phases,
     quantile,
-    serve_more,
 )
 from tidemill.adapters.kubernetes.client import HTTP_ROUTES, PODS, ROLLOUTS, KubeClient
 from tidemill.adapters.kubernetes.owned import ROLLOUT
@@ -45,6 +45,7 @@ FLIGHT_SECONDS = 60
 LOOK_SECONDS = 1.0
 """Between two looks of the nodes and the gateway that are played."""
 PATIENCE_SECONDS = 600.0
+LONG_AGO = "2026-01-01T00:00:00Z"
 SPEC: dict[str, Any] = {
     # The first step holds all of them in flight until the last one is.
     "runtime__replicas": 1,
@@ -98,7 +99,7 @@ def main() -> None:
         base = Path(folder)
         with sources.cluster(base / "shared", base / "own") as cluster:
             rollouts.install(cluster)
-            serve_more(cluster)
+            _serve_more(cluster)
             namespace = cluster.namespace()
             with (
                 rollouts.client(cluster) as api,
@@ -106,6 +107,15 @@ def main() -> None:
                 _plane(hands, namespace),
             ):
                 _measure(cluster, api, namespace)
+
+
+def _serve_more(cluster: object) -> None:
+    """Give Services more addresses than the test cluster has; no node listens at them."""
+    spec = {"cidrs": ["100.64.0.0/16"]}
+    body = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "spec": spec}
+    made = json.dumps(body | {"metadata": {"name": "benchmark"}})
+    cluster.kubectl("apply", "-f", "-", stdin=made)
+    cluster.kubectl("wait", "servicecidr/benchmark", "--for=condition=Ready", "--timeout=60s")
 
 
 @contextmanager
@@ -122,9 +132,7 @@ def _plane(api: KubeClient, namespace: str) -> Iterator[None]:
 
 
 def _play(api: KubeClient, namespace: str, stop: Event) -> None:
-    from tests.cluster import rollouts
-
-    condition = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    condition = {"type": "Ready", "status": "True", "lastTransitionTime": LONG_AGO}
     address = "10.9.0.1"
     ready = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
     while not stop.wait(LOOK_SECONDS):
@@ -135,9 +143,22 @@ def _play(api: KubeClient, namespace: str, stop: Event) -> None:
                     api.replace(PODS, pod | {"status": status}, "status")
             for route in api.select(HTTP_ROUTES, namespace, {}):
                 if not _taken_up(route):
-                    rollouts.accept(api, HTTP_ROUTES, route["metadata"]["name"], namespace)
+                    status = {
+                        "parents": [_parent(route, ref) for ref in route["spec"]["parentRefs"]]
+                    }
+                    api.replace(HTTP_ROUTES, route | {"status": status}, "status")
         except TidemillError:  # it was written meanwhile, or went: the next time
             continue
+
+
+def _parent(route: dict[str, Any], ref: dict[str, str]) -> dict[str, Any]:
+    generation = route["metadata"]["generation"]
+    conditions = [
+        {"type": kind, "status": "True", "reason": kind, "message": "",
+         "lastTransitionTime": LONG_AGO, "observedGeneration": generation}
+        for kind in ("Accepted", "ResolvedRefs")
+    ]  # fmt: skip
+    return {"parentRef": ref, "controllerName": "benchmark.dev/gateway", "conditions": conditions}
 
 
 def _taken_up(route: dict[str, Any]) -> bool:
@@ -174,6 +195,8 @@ def _measure(cluster: object, api: KubeClient, namespace: str) -> None:
     began = time.monotonic()
     _order(api, namespace, 2)
     _await(port, "progressing")
+    while not all(_applied(found) for found in api.select(ROLLOUTS, namespace, {})):
+        time.sleep(1)
     print(f"all canaries have traffic after {time.monotonic() - began:.0f} s")
     while not said.empty():
         first = said.get()
@@ -193,6 +216,11 @@ def _measure(cluster: object, api: KubeClient, namespace: str) -> None:
     print(f"after {time.monotonic() - began:.0f} s: {outcomes}; load {os.getloadavg()[0]:.1f}")
     process.terminate()
     process.join()
+
+
+def _applied(rollout: dict[str, Any]) -> bool:
+    conditions = rollout["status"]["conditions"]
+    return any((c["type"], c["status"]) == ("TrafficApplied", "True") for c in conditions)
 
 
 def _await(port: int, phase: str) -> None:

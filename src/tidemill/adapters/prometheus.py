@@ -158,7 +158,7 @@ def _cut(targets: Mapping[str, _Target], since: float, now: float) -> float:
 
 
 def _interval(targets: Mapping[str, _Target]) -> float:
-    """Return the seconds between two scrapes, failed ones too: the usual, whatever an outage was."""
+    """Return the usual seconds between two scrapes, failed ones too, whatever an outage was."""
     gaps = [b - a for target in targets.values() for a, b in pairwise(sorted(target.up))]
     return median(gaps) if gaps else RANGE_SECONDS / STALE_SCRAPES
 
