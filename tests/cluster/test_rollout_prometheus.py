@@ -40,7 +40,6 @@ LONG = 1500
 class Scraped(World):
     """A world with a Prometheus in it."""
 
-    prometheus: str
     asked: list[str]
     """What the controller asked of servers and Prometheus, as paths."""
 
@@ -89,9 +88,23 @@ class Scraped(World):
 
     def away(self) -> bool:
         """Whether the resource says that there is no evidence, and why."""
-        (found,) = [c for c in self.status()["conditions"] if c["type"] == "EvidenceAvailable"]
+        found = self._condition("EvidenceAvailable")
         url = f"http://prometheus.{self.namespace}.svc:9090"
         return found["status"] == "False" and f"{url} does not answer" in found["message"]
+
+    def ready(self) -> bool:
+        """Whether the canary is."""
+        return bool(self._condition("CanaryReady")["status"] == "True")
+
+    def _condition(self, kind: str) -> dict[str, str]:
+        """Return what the resource says; nothing before a look at the attempt has said it."""
+        found = (c for c in self.status()["conditions"] if c["type"] == kind)
+        return next(found, {"status": "Unknown", "message": ""})
+
+    def let_clients_ask(self, version: str, times: int) -> None:
+        """Wait until a version has answered them so often again."""
+        before = self.answered[version]
+        eventually(lambda: self.answered[version] > before + times, 120)
 
 
 @pytest.fixture
@@ -134,7 +147,8 @@ def test_what_prometheus_tells_promotes_and_its_absence_never_does(world: Scrape
 
         world.scale_prometheus(0)
         world.want(third, strategy__steps=[STEPS[0] | {"minEvents": LONG}])
-        world.wait(lambda _: world.away())
+        world.wait(lambda _: world.away() and world.ready())
+        world.let_clients_ask("2", 300)
         assert world.status()["phase"] == "preparing"
         assert world.answered["3"] == 0, "ready, and nobody could see how it does"
 
@@ -144,8 +158,7 @@ def test_what_prometheus_tells_promotes_and_its_absence_never_does(world: Scrape
         paused = world.wait(lambda s: s["phase"] == "paused")
         assert "no evidence" in paused["decisions"][-1]["reason"]
         assert world.away()
-        before = world.answered["3"]
-        eventually(lambda: world.answered["3"] > before + 300, 60)
+        world.let_clients_ask("3", 300)
         held = world.status()
         assert (held["phase"], held["weight"]) == ("paused", 5000), "healthy, and nobody knows it"
 
