@@ -14,6 +14,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
@@ -23,6 +24,9 @@ import httpx
 from tidemill.adapters.kubernetes.access import connect
 from tidemill.adapters.kubernetes.client import ROLLOUTS, KubeClient
 from tidemill.errors import Conflict
+from tidemill.ports.rollout import EvidenceSource
+
+__all__ = ["fleet_process", "look_seconds", "memory", "phases", "quantile"]
 
 ROLLOUTS_IN_ALL = 1000
 CHANGES_PER_SECOND = 50
@@ -48,24 +52,35 @@ class _Counting(httpx.Client):
         return super().send(*arguments, **options)  # type: ignore[arg-type]
 
 
-def _controller(kubeconfig: str, namespace: str, said: multiprocessing.Queue) -> None:
+def nothing(_: str) -> EvidenceSource:
+    """Return evidence of servers that there are none of."""
+    from tidemill.testing.rollout import FakeGateway, FakeServers, FakeTraffic
+
+    return FakeTraffic(FakeServers(), FakeGateway())
+
+
+def _controller(
+    kubeconfig: str,
+    namespace: str,
+    evidence: Callable[[str], EvidenceSource],
+    said: multiprocessing.Queue,
+) -> None:
     """Run the controller; tell its port, then its counts every second."""
     import structlog
 
-    from tidemill.testing.rollout import FakeGateway, FakeReleases, FakeServers, FakeTraffic
+    from tidemill.testing.rollout import FakeReleases
     from tidemill.wiring.kubernetes import RolloutFleet
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     http = connect(Path(kubeconfig))
     http.__class__ = _Counting
-    traffic = FakeTraffic(FakeServers(), FakeGateway())
     fleet = RolloutFleet(
         KubeClient(http),
         namespace,
         namespace,
         ("127.0.0.1", 0),
         _Now(),
-        lambda _: traffic,
+        evidence,
         FakeReleases(),
         "benchmark",
     )
@@ -75,6 +90,18 @@ def _controller(kubeconfig: str, namespace: str, said: multiprocessing.Queue) ->
     fleet.run(stop)
 
 
+def fleet_process(
+    kubeconfig: Path, namespace: str, evidence: Callable[[str], EvidenceSource]
+) -> tuple[multiprocessing.Process, int, multiprocessing.Queue]:
+    """Start a controller; return its process, its port, and what tells its counts every second."""
+    context = multiprocessing.get_context("spawn")
+    said: multiprocessing.Queue = context.Queue()
+    arguments = (str(kubeconfig), namespace, evidence, said)
+    process = context.Process(target=_controller, args=arguments, daemon=True)
+    process.start()
+    return process, said.get(timeout=60), said
+
+
 def _count(said: multiprocessing.Queue) -> None:
     while True:
         time.sleep(1)
@@ -82,14 +109,14 @@ def _count(said: multiprocessing.Queue) -> None:
         said.put((time.monotonic(), _Counting.requests, used))
 
 
-def _look_seconds(port: int) -> dict[float, float]:
+def look_seconds(port: int) -> dict[float, float]:
     """Return the cumulative counts of looks by their bound."""
     text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
     found = re.findall(r'look_seconds_bucket\{le="([^"]+)",result="done"\} (\S+)', text)
     return {float(bound): float(count) for bound, count in found}
 
 
-def _quantile(before: dict[float, float], after: dict[float, float], share: float) -> float:
+def quantile(before: dict[float, float], after: dict[float, float], share: float) -> float:
     """Return the bound under which `share` of the looks between two readings ended."""
     counts = {bound: after[bound] - before.get(bound, 0) for bound in after}
     whole = counts[float("inf")]
@@ -113,35 +140,31 @@ def main() -> None:
 def _measure(cluster: object, api: KubeClient, namespace: str, rollouts: object) -> None:
     for number in range(ROLLOUTS_IN_ALL):
         api.create(ROLLOUTS, rollouts.manifest(namespace, f"model-{number}"))
-    said: multiprocessing.Queue = multiprocessing.get_context("spawn").Queue()
-    process = multiprocessing.get_context("spawn").Process(
-        target=_controller, args=(str(cluster.kubeconfig), namespace, said), daemon=True
-    )
     began = time.monotonic()
-    process.start()
-    port = said.get(timeout=60)
-    while _phases(port) < ROLLOUTS_IN_ALL:
+    process, port, said = fleet_process(cluster.kubeconfig, namespace, nothing)
+    while phases(port, "initializing") < ROLLOUTS_IN_ALL:
         time.sleep(0.5)
     print(f"{ROLLOUTS_IN_ALL} rollouts taken up after {time.monotonic() - began:.0f} s")
     _settle(said)
     rest = _rest(said)
     print(f"at rest: {rest['calls']:.2f} API calls/min per rollout, {rest['cpu']:.0%} of a core")
-    before = _look_seconds(port)
+    before = look_seconds(port)
     delays = _change(api, namespace)
-    after = _look_seconds(port)
-    p50, p99 = (_quantile(before, after, share) for share in (0.5, 0.99))
+    after = look_seconds(port)
+    p50, p99 = (quantile(before, after, share) for share in (0.5, 0.99))
     print(f"{CHANGES_PER_SECOND} changes/s, look: p50 ≤ {p50:g} s, p99 ≤ {p99:g} s")
     delays.sort()
     middle, most = delays[len(delays) // 2], delays[int(len(delays) * 0.99)]
     print(f"edit until observedGeneration, seen by polling: p50 {middle:.2f} s, p99 {most:.2f} s")
-    print(f"memory of the controller: {_memory(process.pid):.0f} MiB")
+    print(f"memory of the controller: {memory(process.pid):.0f} MiB")
     process.terminate()
     process.join()
 
 
-def _phases(port: int) -> float:
+def phases(port: int, phase: str) -> float:
+    """Return how many rollouts are in a phase."""
     text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
-    found = re.search(r'tidemill_rollouts\{phase="initializing"\} (\S+)', text)
+    found = re.search(rf'tidemill_rollouts{{phase="{phase}"}} (\S+)', text)
     return float(found[1]) if found else 0
 
 
@@ -204,7 +227,8 @@ def _observe(
         time.sleep(0.2)
 
 
-def _memory(pid: int | None) -> float:
+def memory(pid: int | None) -> float:
+    """Return the resident memory of a process in MiB."""
     text = Path(f"/proc/{pid}/status").read_text()
     (line,) = (line for line in text.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024

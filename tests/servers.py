@@ -133,8 +133,10 @@ def s3() -> Iterator[str]:
 
 
 @contextmanager
-def prometheus(folder: Path, targets: list[str], *, interval: str = "200ms") -> Iterator[str]:
+def prometheus(folder: Path, targets: list[str], *, interval: str = "1s") -> Iterator[str]:
     """Run Prometheus, which scrapes the targets under one job, and yield its URL.
+
+    A scrape has one interval of time: less than a second is too little on a busy machine.
 
     Skips when it is not installed: Debian's package is `prometheus`.
     """

@@ -382,6 +382,19 @@ def shadowed(world: ResourceWorld) -> None:
     assert world.state.history[0].reason.startswith("harm in disagreement")
 
 
+def unfit(world: ResourceWorld) -> None:
+    """S16: a canary that answers wrongly when it is asked first meets no client."""
+    world.deploy()
+    world.traffic.rehearsal = None
+    world.want("v2")
+    world.run(20)
+    assert world.phase == "preparing", "it has not answered yet"
+    world.traffic.rehearsal = "its score is 2"
+    world.run_until("stable")
+    assert world.state.history[0].reason == "the canary failed its rehearsal: its score is 2"
+    assert all(decision.weight in (0, 10_000) for decision in world.store.log)
+
+
 Scenario = Callable[[ResourceWorld], None]
 QUEUE = {"strategy__onNewRevision": "QueueLatest"}
 APPROVED = {"strategy__steps": [STEPS[0] | {"approval": True}, STEPS[1]]}
@@ -419,4 +432,5 @@ SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
     (unlabelled, LABELS),
     (frozen, {"strategy__freeze": [MORNING]}),
     (shadowed, SHADOW),
+    (unfit, {}),
 ]

@@ -31,6 +31,8 @@ KINDS = (
 )
 MINE = "--selector=app.kubernetes.io/instance=tidemill"
 DIGEST = "sha256:" + "1" * 64
+TIDYING = 120.0
+"""Seconds that owned objects and pods may take to go on a busy machine."""
 GATEWAY = {
     "apiVersion": "gateway.networking.k8s.io/v1",
     "kind": "Gateway",
@@ -186,14 +188,15 @@ def test_an_upgrade_and_the_way_back(installed: Installed, tmp_path: Path) -> No
 
 
 def test_what_is_left_is_what_was_said(release: Release, cluster: Cluster) -> None:
-    release.helm("uninstall", release.name, "--wait", "--timeout=60s")
+    release.helm("uninstall", release.name, "--wait", "--timeout=170s")
 
     def left() -> set[str]:
         found = release.kubectl("get", KINDS, MINE, "--output=name").split()
         return {name.rpartition("-")[0] for name in found}
 
-    eventually(lambda: left() <= {"configmap/tidemill-churn", "configmap/tidemill-other"})
+    kept = {"configmap/tidemill-churn", "configmap/tidemill-other"}
+    eventually(lambda: left() <= kept, TIDYING)
     owned = ("get", "all", "--selector=serving.tidemill.dev/rollout", "--output=name")
-    eventually(lambda: release.kubectl(*owned) == "")
+    eventually(lambda: release.kubectl(*owned) == "", TIDYING)
     crds = cluster.kubectl("get", "crds", "--output=name")
     assert "modelrollouts.serving.tidemill.dev" in crds, "helm keeps what holds the rollouts"

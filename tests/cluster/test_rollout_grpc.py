@@ -33,6 +33,7 @@ from tidemill.domain.rollout.model import Backend, Revision, Route
 NAME = "flight-delay"
 TRAFFIC = {"kind": "GRPCRoute", "parentRefs": [{"name": "edge"}], "settleSeconds": 0}
 IMAGE = "registry.test/tidemill/grpc@sha256:" + "2" * 64
+PATIENCE = 120.0
 OK = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -100,9 +101,13 @@ def wanted(api: KubeClient, namespace: str) -> Revision:
 
 
 def healthy(target: str) -> bool:
+    """Ask once: an endpoint that the gateway has not heard of yet is none for it."""
     with grpc.insecure_channel(target) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5, wait_for_ready=True)
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=5, wait_for_ready=True)
+        except grpc.RpcError:
+            return False
     return answer.status == OK
 
 
@@ -111,9 +116,12 @@ def test_clients_reach_the_servers_over_grpc(cluster, api, served):
     namespace, revision = served.namespace, wanted(api, served.namespace)
     servers = DeploymentWorkloads(api, served, replicas=1, grpc=True)
     servers.ensure(revision)
-    seen = eventually(lambda: (w := servers.observe()[revision.revision]).ready == 1 and w, 90)
+    seen = eventually(
+        lambda: (w := servers.observe()[revision.revision]).ready == 1 and w, PATIENCE
+    )
     (host,) = seen.servers.values()
-    assert healthy(f"{host.rpartition(':')[0]}:{pods.GRPC_PORT}"), "the pod itself"
+    itself = f"{host.rpartition(':')[0]}:{pods.GRPC_PORT}"
+    eventually(lambda: healthy(itself), PATIENCE)
     gateway = {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
@@ -130,10 +138,10 @@ def test_clients_reach_the_servers_over_grpc(cluster, api, served):
     router = GatewayRouter(api, served, Traffic.model_validate(TRAFFIC))
     split = Route((Backend(revision.revision, 10_000),))
     router.apply(split, {})
-    eventually(lambda: router.observe() == split, 60)
+    eventually(lambda: router.observe() == split, PATIENCE)
     where = ("--output=jsonpath={.status.addresses[0].value}", "-n", namespace)
     edge = cluster.kubectl("get", "gateway/edge", *where)
-    assert healthy(f"{edge}:8080"), "through the gateway"
+    eventually(lambda: healthy(f"{edge}:8080"), PATIENCE)
     assert (
         api.get(GRPC_ROUTES, namespace, NAME)["spec"]["rules"][0]["backendRefs"][0]["port"] == 8081
     )

@@ -89,6 +89,17 @@ def test_an_edit_by_hand_is_taken_back(api, owned):
     assert gateway.observe() == SPLIT
 
 
+def test_a_route_that_was_deleted_is_made_again(api, owned):
+    gateway = router(api, owned)
+    gateway.apply(SPLIT, {})
+    accept(api, HTTP_ROUTES, NAME, owned.namespace)
+    api.delete(HTTP_ROUTES, owned.namespace, NAME)
+    assert gateway.observe() != SPLIT
+    gateway.apply(SPLIT, {})
+    accept(api, HTTP_ROUTES, NAME, owned.namespace)
+    assert gateway.observe() == SPLIT
+
+
 def test_nothing_is_written_when_nothing_changed(api, owned):
     class ReadOnlyAfterwards:
         writes = 0

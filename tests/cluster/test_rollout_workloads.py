@@ -167,6 +167,21 @@ def test_replicas_follow_the_specification(api, owned, servers, revision):
     assert (seen.ready, seen.desired) == (0, 3)
 
 
+def test_an_evicted_server_is_lost_until_another_is_ready(api, owned, servers, revision):
+    servers.ensure(revision)
+    mine = chosen(revision)
+    run_pods(api, owned.namespace, mine, 2)
+    eventually(lambda: servers.observe()[revision.revision].ready == 2)
+    gone = api.select(PODS, owned.namespace, mine)[0]["metadata"]["name"]
+    meta = {"name": gone, "namespace": owned.namespace}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}
+    path = f"/api/v1/namespaces/{owned.namespace}/pods/{gone}/eviction"
+    api._http.post(path, json=eviction).raise_for_status()
+    eventually(lambda: servers.observe()[revision.revision].ready == 1)
+    run_pods(api, owned.namespace, mine, 2)
+    eventually(lambda: servers.observe()[revision.revision].ready == 2)
+
+
 def test_why_a_server_does_not_start(api, owned, servers, revision):
     servers.ensure(revision)
     mine = chosen(revision)

@@ -151,11 +151,31 @@ def test_the_query_names_the_servers_and_nothing_more():
             ),
             "scraped a server 55 s ago for the last time",
         ),
+        (
+            asked(
+                *three(
+                    a=server("a:1", {250: 1, 170: 2, 160: 3, 150: 4}),
+                    b=server("b:1", {250: 1, 170: 2, 160: 3, 150: 4}, THEIRS),
+                    c=server("c:1", {250: 1, 170: 2, 160: 3, 150: 4}, THEIRS),
+                )
+            ),
+            "scraped a server 150 s ago for the last time",
+        ),
         (asked(*three(), warnings=["a store did not answer"]), "a store did not answer"),
         (asked(status="error", error="query timed out"), "query timed out"),
         (adapter(lambda _: httpx.Response(502, text="<html>")), "does not answer"),
     ],
-    ids=["empty", "partial", "down", "no metrics", "stale", "warning", "error", "gateway"],
+    ids=[
+        "empty",
+        "partial",
+        "down",
+        "no metrics",
+        "stale",
+        "outage",
+        "warning",
+        "error",
+        "gateway",
+    ],
 )
 def test_what_is_not_whole_is_nothing_of_anybody(source, why):
     counters, problem = read(source)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import httpx
@@ -152,10 +153,15 @@ def _cut(targets: Mapping[str, _Target], since: float, now: float) -> float:
     cut = max((instant for instant in scrapes if instant <= oldest), default=None)
     if cut is None or cut < since:
         raise ValueError("Prometheus has not scraped every server since the weight settled")
-    interval = max((b - a for a, b in pairwise(scrapes)), default=RANGE_SECONDS / STALE_SCRAPES)
-    if now - cut > STALE_SCRAPES * interval:
+    if now - cut > STALE_SCRAPES * _interval(targets):
         raise ValueError(f"Prometheus scraped a server {now - cut:.0f} s ago for the last time")
     return cut
+
+
+def _interval(targets: Mapping[str, _Target]) -> float:
+    """Return the usual seconds between two scrapes, failed ones too, whatever an outage was."""
+    gaps = [b - a for target in targets.values() for a, b in pairwise(sorted(target.up))]
+    return median(gaps) if gaps else RANGE_SECONDS / STALE_SCRAPES
 
 
 def _count(

@@ -1,0 +1,134 @@
+"""Every order and every wish in every phase; windows that come late or twice; a sticky client."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import get_args
+
+import pytest
+from tests.unit.rollout_world import TOTAL, World, plan
+
+from tidemill.domain.rollout.model import Action, Command
+
+PHASES = ["preparing", "progressing", "paused", "promoting", "finalizing", "rolling_back"]
+
+
+def bring_to(phase: str) -> World:
+    """Return a world whose canary v2 has just come to a phase."""
+    world = World(plan(scale_down_seconds=3))
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing" if phase in ("paused", "rolling_back") else phase)
+    if phase == "paused":
+        world.change(paused=True)
+        world.run_until("paused")
+        world.change(paused=False)
+    if phase == "rolling_back":
+        world.command("abort", "v2")
+        world.run_until("rolling_back")
+    return world
+
+
+@pytest.mark.parametrize("action", get_args(Action))
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_order_is_carried_out_once_in_any_phase(phase, action):
+    world = bring_to(phase)
+    order = Command("the same", action, "v2", reason="INC-7")
+    world.change(command=order)
+    world.settle()
+    decided = len(world.store.log)
+    world.restart()
+    world.change(command=order)
+    world.settle()
+    assert len(world.store.log) == decided, "repeated, it is no order"
+    world.run_until("stable")
+    world.run(1)
+    assert world.total() == TOTAL
+    assert world.traffic.failed == 0
+    undone = phase == "rolling_back" or action == "abort"
+    assert world.state.stable.revision == ("v1" if undone else "v2")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_orders_about_another_revision_are_ignored_in_any_phase(phase):
+    world, alone = bring_to(phase), bring_to(phase)
+    for action in get_args(Action):
+        world.change(command=Command(f"late {action}", action, "v0", reason="INC-7"))
+        world.settle()
+    alone.settle()
+    for one in (world, alone):
+        one.run_until("stable")
+    ignored = [d.action for d in world.store.log if "v0" in d.reason]
+    assert ignored == ["ignore"] * len(get_args(Action))
+    rest = [(d.action, d.reason) for d in world.store.log if "v0" not in d.reason]
+    assert rest == alone.log
+    assert world.gateway.weights() == alone.gateway.weights()
+
+
+@pytest.mark.parametrize("phase", PHASES[:-1])
+def test_the_same_revision_again_begins_nothing_in_any_phase(phase):
+    world = bring_to(phase)
+    world.want("v2")
+    world.run_until("stable")
+    world.run(5)
+    assert world.state.stable.revision == "v2"
+    assert world.actions.count("begin") == 1
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_stable_is_wanted_again_in_any_phase(phase):
+    world = bring_to(phase)
+    world.want("v1")
+    world.run(5)
+    world.run_until("stable")
+    world.run(60)
+    assert (world.phase, world.state.stable.revision) == ("stable", "v1")
+    assert world.weight("v1") == TOTAL
+    assert world.traffic.failed == 0
+
+
+def consumed(world: World) -> int:
+    """Return the requests that evidence has counted in this attempt, under every weight."""
+    attempt = world.state.attempt
+    assert attempt
+    return sum(sum(piece.requests) for piece in attempt.evidence.series["requests"])
+
+
+def test_a_window_that_comes_late_or_twice_is_counted_once():
+    world = World(plan(steps=(replace(plan().steps[0], min_events=10**6),)))
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.run(3)
+    before = consumed(world)
+    for _ in range(3):  # the same counters again, also for a controller that has just started
+        world.now += timedelta(seconds=1)
+        world.restart()
+        world.settle()
+    assert consumed(world) == before
+    world.traffic.unreadable = {"v2"}
+    world.run(5)
+    assert consumed(world) == before
+    world.traffic.unreadable = set()
+    world.run(1)
+    assert consumed(world) == before + 6 * 200
+
+
+def test_a_client_that_sticks_to_the_canary_blocks_the_gates():
+    world = bring_to("progressing")
+    world.run(1)
+    send = world.traffic.send
+
+    def sticky(requests: int) -> None:
+        send(requests * 3 // 4)
+        kept = world.gateway.route
+        (canary,) = [b for b in kept.backends if b.revision == "v2"]
+        world.gateway.route = replace(kept, backends=(replace(canary, weight=TOTAL),))
+        send(requests // 4)
+        world.gateway.route = kept
+
+    world.traffic.send = sticky
+    world.run(30)
+    assert world.weight("v2") == 500
+    assert world.condition("TrafficVerified") == ("False", "SampleRatioMismatch")
