@@ -239,6 +239,16 @@ def test_a_request_outlives_a_pipeline_api_that_is_away(work: Work) -> None:
     assert sent["runtime_config"]["parameters"]["correlation_id"] == asked.correlation_id
 
 
+def test_a_pipeline_api_that_refuses_is_a_persons_matter(work: Work) -> None:
+    with FakeKfp(host=node_address(work.cluster), port=KFP_PORT, token="another") as kfp:
+        asked = work.project.governor.request("manual", actor="ana", reason="once more")
+        eventually(lambda: work.request(asked.id).state == "escalated", PATIENCE)
+        assert not kfp.runs
+    ended = work.request(asked.id)
+    assert ended.attempts == 2
+    assert "refused: 401" in ended.outcome
+
+
 def test_a_faulty_window_is_drawn(work: Work, flights: Flights) -> None:
     work.clock.set(RELEASE + 2 * DAY + timedelta(hours=1))
     serve(work, flights, RELEASE + DAY, temp=pl.lit(None, pl.Float64))
