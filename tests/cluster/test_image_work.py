@@ -139,6 +139,7 @@ def values(references: dict[str, str], backing: Backing, host: str) -> dict[str,
     images = {
         name: dict(zip(("repository", "digest"), reference.split("@"), strict=True))
         for name, reference in references.items()
+        if name != "train"  # of a step, not of a part
     }
     part = {"enabled": True, "secretName": "replayed"}
     job = {"secretName": "replayed"}
