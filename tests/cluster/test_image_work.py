@@ -242,7 +242,7 @@ def test_a_request_outlives_a_pipeline_api_that_is_away(work: Work) -> None:
 
 def test_a_pipeline_api_that_refuses_is_a_persons_matter(work: Work) -> None:
     with FakeKfp(host=node_address(work.cluster), port=KFP_PORT, token="another") as kfp:
-        asked = work.project.governor.request("manual", actor="ana", reason="once more")
+        asked = work.project.governor.request("manual", actor="ben", reason="once more")
         eventually(lambda: work.request(asked.id).state == "escalated", PATIENCE)
         assert not kfp.runs
     ended = work.request(asked.id)
