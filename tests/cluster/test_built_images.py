@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from tests.cluster.access import Cluster
 from tests.cluster.images import SMALL, cached, layer_bytes
 from tests.cluster.node.images import Image
+from tests.cluster.restricted import pod, run
 from tests.cluster.workloads import Workloads
 
 from tidemill import __version__, images
@@ -26,14 +27,15 @@ LOCKED = {
     canonicalize_name(name): version
     for name, version in re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", LOCK, re.MULTILINE)
 }
-SERVE_BYTES = 250e6
-"""What the server's packages may add to the base, as an image travels."""
+BYTES = {"serve": 250e6, "pipelines": 200e6}
+"""What packages may add to the base, as an image travels: servers and the trigger start often."""
 ABSENT = {
     "features": {"torch", "mlflow", "evidently"},
     "train": {"feast", "evidently"},
     "serve": {"dvc", "evidently", "feast", "kfp", "mlflow", "pandas", "polars", "sklearn", "torch"},
     "monitor": {"torch", "mlflow", "feast"},
     "control": {"dvc", "evidently", "feast", "mlflow", "pandas", "sklearn", "torch"},
+    "pipelines": {"dvc", "evidently", "feast", "mlflow", "onnxruntime", "pandas", "torch"},
     "registry": {"evidently", "feast", "kfp", "torch"},
 }
 TOOLS = {"pip", "uv", "gcc", "cc", "git"}
@@ -85,53 +87,6 @@ def image(node: Workloads, built: Callable[..., dict[str, Image]], request: Any)
     return found
 
 
-def pod(name: str, command: list[str]) -> dict[str, Any]:
-    """Return a pod as the chart and the controller make them."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "restartPolicy": "Never",
-            "securityContext": {
-                "runAsNonRoot": True,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "main",
-                    "image": f"images.test/{name}",
-                    "command": command,
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                    "volumeMounts": [
-                        {"name": "state", "mountPath": "/project/.tidemill"},
-                        {"name": "tmp", "mountPath": "/tmp"},
-                    ],
-                }
-            ],
-            "volumes": [{"name": "state", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
-        },
-    }
-
-
-def run(cluster: Cluster, namespace: str, name: str, command: list[str]) -> str:
-    """Run a command in an image as a pod and return what it printed."""
-    inside = ("--namespace", namespace)
-    cluster.kubectl("apply", "-f", "-", *inside, stdin=json.dumps(pod(name, command)))
-    phase = ("--for=jsonpath={.status.phase}=Succeeded", "--timeout=150s")
-    waited = cluster.kubectl("wait", f"pod/{name}", *phase, *inside, check=False)
-    said = cluster.kubectl("logs", name, *inside)
-    cluster.kubectl("delete", "pod", name, "--wait=false", *inside)
-    assert "condition met" in waited, said
-    return said
-
-
 @pytest.mark.parametrize("image", images.SETS, indirect=True)
 def test_an_image_holds_its_set_and_runs_read_only_as_its_user(
     cluster: Cluster, restricted: str, image: Image, request: pytest.FixtureRequest
@@ -139,7 +94,8 @@ def test_an_image_holds_its_set_and_runs_read_only_as_its_user(
     name = request.node.callspec.params["image"]
     absent = ABSENT[name]
     asked = {"folders": list(FOLDERS), "modules": sorted(absent | {"pip"}), "tools": sorted(TOOLS)}
-    said = run(cluster, restricted, name, ["python", "-c", LOOK, json.dumps(asked)])
+    command = ["python", "-c", LOOK, json.dumps(asked)]
+    said = run(cluster, restricted, pod(name, f"images.test/{name}", command))
     found = json.loads(said.splitlines()[-1])
     assert found["ids"] == [10001, 10001, "/project"]
     assert found["refused"] == FOLDERS
@@ -153,7 +109,7 @@ def test_an_image_holds_its_set_and_runs_read_only_as_its_user(
     assert held.items() <= LOCKED.items()
 
 
-@pytest.mark.parametrize("image", ["serve"], indirect=True)
-def test_the_server_is_small(image: Image) -> None:
+@pytest.mark.parametrize("image", BYTES, indirect=True)
+def test_an_image_is_small(image: Image, request: pytest.FixtureRequest) -> None:
     packed, _ = layer_bytes(image)
-    assert packed <= SERVE_BYTES
+    assert packed <= BYTES[request.node.callspec.params["image"]]

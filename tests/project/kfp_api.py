@@ -1,6 +1,6 @@
 """A Kubeflow Pipelines API with scripted runs: the shape of the API, not a backend's behaviour.
 
-Serves the requests that `tidemill.adapters.kfp.backend` makes, on a free port of loopback. A body
+Serves the requests that `tidemill.adapters.kfp.backend` makes, by default on loopback. A body
 with a field that the API's own models do not know is refused with 400, as the real server does.
 """
 
@@ -33,13 +33,16 @@ class FakeKfp:
     """Step that fails when a run does."""
     token: str = ""
     """Bearer token that every request must carry."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """Where it listens; port 0 is a free one."""
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
 
     def __enter__(self) -> FakeKfp:
         handler = type("Handler", (_Handler,), {"fake": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = ThreadingHTTPServer((self.host, self.port), handler)
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
         return self
@@ -52,7 +55,7 @@ class FakeKfp:
     @property
     def url(self) -> str:
         """Base URL of the API."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://{self.host}:{self._server.server_port}"
 
     def look(self, run_id: str) -> dict[str, Any]:
         """Return a run in the next state of the script."""

@@ -20,10 +20,10 @@
 {{- $problems = append $problems "settings.features.online.type is not redis: servers do not see a file that another pod fills; or set features.enabled=false" }}
 {{- end }}
 {{- if and .Values.retrain.enabled (not (hasPrefix "kfp" (($settings.execution | default dict).target | default ""))) }}
-{{- $problems = append $problems "settings.execution.target is not kfp: the retrain trigger would train in its own pod; set it and settings.execution.kfp.host" }}
+{{- $problems = append $problems "settings.execution.target is not kfp: the retrain trigger would train in its own pod" }}
 {{- end }}
-{{- if and .Values.retrain.enabled (not .Values.images.retrain.repository) }}
-{{- $problems = append $problems "images.retrain.repository is empty: no image of tidemill holds the Pipelines SDK, build one with `pip install 'tidemill[pipelines,serve,s3,postgres]'`" }}
+{{- if and .Values.retrain.enabled (not ((($settings.execution | default dict).kfp | default dict).host)) }}
+{{- $problems = append $problems "settings.execution.kfp.host is empty: on which Kubeflow Pipelines does the retrain trigger start runs?" }}
 {{- end }}
 {{- range $model := .Values.models }}
 {{- if and .rollout (not (((.rollout).runtime | default dict).image)) (not $.Values.images.serve.digest) }}
