@@ -23,6 +23,7 @@ from tidemill.demo.page import write_page
 from tidemill.demo.poison import FORCED, Poison
 from tidemill.demo.replay import Replay
 from tidemill.demo.story import Event, Stage, Story
+from tidemill.demo.traffic import Clients
 from tidemill.demo.waiting import wait_for
 from tidemill.demo.witness import Witness
 from tidemill.domain.months import months
@@ -35,6 +36,8 @@ __all__ = ["play"]
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
 END = datetime(2013, 9, 1, tzinfo=UTC)
+AFTER = timedelta(days=3)
+"""How long the retrained model serves, so that it can be compared with the first one."""
 CLOCK = ".tidemill/clock.json"
 
 
@@ -53,12 +56,14 @@ def play(folder: Path, tell: Callable[[Event], None]) -> Story:
     ports = _free_ports()
     project = Project.load(folder, env="demo", assignments=ports)
     poison = Poison(project, ports)
-    with _platform(project, story):
+    with _platform(project, story), Clients(_url(project)) as clients:
         try:
-            witness, replay = _first_release(project, clock, story, poison)
+            witness = _first_release(project, story, poison)
+            manifest = read_manifest(Path(_stable(project) or ""))
             version = _force(project, story, poison)
         finally:
             poison.stop()
+        replay = Replay(project, clock, _schedule(project), manifest, clients)
         failures = _live(project, replay, witness, story, version)
         story.cpu_seconds = _cpu_seconds(project)
     witness.finish()
@@ -124,9 +129,12 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _first_release(
-    project: Project, clock: ReplayClock, story: Story, poison: Poison
-) -> tuple[Witness, Replay]:
+def _url(project: Project) -> str:
+    gateway = f"http://127.0.0.1:{project.settings.gateway.port}"
+    return f"{gateway}/v2/models/{project.settings.registry.model}/infer"
+
+
+def _first_release(project: Project, story: Story, poison: Poison) -> Witness:
     """Train on January to March while the platform starts, and release version 1."""
     story.note(START, "first training begins", "on what was known on 1 April: January to March")
 
@@ -143,8 +151,7 @@ def _first_release(
         wait_for("the first release", lambda: _stable(project) is not None)
     witness = Witness(project, story)
     witness.look()
-    manifest = read_manifest(Path(_stable(project) or ""))
-    return witness, Replay(project, clock, _schedule(project), manifest)
+    return witness
 
 
 def _run(project: Project, parameters: dict[str, str], watch: Watcher) -> RunResult:
@@ -188,6 +195,7 @@ def _live(
     replay.play(END, watch=witness.look, done=lambda: wanted <= witness.ran)
     replay.play(END, watch=witness.look, done=lambda: bool(witness.promoted))
     replay.play(END, watch=witness.look, done=lambda: _stable(project) is not None)
+    replay.play(project.clock.now() + AFTER, watch=witness.look, done=lambda: False)
     witness.look()
     meter.stop((project.clock.now() - START) / timedelta(days=1), replay)
     seen = {

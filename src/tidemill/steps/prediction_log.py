@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -95,9 +94,9 @@ def _frames(
             unreadable.append(_told(key, error))
 
 
-def _parsed(contents: Sequence[bytes], columns: tuple[str, ...]) -> pl.DataFrame:
+def _parsed(contents: list[bytes], columns: tuple[str, ...]) -> pl.DataFrame:
     """Return the rows of files of one schema; raises PolarsError."""
-    rows = pl.scan_parquet([io.BytesIO(content) for content in contents])
+    rows = pl.scan_parquet(contents)
     present = rows.collect_schema()
     sampled = rows.filter(SAMPLED) if SAMPLED in present else rows
     return sampled.select(c for c in columns or present if c in present).collect()
