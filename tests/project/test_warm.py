@@ -3,10 +3,16 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from kfp.local.io import IOStore
+from kfp.local.orchestrator import enhanced_dag_orchestrator as orchestrator
+from kfp.pipeline_spec import pipeline_spec_pb2 as spec
 
+from tidemill.adapters.kfp.ahead import run_ahead
 from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
@@ -111,6 +117,39 @@ def test_a_failure_beside_a_step_skips_what_needs_it_alone(flows: Project) -> No
         "last": "succeeded",
     }
     assert (flows.root / "ended").read_text() == "FAILED"
+
+
+def test_steps_of_an_iteration_run_side_by_side(flows: Project) -> None:
+    wide = Project.load(flows.root, assignments=["execution.parallel_steps=3"])
+    run = wide.runs.launch("loops", {"items": ["a", "b"]})
+    assert run.state == "succeeded", run.cause
+    assert run.outputs == {"Output": "a-left a-right, b-left b-right"}
+
+
+def test_no_step_outlives_a_graph_that_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    beside, ended = threading.Event(), []
+
+    def run_task(task_name: str, **_: object) -> None:
+        if task_name == "wrong":
+            assert beside.wait(30)
+            raise OSError("the disk is full")
+        beside.set()
+        time.sleep(0.2)
+        ended.append(task_name)
+
+    def run_graph(**_: object) -> None:
+        orchestrator.execute_task(task_name="wrong", task_spec=task, **call)
+
+    component = spec.ComponentSpec(executor_label="exec")
+    task = spec.PipelineTaskSpec(component_ref=spec.ComponentRef(name="step"))
+    graph = spec.ComponentSpec(dag=spec.DagSpec(tasks={"wrong": task, "beside": task}))
+    call = {"io_store": IOStore(), "components": {"step": component}}
+    monkeypatch.setattr(orchestrator, "execute_task", run_task)
+    monkeypatch.setattr(orchestrator, "run_enhanced_dag", run_graph)
+    with pytest.raises(OSError, match="disk"), run_ahead(2):
+        orchestrator.run_enhanced_dag(dag_component_spec=graph)
+    assert ended == ["beside"]
+    assert orchestrator.execute_task is run_task
 
 
 def test_cold_steps_one_by_one_give_the_same(flows: Project) -> None:
