@@ -111,13 +111,12 @@ def _platform(project: Project, story: Story) -> Iterator[None]:
     specs = project.platform_specs()
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        mlflow = [spec for spec in specs if spec.name == "mlflow"]
-        with story.waiting("MLflow starts"):  # alone: it is what the training waits for
-            names = project.platform.begin(mlflow)
-            project.source.read("flights", f"{START:%Y-%m}", START)  # meanwhile its CSV is parsed
+        with story.waiting("MLflow starts"):  # of all that starts, what the training waits for
+            names = project.platform.begin(spec for spec in specs if spec.name == "mlflow")
+            project.source.read("flights", f"{START:%Y-%m}", START)  # parses the CSV for all others
+            for spec in specs:
+                project.platform.processes.declare(spec)
             project.platform.wait(names)
-        for spec in specs:
-            project.platform.processes.declare(spec)
         yield
     finally:
         with story.waiting("the platform stops"):
