@@ -194,7 +194,7 @@ def _live(
     replay.play(END, watch=witness.look, done=lambda: wanted <= witness.ran)
     replay.play(END, watch=witness.look, done=lambda: bool(witness.promoted))
     replay.play(END, watch=witness.look, done=lambda: _stable(project) is not None)
-    replay.play(project.clock.now() + AFTER, watch=witness.look, done=lambda: False)
+    replay.play(_last_day(project), watch=witness.look, done=lambda: False)
     witness.look()
     meter.stop((project.clock.now() - START) / timedelta(days=1), replay)
     seen = {
@@ -206,6 +206,13 @@ def _live(
     return [
         f"until {project.clock.now():%d %B} not seen: {x}" for x, there in seen.items() if not there
     ]
+
+
+def _last_day(project: Project) -> datetime:
+    """Return when the demo ends: `AFTER` from now, or a day before the schedule is due again."""
+    trained = project.governor.last_training() or START
+    scheduled = trained + timedelta(days=project.settings.retraining.schedule_days)
+    return min(project.clock.now() + AFTER, scheduled - timedelta(days=1))
 
 
 class _Meter:
