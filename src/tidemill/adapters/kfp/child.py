@@ -97,6 +97,8 @@ def _run(
     )
     with run_ahead(execution.parallel_steps):
         cause, outputs = _execute(folder, definition, steps, parameters)
+    if warm:
+        warm.end()
     return _verdict(folder, cause, outputs, output.silent_failures)
 
 

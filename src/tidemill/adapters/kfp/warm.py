@@ -64,16 +64,21 @@ class Warm:
         """
         self.environment = dict(environment)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
+        self._process = os.fork()
+        if self._process == 0:
             try:
                 _live(theirs, self.environment)
-            except ConnectionError:  # the pipeline is over
-                os._exit(0)
             except BaseException:  # noqa: BLE001 - this must not return to the pipeline
                 traceback.print_exc()
             finally:
-                os._exit(1)
+                _reap()
+                os._exit(0)
         theirs.close()
+
+    def end(self) -> None:
+        """Wait for its end, so that its CPU time and that of the steps count as this process'."""
+        self._control.close()
+        os.waitpid(self._process, 0)
 
     def prepare(self, modules: Sequence[str]) -> None:
         """Let it import these, in their order, while no step is asked for."""
@@ -132,7 +137,6 @@ def _live(control: socket.socket, environment: Mapping[str, str]) -> None:
     os.closerange(3, control.fileno())
     os.closerange(control.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     os.environ |= {**environment, "_KFP_RUNTIME": "true"}
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who attend steps
     later: deque[str] = deque()
     counted = 0.0
     while True:
@@ -159,6 +163,12 @@ def _live(control: socket.socket, environment: Mapping[str, str]) -> None:
             os.close(descriptor)
 
 
+def _reap() -> None:
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
 def _with_first_use(modules: Iterable[str]) -> Iterator[str]:
     for name in modules:
         yield name
@@ -173,7 +183,6 @@ def _import(name: str) -> None:
 
 def _attend(request: list[str], imports: float, output: int, report: int) -> NoReturn:
     """Fork the step, wait for its end, and report that; `imports` counts as its CPU time."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     step = os.fork()
     if step == 0:
         os.dup2(output, 1)
