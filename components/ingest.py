@@ -6,8 +6,11 @@ from tidemill import images
 
 
 @dsl.component(base_image=images.FEATURES, install_kfp_package=False)
-def ingest(config: str, as_of: str) -> int:
-    """Read every month as known at `as_of`; return how many partitions are new."""
+def ingest(config: str, as_of: str, run: str) -> int:
+    """Read every month as known at `as_of`; return how many partitions are new.
+
+    The run's record is begun first: without its tracker nothing after this would come to an end.
+    """
     from datetime import datetime
 
     from tidemill.domain.months import months
@@ -15,6 +18,7 @@ def ingest(config: str, as_of: str) -> int:
     from tidemill.wiring import Project
 
     project = Project.open(config)
+    project.tracker(run)
     done = ingest(
         project.source,
         project.partitions,

@@ -181,14 +181,18 @@ def calendar(flights: pl.DataFrame) -> pl.DataFrame:
         years = (ALWAYS.year, ALWAYS.year)
     holidays = [day for year in range(years[0] - 1, years[1] + 3) for day in _holidays(year)]
     days = pl.date_range(date(years[0], 1, 1), date(years[1] + 1, 12, 31), eager=True)
-    nearest = [min(abs((day - holiday).days) for holiday in holidays) for day in days]
-    return pl.DataFrame(
-        {
-            "local_date": days.dt.to_string("%Y-%m-%d"),
-            "day_of_week": days.dt.weekday().cast(pl.Int64),
-            "days_to_holiday": pl.Series(nearest, dtype=pl.Int64),
-        }
-    ).with_columns(pl.lit(ALWAYS).dt.cast_time_unit("us").alias("event_timestamp"))
+    nearest = days.to_frame("day").join_asof(
+        pl.DataFrame({"holiday": sorted(holidays)}),
+        left_on="day",
+        right_on="holiday",
+        strategy="nearest",
+    )
+    return nearest.select(
+        pl.col("day").dt.to_string("%Y-%m-%d").alias("local_date"),
+        pl.col("day").dt.weekday().cast(pl.Int64).alias("day_of_week"),
+        (pl.col("day") - pl.col("holiday")).dt.total_days().abs().alias("days_to_holiday"),
+        pl.lit(ALWAYS).dt.cast_time_unit("us").alias("event_timestamp"),
+    )
 
 
 def _holidays(year: int) -> list[date]:

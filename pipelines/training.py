@@ -38,7 +38,7 @@ def training(
     """
     run = correlation_id
     with dsl.ExitHandler(conclude(config=config, run=run)):
-        ingested = ingest(config=config, as_of=as_of)
+        ingested = ingest(config=config, as_of=as_of, run=run)
         valid = validate(config=config, as_of=as_of, run=run).after(ingested)
         dataset = valid.outputs["dataset"]
         data_version = publish(config=config, dataset=dataset).output

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Self
 
 __all__ = [
     "ConfigError",
@@ -81,6 +82,15 @@ class Timeout(RetryableError):
 class PermanentError(TidemillError):
     """The same call fails again until a person changes something."""
 
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> Self:
+        """Build the error for `name`, listing the closest or all known names."""
+        names = sorted(known)
+        close = get_close_matches(name, names, n=3)
+        listed = ", ".join(close or names[:12]) or "none"
+        lead = "did you mean" if close else "known"
+        return cls(f"there is no {kind} '{name}'", hint=f"{lead}: {listed}")
+
 
 class UsageError(PermanentError):
     """A command was called wrongly."""
@@ -108,15 +118,6 @@ class DataError(PermanentError):
 
 class NotFound(PermanentError):
     """The named thing does not exist."""
-
-    @classmethod
-    def among(cls, kind: str, name: str, known: Iterable[str]) -> NotFound:
-        """Build the error for `name`, listing the closest or all known names."""
-        names = sorted(known)
-        close = get_close_matches(name, names, n=3)
-        listed = ", ".join(close or names[:12]) or "none"
-        lead = "did you mean" if close else "known"
-        return cls(f"there is no {kind} '{name}'", hint=f"{lead}: {listed}")
 
 
 class MissingExtra(PermanentError):

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from tests.terminal import ENVIRONMENT, terminal
 
-from tidemill.errors import ConfigError, Conflict, NotFound, UsageError
+from tidemill.adapters.reference import copy_reference
+from tidemill.errors import ConfigError, Conflict, UsageError
 from tidemill.ports.runs import RunResult
 from tidemill.wiring import Project
 
@@ -239,8 +240,8 @@ def test_a_condition_that_kfp_cannot_read_fails_the_run(flows: Project) -> None:
 @pytest.mark.parametrize(
     ("pipeline", "parameters", "error", "message"),
     [
-        ("chian", {}, NotFound, "no pipeline 'chian'"),
-        ("chain", {"sise": 3}, NotFound, "'sise'"),
+        ("chian", {}, UsageError, "no pipeline 'chian'"),
+        ("chain", {"sise": 3}, UsageError, "'sise'"),
         ("chain", {"size": "many"}, UsageError, "size='many' is no NUMBER_INTEGER"),
         ("chain", {"as_of": "python3.11"}, UsageError, "'python3'"),
         ("branches", {}, UsageError, "needs the parameter numbers"),
@@ -266,6 +267,16 @@ def test_the_last_line_is_the_cause(flows: Project) -> None:
     )
     assert lines[-2].startswith("resume: tidemill run chain --resume chain-")
     assert Path(lines[-3].removeprefix("log: ")).read_text()
+
+
+def test_a_training_without_its_tracker_ends_in_the_first_step(tmp_path: Path) -> None:
+    copy_reference(tmp_path / "project")
+    nobody = ["registry.uri=http://127.0.0.1:9"]
+    run = Project.load(tmp_path / "project", assignments=nobody).runs.launch("training")
+    assert run.state == "failed"
+    assert run.cause.startswith("ingest: Unavailable: MLflow at http://127.0.0.1:9 does not answer")
+    ended = {name for name, state in states(run).items() if state != "skipped"}
+    assert ended == {"ingest", "conclude"}
 
 
 def test_a_dry_run_runs_nothing(flows: Project) -> None:

@@ -3,15 +3,22 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from kfp.local.io import IOStore
+from kfp.local.orchestrator import enhanced_dag_orchestrator as orchestrator
+from kfp.pipeline_spec import pipeline_spec_pb2 as spec
 
+from tidemill.adapters.kfp.ahead import run_ahead
 from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
 SCRIPT = """
 import json, os, signal, sys, time
+import psutil
 from tidemill.adapters.kfp.sdk import dsl
 from tidemill.adapters.kfp.warm import Warm
 
@@ -20,7 +27,7 @@ step = dsl.component(base_image="tidemill/train:1.0", install_kfp_package=False)
 @step
 def tell() -> str:
     import os, sys
-    print("decimal" in sys.modules, os.environ["COLOUR"], file=sys.stderr)
+    print("colorsys" in sys.modules, os.environ["COLOUR"], file=sys.stderr)
     return f"{os.getpid()} {os.getpgrp()}"
 
 @step
@@ -40,26 +47,33 @@ def command(component):
     script = script.replace("python3", sys.executable)
     return [sh, flag, script, code, "--executor_input", json.dumps(request), *name]
 
+@step
+def early() -> None:
+    import decimal, sys
+    print("decimal" in sys.modules, "colorsys" in sys.modules, file=sys.stderr)
+
 def run(component):
     fork = warm.begin(command(component), environment)
-    lines = fork.output.read().splitlines()
+    lines = [line for line in fork.output.read().splitlines() if "KFP Executor" not in line]
     return [lines[-1] if lines else "", *fork.wait()]
 
 environment = {"COLOUR": "red"}
 warm = Warm(environment)
-seen = {"cold at first": warm.begin(command(tell), environment) is None}
-warm.prepare(["decimal", "there.is.none"])
+seen = {"its own imports": run(early)[0]}
+warm.prepare(["there.is.none", "colorsys"])
 limit = time.monotonic() + 60
-while (first := warm.begin(command(tell), environment)) is None and time.monotonic() < limit:
+while (told := run(tell))[0] != "True red" and time.monotonic() < limit:
     time.sleep(0.02)
-seen["output"] = [line for line in first.output.read().splitlines() if "red" in line]
-code, seconds = first.wait()
+seen["output"], code, seconds = told
 seen["code"], seen["cpu"] = code, seconds > 0
 pid, group = json.load(open("tell.json"))["parameterValues"]["Output"].split()
 seen["own process"], seen["same group"] = int(pid) != os.getpid(), int(group) == os.getpgrp()
 seen["fail"], seen["die"] = run(fail)[:2], run(die)[1]
 seen["other environment"] = warm.begin(command(tell), {}) is None
 seen["other script"] = warm.begin(["sh", "-c", "true", *command(tell)[3:]], environment) is None
+for process in psutil.Process().children():
+    process.kill()
+seen["killed"] = warm.begin(command(tell), environment) is None
 print(json.dumps(seen))
 """
 
@@ -70,8 +84,8 @@ def test_a_step_is_a_process_of_its_own_behind_the_imports(tmp_path: Path) -> No
     line = [sys.executable, str(script)]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == {
-        "cold at first": True,
-        "output": ["True red"],
+        "its own imports": "True False",
+        "output": "True red",
         "code": 0,
         "cpu": True,
         "own process": True,
@@ -80,6 +94,7 @@ def test_a_step_is_a_process_of_its_own_behind_the_imports(tmp_path: Path) -> No
         "die": -9,
         "other environment": True,
         "other script": True,
+        "killed": True,
     }
 
 
@@ -102,6 +117,39 @@ def test_a_failure_beside_a_step_skips_what_needs_it_alone(flows: Project) -> No
         "last": "succeeded",
     }
     assert (flows.root / "ended").read_text() == "FAILED"
+
+
+def test_steps_of_an_iteration_run_side_by_side(flows: Project) -> None:
+    wide = Project.load(flows.root, assignments=["execution.parallel_steps=3"])
+    run = wide.runs.launch("loops", {"items": ["a", "b"]})
+    assert run.state == "succeeded", run.cause
+    assert run.outputs == {"Output": "a-left a-right, b-left b-right"}
+
+
+def test_no_step_outlives_a_graph_that_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    beside, ended = threading.Event(), []
+
+    def run_task(task_name: str, **_: object) -> None:
+        if task_name == "wrong":
+            assert beside.wait(30)
+            raise OSError("the disk is full")
+        beside.set()
+        time.sleep(0.2)
+        ended.append(task_name)
+
+    def run_graph(**_: object) -> None:
+        orchestrator.execute_task(task_name="wrong", task_spec=task, **call)
+
+    component = spec.ComponentSpec(executor_label="exec")
+    task = spec.PipelineTaskSpec(component_ref=spec.ComponentRef(name="step"))
+    graph = spec.ComponentSpec(dag=spec.DagSpec(tasks={"wrong": task, "beside": task}))
+    call = {"io_store": IOStore(), "components": {"step": component}}
+    monkeypatch.setattr(orchestrator, "execute_task", run_task)
+    monkeypatch.setattr(orchestrator, "run_enhanced_dag", run_graph)
+    with pytest.raises(OSError, match="disk"), run_ahead(2):
+        orchestrator.run_enhanced_dag(dag_component_spec=graph)
+    assert ended == ["beside"]
+    assert orchestrator.execute_task is run_task
 
 
 def test_cold_steps_one_by_one_give_the_same(flows: Project) -> None:

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from tidemill import __version__
-from tidemill.errors import NotFound, TidemillError, UsageError
+from tidemill.errors import TidemillError, UsageError
 
 if TYPE_CHECKING:
     from tidemill.wiring import Project
@@ -75,8 +75,7 @@ class Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature
         """Import and return a verb."""
         if cmd_name not in COMMANDS:
-            unknown = NotFound.among("command", cmd_name, COMMANDS)
-            raise UsageError(unknown.message, hint=unknown.hint)
+            raise UsageError.among("command", cmd_name, COMMANDS)
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command = get_command(getattr(importlib.import_module(module), name or "app"))
         # Typer gives every app its own options to install completion; here a verb is no program.

@@ -115,9 +115,10 @@ class Controller:
             for address in found.shadows.values()
         }
         _attempt(hands.router.apply, wanted.route, addresses)
-        if self._route() == wanted.route:
-            for gone in sorted(set(seen) - {r.revision for r in wanted.workloads}):
-                _attempt(hands.workloads.remove, gone)
+        gone = sorted(set(seen) - {revision.revision for revision in wanted.workloads})
+        if gone and self._route() == wanted.route:
+            for name in gone:
+                _attempt(hands.workloads.remove, name)
         return self._deliver(state)
 
     def _deliver(self, state: State) -> _Delivery:

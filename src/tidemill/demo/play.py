@@ -23,18 +23,21 @@ from tidemill.demo.page import write_page
 from tidemill.demo.poison import FORCED, Poison
 from tidemill.demo.replay import Replay
 from tidemill.demo.story import Event, Stage, Story
+from tidemill.demo.traffic import Clients
 from tidemill.demo.waiting import wait_for
 from tidemill.demo.witness import Witness
 from tidemill.domain.months import months
 from tidemill.errors import StepFailed, UsageError
 from tidemill.local.platform import Platform
-from tidemill.ports.runs import RunResult
+from tidemill.ports.runs import RunResult, Watcher
 from tidemill.wiring import Project
 
 __all__ = ["play"]
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
 END = datetime(2013, 9, 1, tzinfo=UTC)
+AFTER = timedelta(days=3)
+"""How long the retrained model serves, so that it can be compared with the first one."""
 CLOCK = ".tidemill/clock.json"
 
 
@@ -52,9 +55,16 @@ def play(folder: Path, tell: Callable[[Event], None]) -> Story:
     os.environ["TIDEMILL_CLOCK"] = str(folder / CLOCK)
     ports = _free_ports()
     project = Project.load(folder, env="demo", assignments=ports)
-    with _platform(project, story):
-        witness, replay = _first_release(project, clock, story)
-        failures = _live(project, replay, witness, story, ports)
+    poison = Poison(project, ports)
+    with _platform(project, story), Clients(_url(project)) as clients:
+        try:
+            witness = _first_release(project, story, poison)
+            manifest = read_manifest(Path(_stable(project) or ""))
+            version = _force(project, story, poison)
+        finally:
+            poison.stop()
+        replay = Replay(project, clock, _schedule(project), manifest, clients)
+        failures = _live(project, replay, witness, story, version)
         story.cpu_seconds = _cpu_seconds(project)
     witness.finish()
     story.performance_bound = project.settings.monitoring.performance_z
@@ -101,13 +111,12 @@ def _platform(project: Project, story: Story) -> Iterator[None]:
     specs = project.platform_specs()
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        mlflow = [spec for spec in specs if spec.name == "mlflow"]
-        with story.waiting("MLflow starts"):  # alone: it is what the training waits for
-            names = project.platform.begin(mlflow)
-            project.source.read("flights", f"{START:%Y-%m}", START)  # meanwhile its CSV is parsed
+        with story.waiting("MLflow starts"):  # of all that starts, what the training waits for
+            names = project.platform.begin(spec for spec in specs if spec.name == "mlflow")
+            project.source.read("flights", f"{START:%Y-%m}", START)  # parses the CSV for all others
+            for spec in specs:
+                project.platform.processes.declare(spec)
             project.platform.wait(names)
-        for spec in specs:
-            project.platform.processes.declare(spec)
         yield
     finally:
         with story.waiting("the platform stops"):
@@ -119,22 +128,33 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _first_release(project: Project, clock: ReplayClock, story: Story) -> tuple[Witness, Replay]:
+def _url(project: Project) -> str:
+    gateway = f"http://127.0.0.1:{project.settings.gateway.port}"
+    return f"{gateway}/v2/models/{project.settings.registry.model}/infer"
+
+
+def _first_release(project: Project, story: Story, poison: Poison) -> Witness:
     """Train on January to March while the platform starts, and release version 1."""
     story.note(START, "first training begins", "on what was known on 1 April: January to March")
-    story.add_run("first training", _run(project, {"trigger": "demo"}))
+
+    def beside(run: RunResult) -> None:
+        done = {step.name for step in run.steps if step.state == "succeeded"}
+        if "training-set" in done and not poison.begun:  # behind it: version 1 is the sound one
+            story.note(START, "a model is trained on shuffled labels", FORCED)
+            poison.begin()
+
+    story.add_run("first training", _run(project, {"trigger": "demo"}, beside))
     with story.waiting("the rest of the platform starts"):
         project.platform.wait([spec.name for spec in project.platform_specs()])
     with story.waiting("first release"):
         wait_for("the first release", lambda: _stable(project) is not None)
     witness = Witness(project, story)
     witness.look()
-    manifest = read_manifest(Path(_stable(project) or ""))
-    return witness, Replay(project, clock, _schedule(project), manifest)
+    return witness
 
 
-def _run(project: Project, parameters: dict[str, str]) -> RunResult:
-    run = project.runs.launch("training", parameters)
+def _run(project: Project, parameters: dict[str, str], watch: Watcher) -> RunResult:
+    run = project.runs.launch("training", parameters, watch=watch)
     if run.state != "succeeded":
         raise StepFailed(f"{run.run_id} {run.state}: {run.cause}", hint="see its run.log")
     return run
@@ -161,37 +181,38 @@ def _schedule(project: Project) -> pl.DataFrame:
 
 
 def _live(
-    project: Project, replay: Replay, witness: Witness, story: Story, ports: list[str]
+    project: Project, replay: Replay, witness: Witness, story: Story, poisoned: str
 ) -> list[str]:
-    """Let months pass: a retrained model is promoted, a poisoned one stopped, a schedule kept.
+    """Let months pass: a poisoned model is stopped, drift comes and a schedule, both retrain.
 
     Return what was not seen; empty when the loop closed.
     """
     meter = _Meter(project, story)
-    story.note(project.clock.now(), "a model is trained on shuffled labels", FORCED)
-    poison = Poison(project, ports)
-    version = ""
-    try:
-        replay.play(END, watch=witness.look, done=lambda: bool(witness.promoted))
-        if witness.promoted:
-            version = _force(project, story, poison)
-    finally:
-        poison.stop()
+    wanted = {"schedule", "concept_drift"}
     ended = (witness.rolled_back, witness.promoted)
-    replay.play(END, watch=witness.look, done=lambda: any(version in found for found in ended))
-    replay.play(END, watch=witness.look, done=lambda: {"schedule", "concept_drift"} <= witness.ran)
+    replay.play(END, watch=witness.look, done=lambda: any(poisoned in found for found in ended))
+    replay.play(END, watch=witness.look, done=lambda: wanted <= witness.ran)
+    replay.play(END, watch=witness.look, done=lambda: bool(witness.promoted))
     replay.play(END, watch=witness.look, done=lambda: _stable(project) is not None)
+    replay.play(_last_day(project), watch=witness.look, done=lambda: False)
     witness.look()
     meter.stop((project.clock.now() - START) / timedelta(days=1), replay)
     seen = {
         "a drift-caused retraining": "concept_drift" in witness.ran,
         "a scheduled retraining": "schedule" in witness.ran,
-        "a retrained model promoted by canary": any(v != version for v in witness.promoted),
-        "the poisoned model rolled back by canary": version in witness.rolled_back,
+        "a retrained model promoted by canary": any(v != poisoned for v in witness.promoted),
+        "the poisoned model rolled back by canary": poisoned in witness.rolled_back,
     }
     return [
         f"until {project.clock.now():%d %B} not seen: {x}" for x, there in seen.items() if not there
     ]
+
+
+def _last_day(project: Project) -> datetime:
+    """Return when the demo ends: `AFTER` from now, or a day before the schedule is due again."""
+    trained = project.governor.last_training() or START
+    scheduled = trained + timedelta(days=project.settings.retraining.schedule_days)
+    return min(project.clock.now() + AFTER, scheduled - timedelta(days=1))
 
 
 class _Meter:
@@ -218,7 +239,7 @@ def _force(project: Project, story: Story, poison: Poison) -> str:
     """Force the poisoned model into a canary, and return its version."""
     with story.waiting("the training on shuffled labels ends"):
         run = poison.finish()
-    story.add_run("training on shuffled labels, beside the replay", run, beside=True)
+    story.add_run("training on shuffled labels, beside the first", run, beside=True)
     reference = str(run.step("register").outputs["Output"])
     with project.desk("local") as desk:
         desk.start(reference)

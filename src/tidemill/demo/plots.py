@@ -77,7 +77,7 @@ def _figure(rows: int, title: str) -> tuple[Figure, list[Axes]]:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-        dates = AutoDateLocator(maxticks=9)
+        dates = AutoDateLocator(minticks=3, maxticks=9)
         axis.xaxis.set_major_locator(dates)
         axis.xaxis.set_major_formatter(ConciseDateFormatter(dates))
     return figure, axes

@@ -36,7 +36,7 @@ class Poison:
     """A training in a process of its own, from its start to a registered version."""
 
     def __init__(self, project: Project, assignments: Sequence[str]) -> None:
-        """Begin the training; nothing is released by it."""
+        """Copy the feature repository and break it; nothing runs yet."""
         repo = project.root / REPO
         shutil.copytree(project.paths.resolve(project.settings.features.repo), repo)
         with (repo / "transforms.py").open("a") as file:
@@ -47,15 +47,23 @@ class Poison:
         parameters = ("trigger=demo", "rollout=false", f"force_reason={FORCED}")
         options = [word for parameter in parameters for word in ("--param", parameter)]
         self._runs = broken.runs
+        self._command = broken.command("run", "training", *options, "--json")
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the training was begun."""
+        return self._process is not None
+
+    def begin(self) -> None:
+        """Begin the training; nothing is released by it."""
         self._process = subprocess.Popen(
-            broken.command("run", "training", *options, "--json"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
     def finish(self) -> RunResult:
         """Wait until the model is registered; raises StepFailed with what went wrong."""
+        assert self._process is not None
         answer, errors = self._process.communicate()
         if self._process.returncode:
             raise StepFailed(f"the training on shuffled labels failed: {errors.strip()}")
@@ -63,6 +71,6 @@ class Poison:
 
     def stop(self) -> None:
         """End the training if it still runs; its steps end with it."""
-        if self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.communicate()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from tidemill.bundle import Manifest
-from tidemill.demo.traffic import Tally, infer_request, send
+from tidemill.demo.traffic import Clients, Tally, infer_request
 from tidemill.demo.waiting import wait_for
 from tidemill.errors import NotFound, Unavailable
 
@@ -31,10 +31,16 @@ class Replay:
     """Months of flights, played against the running platform."""
 
     def __init__(
-        self, project: Project, clock: ReplayClock, flights: pl.DataFrame, manifest: Manifest
+        self,
+        project: Project,
+        clock: ReplayClock,
+        flights: pl.DataFrame,
+        manifest: Manifest,
+        clients: Clients,
     ) -> None:
         """`flights` is the schedule: `event_timestamp` and every request column."""
         self.project = project
+        self._clients = clients
         self.clock = clock
         self.tally = Tally()
         self.waited = 0.0
@@ -43,8 +49,6 @@ class Replay:
         """Part of them in which a retraining ran."""
         self._flights = flights.sort("event_timestamp")
         self._step = timedelta(minutes=project.settings.features.step_minutes)
-        gateway = f"http://127.0.0.1:{project.settings.gateway.port}"
-        self._url = f"{gateway}/v2/models/{manifest.name}/infer"
         request = [column for column in manifest.inputs if column.origin == "request"]
         self._columns = {
             manifest.row_id: "BYTES",
@@ -60,7 +64,7 @@ class Replay:
         while not done() and self.clock.now() < until:
             now = self.clock.now()
             self._catch_up(now)
-            self.tally.add(send(self._url, self._requests(now)))
+            self.tally.add(self._clients.send(self._requests(now)))
             watch()
             self.waited_for_runs += self._wait("the retraining", self._no_run, patience=1800.0)
             self.clock.set(now + self._step)

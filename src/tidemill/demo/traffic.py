@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import aiohttp
+import uvloop
 
-__all__ = ["Tally", "infer_request", "send"]
+__all__ = ["Clients", "Tally", "infer_request"]
 
 CONNECTIONS = 16
 
@@ -56,30 +59,51 @@ def _cell(value: object, datatype: str) -> object:
     return ("" if value is None else str(value)) if datatype == "BYTES" else value
 
 
-def send(url: str, bodies: Sequence[Mapping[str, object]]) -> Tally:
-    """Send every request once, `CONNECTIONS` at a time; nothing is retried."""
-    return asyncio.run(_send(url, bodies))
+class Clients:
+    """Ask one URL over `CONNECTIONS` connections, which stay open from step to step."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._session: aiohttp.ClientSession | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            self._runner.run(self._session.close())
+        self._runner.close()
+
+    def send(self, bodies: Sequence[Mapping[str, object]]) -> Tally:
+        """Send every request once; nothing is retried."""
+        return self._runner.run(self._send([json.dumps(body).encode() for body in bodies]))
+
+    async def _send(self, bodies: Sequence[bytes]) -> Tally:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=30),
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+                headers={"Content-Type": "application/json"},
+            )
+        tally, queue = Tally(), iter(bodies)
+        clients = (_client(self._session, self._url, queue, tally) for _ in range(CONNECTIONS))
+        await asyncio.gather(*clients)
+        return tally
 
 
-async def _send(url: str, bodies: Sequence[Mapping[str, object]]) -> Tally:
-    tally = Tally()
-    queue = iter(bodies)
-    timeout = aiohttp.ClientTimeout(total=30)
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-        await asyncio.gather(*(_client(session, url, queue, tally) for _ in range(CONNECTIONS)))
-    return tally
-
-
-async def _client(session: aiohttp.ClientSession, url: str, queue: object, tally: Tally) -> None:
-    for body in queue:  # type: ignore[attr-defined]
+async def _client(
+    session: aiohttp.ClientSession, url: str, queue: Iterator[bytes], tally: Tally
+) -> None:
+    for body in queue:
         begin = time.perf_counter()
         try:
-            async with session.post(url, json=body) as response:
-                answer = await response.json()
-                tally.statuses[str(response.status)] += 1
-                if response.status == 200:
-                    tally.versions[answer["model_version"]] += 1
+            async with session.post(url, data=body) as response:
+                answer = json.loads(await response.read())
+            tally.statuses[str(response.status)] += 1
+            if response.status == 200:
+                tally.versions[answer["model_version"]] += 1
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             tally.statuses[type(error).__name__] += 1
         tally.seconds.append(time.perf_counter() - begin)

@@ -12,8 +12,8 @@ __all__ = ["wait_for"]
 LATE = 0.1
 """Share of the time waited so far that passes until the next look. Each costs milliseconds of CPU,
 which those who are waited for need."""
-SHORTEST = 0.01
-"""Seconds between two looks at first."""
+SHORTEST, LONGEST = 0.01, 0.25
+"""Seconds between two looks, at first and at last."""
 
 
 def wait_for(what: str, reached: Callable[[], bool], patience: float = 180.0) -> float:
@@ -25,5 +25,5 @@ def wait_for(what: str, reached: Callable[[], bool], patience: float = 180.0) ->
                 f"{what} did not happen within {patience:.0f} s",
                 hint="the logs of the platform's processes are in .tidemill/logs of the demo",
             )
-        time.sleep(max(SHORTEST, LATE * (time.monotonic() - begin)))
+        time.sleep(min(LONGEST, max(SHORTEST, LATE * (time.monotonic() - begin))))
     return time.monotonic() - begin

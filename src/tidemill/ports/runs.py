@@ -90,8 +90,8 @@ class Runs(Protocol):
 
         `resume` is the id of a run that did not succeed: its finished steps are not run again.
         `dry_run` compiles, checks and returns the steps, and runs none.
-        Raises NotFound for an unknown pipeline, parameter or run, ConfigError when the
-        definition holds something that KFP would silently get wrong.
+        Raises UsageError for an unknown pipeline or parameter, NotFound for an unknown run,
+        ConfigError when the definition holds something that KFP would silently get wrong.
         """
         ...
 

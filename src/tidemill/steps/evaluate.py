@@ -107,11 +107,11 @@ def _plain(figures: Mapping[str, float]) -> Figures:
 
 
 def _track(evaluation: Mapping[str, Any], tracker: Tracker) -> None:
-    model = evaluation["models"]["model"]
-    tracker.log_metrics({name: value for name, value in model.items() if value is not None})
+    metrics = dict(evaluation["models"]["model"])
     for column, values in evaluation["slices"].items():
         for value, figures in values.items():
-            names = {f"slice/{column}/{value or 'null'}/{k}": figures[k] for k in ("rows", "auc")}
-            tracker.log_metrics({name: v for name, v in names.items() if v is not None})
+            slice_ = f"slice/{column}/{value or 'null'}"
+            metrics |= {f"{slice_}/{name}": figures[name] for name in ("rows", "auc")}
+    tracker.log_metrics({name: value for name, value in metrics.items() if value is not None})
     for name, figures in evaluation["models"].items():
         log.info("evaluated", name=name, auc=figures["auc"], logloss=figures["logloss"])

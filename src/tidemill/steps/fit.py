@@ -166,12 +166,12 @@ class Loop:
         device = self.train.labels.device
         order = torch.randperm(len(self.train), device=device)
         rows = self.train.take(order).hide(self.settings.hidden_cells)
-        with torch.no_grad():
-            dense = self.model.encoder(rows.numbers)
         total = torch.zeros((), device=device)
         for start in range(0, len(rows), self.settings.batch_size):
             part = slice(start, start + self.settings.batch_size)
-            total += self._step(dense[part], rows.codes[part], rows.labels[part])
+            with torch.no_grad():  # by batch: all rows at once are memory that no cache holds
+                dense = self.model.encoder(rows.numbers[part])
+            total += self._step(dense, rows.codes[part], rows.labels[part])
         return float(total) / len(rows)
 
     def _step(self, dense: Tensor, codes: Tensor, labels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The torch model: raw columns → encoder (no learned weights) → network → calibrated probability.
 
 The encoder is part of the exported graph, so that what is served cannot differ from what was
-trained. It is applied once before training; the network then learns from encoded batches.
+trained. It has no weights to learn; the network learns from encoded batches.
 """
 
 from __future__ import annotations

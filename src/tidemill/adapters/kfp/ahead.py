@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,11 +21,17 @@ Result = tuple[dict[str, Any], Any]
 """Outputs and status, as KFP's functions return them."""
 
 
-def run_ahead(steps: int) -> None:
-    """Let KFP run up to `steps` steps of a graph at a time."""
-    ahead = Ahead(orchestrator.run_enhanced_dag, orchestrator.execute_task, steps - 1)
-    orchestrator.run_enhanced_dag = ahead.run_graph
-    orchestrator.execute_task = ahead.run_task
+@contextmanager
+def run_ahead(steps: int) -> Iterator[None]:
+    """Let KFP run up to `steps` steps of a graph at a time; none of them runs behind the block."""
+    before = orchestrator.run_enhanced_dag, orchestrator.execute_task
+    ahead = Ahead(*before, steps - 1)
+    orchestrator.run_enhanced_dag, orchestrator.execute_task = ahead.run_graph, ahead.run_task
+    try:
+        yield
+    finally:
+        ahead.end()
+        orchestrator.run_enhanced_dag, orchestrator.execute_task = before
 
 
 class Ahead:
@@ -57,6 +64,10 @@ class Ahead:
                 self._run_task, **{**call, "task_name": name, "task_spec": task}
             )
         return begun.result() if begun else self._run_task(**call)
+
+    def end(self) -> None:
+        """Begin nothing more, and wait for what was begun: nobody may ask for its result."""
+        self._pool.shutdown(cancel_futures=True)
 
     def _ready(self, call: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Yield what could run beside a task, as long as there is a thread for it."""

@@ -92,11 +92,14 @@ def _run(
         return {"state": "planned", "cause": ""}
     if warm:
         warm.prepare(imports_of(definition.sources))
-    run_ahead(execution.parallel_steps)
     steps = Steps(
         folder, Memo(folder.file("memo"), version_of(root, folder.file("settings.json"))), warm
     )
-    return _execute(folder, definition, steps, parameters, output)
+    with run_ahead(execution.parallel_steps):
+        cause, outputs = _execute(folder, definition, steps, parameters)
+    if warm:
+        warm.end()
+    return _verdict(folder, cause, outputs, output.silent_failures)
 
 
 def _execute(
@@ -104,8 +107,8 @@ def _execute(
     definition: Definition,
     steps: Steps,
     parameters: Mapping[str, Any],
-    output: Plain,
-) -> dict[str, Any]:
+) -> tuple[str, dict[str, Any]]:
+    """Run the pipeline; return what KFP fails of, if it does, and the pipeline's outputs."""
     from kfp.local import subprocess_task_handler
 
     subprocess_task_handler.run_local_subprocess = steps.run
@@ -118,12 +121,11 @@ def _execute(
     pipeline = components.load_component_from_file(
         str(definition.write(folder.file("pipeline.yaml")))
     )
-    cause, outputs = "", {}
     try:
-        outputs = {name: _plain(value) for name, value in pipeline(**parameters).outputs.items()}
+        outputs = pipeline(**parameters).outputs
     except Exception as error:  # noqa: BLE001 - KFP raises bare RuntimeError and ValueError
-        cause = f"{type(error).__name__}: {without_colour(str(error))}"
-    return _verdict(folder, cause, outputs, output.silent_failures)
+        return f"{type(error).__name__}: {without_colour(str(error))}", {}
+    return "", {name: _plain(value) for name, value in outputs.items()}
 
 
 def _verdict(

@@ -14,7 +14,7 @@ from google.protobuf.json_format import MessageToDict
 
 from tidemill.adapters.kfp.profile import Target, apply
 from tidemill.adapters.kfp.sdk import compiler, dsl
-from tidemill.errors import ConfigError, NotFound
+from tidemill.errors import ConfigError, UsageError
 from tidemill.settings.execution import ExecutionSettings
 
 __all__ = ["Definition", "compile_pipeline", "pipelines_of", "step_names"]
@@ -58,10 +58,10 @@ def compile_pipeline(
     """Build the pipeline `name`: the object of that name in `pipelines/<name>.py`.
 
     Imports the project's own `pipelines` and `components`: one process compiles one project.
-    Raises NotFound for an unknown pipeline, ConfigError when its code does not build.
+    Raises UsageError for an unknown pipeline, ConfigError when its code does not build.
     """
     if name not in pipelines_of(root):
-        raise NotFound.among("pipeline", name, pipelines_of(root))
+        raise UsageError.among("pipeline", name, pipelines_of(root))
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     try:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tidemill.errors import NotFound, UsageError
+from tidemill.errors import UsageError
 
 __all__ = ["bind", "context", "git_commit"]
 
@@ -42,14 +42,14 @@ def bind(
 ) -> dict[str, Any]:
     """Return the arguments of a run: the given ones over those of the context it has.
 
-    A text is read as the declared type. Raises NotFound for an unknown parameter, UsageError for
-    one that is missing, of the wrong type, or that KFP would change.
+    A text is read as the declared type. Raises UsageError for a parameter that is unknown,
+    missing, of the wrong type, or that KFP would change.
     """
     declared = ir["root"].get("inputDefinitions", {}).get("parameters", {})
     bound = {name: value for name, value in context.items() if name in declared}
     for name, value in given.items():
         if name not in declared:
-            raise NotFound.among(f"parameter of '{pipeline}'", name, declared)
+            raise UsageError.among(f"parameter of '{pipeline}'", name, declared)
         bound[name] = _typed(name, value, declared[name]["parameterType"])
     missing = [n for n, spec in declared.items() if n not in bound and not spec.get("isOptional")]
     if missing:

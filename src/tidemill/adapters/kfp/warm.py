@@ -1,7 +1,8 @@
 """A warm interpreter: what the steps of a run import is imported once, and a step is a fork of it.
 
 Every step stays a process of its own, in the run's session, with its own log and end. It only
-begins behind the imports, which were 20 of the 54 CPU seconds of a training with 14 steps.
+begins behind the imports, which were 20 of the 54 CPU seconds of a training with 14 steps. What a
+step imports is imported for it if it has not been yet, and what later ones do while it runs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -20,7 +22,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -35,16 +38,18 @@ START = (
 """The script with which KFP 2.17 starts a lightweight component, white space aside; `_run` does
 what it says. A step that starts in any other way starts cold."""
 AT_FIRST_USE = {
-    "torch": (
-        "torch._dynamo",  # the optimiser
-        "torch.export._trace",  # the exporter, and the next three
+    "tidemill.steps.train": ("torch._dynamo",),  # the optimiser
+    "tidemill.steps.export": (
+        "torch.export._trace",
         "torch.onnx._internal.exporter._core",
         "onnxscript.function_libs.torch_lib.ops",
         "sympy.tensor.tensor",
     ),
 }
-"""What a package imports when it is first used: two CPU seconds of a training."""
+"""What a module's libraries import when they are first used: two CPU seconds of a training."""
 EXECUTOR = "kfp.dsl.executor_main"
+FORKED = b"+"
+"""What the interpreter answers when a step has begun; it answers nothing when it cannot fork."""
 MESSAGE = 1 << 17
 """Most bytes of a request; a longer one, which KFP would refuse as well, starts cold."""
 
@@ -59,47 +64,44 @@ class Warm:
         """
         self.environment = dict(environment)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
+        self._process = os.fork()
+        if self._process == 0:
             try:
                 _live(theirs, self.environment)
-            except ConnectionError:  # the pipeline is over
-                os._exit(0)
             except BaseException:  # noqa: BLE001 - this must not return to the pipeline
                 traceback.print_exc()
             finally:
-                os._exit(1)
+                _reap()
+                os._exit(0)
         theirs.close()
 
+    def end(self) -> None:
+        """Wait for its end, so that its CPU time and that of the steps count as this process'."""
+        self._control.close()
+        os.waitpid(self._process, 0)
+
     def prepare(self, modules: Sequence[str]) -> None:
-        """Let it import these; until it has, steps start cold."""
+        """Let it import these, in their order, while no step is asked for."""
         self._control.send(json.dumps(modules).encode())
 
     def begin(self, command: Sequence[str], env: Mapping[str, str]) -> Fork | None:
-        """Begin a step; None when it must start cold."""
+        """Begin a step behind what it imports; None when it must start cold."""
         script, code, *arguments = command[2:]
         known = script.split() == START.format(python=sys.executable).split()
-        if not known or env != self.environment or not self._ready():
+        if not known or env != self.environment:
             return None
         read, write = os.pipe()
         ours, theirs = socket.socketpair()
-        try:
+        with suppress(OSError):  # too long, or the interpreter was killed
             request = json.dumps([code, *arguments]).encode()
             socket.send_fds(self._control, [request], [write, theirs.fileno()])
-        except OSError:  # too long, or the interpreter was killed
-            os.close(read)
-            ours.close()
-            return None
-        finally:
-            os.close(write)
-            theirs.close()
-        return Fork(read, ours)
-
-    def _ready(self) -> bool:
-        """Whether the imports are done; not when it was killed."""
-        try:
-            return bool(self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except OSError:
-            return False
+        os.close(write)
+        theirs.close()
+        if ours.recv(len(FORKED)):
+            return Fork(read, ours)
+        os.close(read)
+        ours.close()
+        return None
 
 
 class Fork:
@@ -135,27 +137,42 @@ def _live(control: socket.socket, environment: Mapping[str, str]) -> None:
     os.closerange(3, control.fileno())
     os.closerange(control.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     os.environ |= {**environment, "_KFP_RUNTIME": "true"}
-    for name in json.loads(control.recv(MESSAGE) or "[]"):
-        _import(name)
-    for package in AT_FIRST_USE.keys() & sys.modules.keys():
-        for name in AT_FIRST_USE[package]:
-            _import(name)
-    if threading.active_count() > 1:  # a fork would lose them, and keep what they had locked
-        return
-    gc.freeze()
-    imports = time.process_time()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who attend steps
-    control.send(b"ready")
+    later: deque[str] = deque()
+    counted = 0.0
     while True:
+        if later and not select.select([control], [], [], 0)[0]:
+            _import(later.popleft())
+            continue
         request, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 2)
         if not request:
             return
+        if not descriptors:
+            later.extend(_with_first_use(json.loads(request)))
+            continue
+        code, *arguments = json.loads(request)
+        for name in _with_first_use(imports_of([code])):
+            _import(name)
+        if threading.active_count() > 1:  # a fork would lose them, and keep what they had locked
+            return
+        gc.freeze()
+        imports, counted = time.process_time() - counted, time.process_time()
         if os.fork() == 0:
             control.close()
-            _attend(json.loads(request), imports, *descriptors)
-        imports = 0.0
+            _attend([code, *arguments], imports, *descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _reap() -> None:
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _with_first_use(modules: Iterable[str]) -> Iterator[str]:
+    for name in modules:
+        yield name
+        yield from AT_FIRST_USE.get(name, ())
 
 
 def _import(name: str) -> None:
@@ -166,13 +183,13 @@ def _import(name: str) -> None:
 
 def _attend(request: list[str], imports: float, output: int, report: int) -> NoReturn:
     """Fork the step, wait for its end, and report that; `imports` counts as its CPU time."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     step = os.fork()
     if step == 0:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.closerange(3, max(output, report) + 1)
         _run(*request)
+    os.write(report, FORKED)
     os.close(output)
     _, status, usage = os.wait4(step, 0)
     told = [os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime + imports]
