@@ -1,7 +1,7 @@
 """What the torch model must beat."""
 
 from kfp import dsl
-from kfp.dsl import Dataset, Input, Model, Output
+from kfp.dsl import Dataset, Input, Output
 
 from tidemill import images
 
@@ -10,16 +10,23 @@ from tidemill import images
 def baselines(
     config: str,
     run: str,
+    as_of: str,
     training_set: Input[Dataset],
-    trained: Input[Model],
     scores: Output[Dataset],
 ) -> None:
-    """Fit the baselines to the rows the model was trained on; score the held-out ones."""
+    """Fit the baselines to the rows that the model is trained on; score the held-out ones."""
+    from datetime import datetime
     from pathlib import Path
 
     from tidemill.steps.baselines import fit_baselines
+    from tidemill.steps.training_data import read_training_data
     from tidemill.wiring import Project
 
     project = Project.open(config)
-    rows, model, out = (Path(one.path) for one in (training_set, trained, scores))
-    fit_baselines(rows, model, out, tracker=project.tracker(run))
+    data = read_training_data(
+        Path(training_set.path),
+        project.settings.training,
+        as_of=datetime.fromisoformat(as_of),
+        maturity_hours=project.settings.monitoring.maturity_hours,
+    )
+    fit_baselines(data, Path(scores.path), tracker=project.tracker(run))

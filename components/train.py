@@ -20,14 +20,14 @@ def train(
     from pathlib import Path
 
     from tidemill.steps.train import train
+    from tidemill.steps.training_data import read_training_data
     from tidemill.wiring import Project
 
     project = Project.open(config)
-    train(
+    data = read_training_data(
         Path(training_set.path),
-        Path(trained.path),
         project.settings.training,
-        tracker=project.tracker(run, {"trigger": trigger}),
         as_of=datetime.fromisoformat(as_of),
         maturity_hours=project.settings.monitoring.maturity_hours,
     )
+    train(data, Path(trained.path), tracker=project.tracker(run, {"trigger": trigger}))

@@ -49,7 +49,7 @@ def training(
         trained = train(
             config=config, run=run, as_of=as_of, trigger=trigger, training_set=rows
         ).outputs["trained"]
-        bars = baselines(config=config, run=run, training_set=rows, trained=trained)
+        bars = baselines(config=config, run=run, as_of=as_of, training_set=rows)
         exported = export(
             config=config,
             run=run,

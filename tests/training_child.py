@@ -14,6 +14,7 @@ from tests import flights
 from tidemill.settings.model import ExportSettings
 from tidemill.steps.export import export
 from tidemill.steps.train import train
+from tidemill.steps.training_data import TrainingData, read_training_data
 from tidemill.testing.tracking import MemoryTracker
 
 LINEAGE = {"data_version": "0" * 32 + ".dir", "git_commit": "0" * 40}
@@ -29,17 +30,17 @@ class Announcing(MemoryTracker):
         sys.stdout.flush()
 
 
+def read(rows: Path) -> TrainingData:
+    """Return what it trains on."""
+    settings = flights.settings(epochs=EPOCHS, patience=EPOCHS)
+    hours = flights.MATURITY_HOURS
+    return read_training_data(rows, settings, as_of=flights.AS_OF, maturity_hours=hours)
+
+
 def main(rows: Path, out: Path) -> None:
     """Train into `out/trained`, export into `out/exported`."""
     tracker = Announcing()
-    train(
-        rows,
-        out / "trained",
-        flights.settings(epochs=EPOCHS, patience=EPOCHS),
-        tracker=tracker,
-        as_of=flights.AS_OF,
-        maturity_hours=flights.MATURITY_HOURS,
-    )
+    train(read(rows), out / "trained", tracker=tracker)
     settings = ExportSettings(parity_rows=1000)
     export(
         rows, out / "trained", out / "exported", settings, tracker=MemoryTracker(), lineage=LINEAGE

@@ -78,6 +78,15 @@ print(json.dumps(seen))
 """
 
 
+STEP = spec.ComponentSpec(executor_label="exec")
+
+
+def make_graph(*names: str) -> spec.ComponentSpec:
+    """Return a graph of independent tasks."""
+    task = spec.PipelineTaskSpec(component_ref=spec.ComponentRef(name="step"))
+    return spec.ComponentSpec(dag=spec.DagSpec(tasks=dict.fromkeys(names, task)))
+
+
 def test_a_step_is_a_process_of_its_own_behind_the_imports(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -126,6 +135,26 @@ def test_steps_of_an_iteration_run_side_by_side(flows: Project) -> None:
     assert run.outputs == {"Output": "a-left a-right, b-left b-right"}
 
 
+def test_who_waits_for_a_step_does_not_hold_another_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    met = threading.Barrier(2, timeout=30)
+
+    def run_task(task_name: str, **_: object) -> None:
+        if task_name != "quick":
+            met.wait()
+
+    def run_graph(**_: object) -> None:
+        for name, task in graph.dag.tasks.items():
+            orchestrator.execute_task(task_name=name, task_spec=task, **call)
+            store.put_task_status(name, "SUCCEEDED")
+
+    store = IOStore()
+    call, graph = {"io_store": store, "components": {"step": STEP}}, make_graph("quick", "a", "b")
+    monkeypatch.setattr(orchestrator, "execute_task", run_task)
+    monkeypatch.setattr(orchestrator, "run_enhanced_dag", run_graph)
+    with run_ahead(2):
+        orchestrator.run_enhanced_dag(dag_component_spec=graph)
+
+
 def test_no_step_outlives_a_graph_that_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     beside, ended = threading.Event(), []
 
@@ -138,12 +167,10 @@ def test_no_step_outlives_a_graph_that_raised(monkeypatch: pytest.MonkeyPatch) -
         ended.append(task_name)
 
     def run_graph(**_: object) -> None:
-        orchestrator.execute_task(task_name="wrong", task_spec=task, **call)
+        orchestrator.execute_task(task_name="wrong", task_spec=graph.dag.tasks["wrong"], **call)
 
-    component = spec.ComponentSpec(executor_label="exec")
-    task = spec.PipelineTaskSpec(component_ref=spec.ComponentRef(name="step"))
-    graph = spec.ComponentSpec(dag=spec.DagSpec(tasks={"wrong": task, "beside": task}))
-    call = {"io_store": IOStore(), "components": {"step": component}}
+    graph = make_graph("wrong", "beside")
+    call = {"io_store": IOStore(), "components": {"step": STEP}}
     monkeypatch.setattr(orchestrator, "execute_task", run_task)
     monkeypatch.setattr(orchestrator, "run_enhanced_dag", run_graph)
     with pytest.raises(OSError, match="disk"), run_ahead(2):

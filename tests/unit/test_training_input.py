@@ -15,8 +15,7 @@ from tidemill.errors import ConfigError, DataError
 from tidemill.settings.model import ModelInput
 from tidemill.steps.inputs import raw_columns
 from tidemill.steps.periods import read_training_set, split_by_time
-from tidemill.steps.train import train
-from tidemill.testing.tracking import MemoryTracker
+from tidemill.steps.training_data import read_training_data
 
 Change = Callable[[pl.DataFrame], pl.DataFrame]
 
@@ -114,15 +113,7 @@ def test_too_few_days_name_the_settings(tmp_path: Path) -> None:
     )
     frame.write_parquet(path)
     with pytest.raises(DataError, match=r"training\.test_days=7"):
-        train(
-            path,
-            tmp_path / "out",
-            flights.settings(),
-            tracker=MemoryTracker(),
-            as_of=flights.AS_OF,
-            maturity_hours=24,
-        )
-    assert not (tmp_path / "out").exists()
+        read_training_data(path, flights.settings(), as_of=flights.AS_OF, maturity_hours=24)
 
 
 def test_a_column_declared_in_two_ways_is_refused() -> None:

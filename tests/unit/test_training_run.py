@@ -102,7 +102,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(tmp_path_factory.mktemp("run"))
     flights.training_set().write_parquet(run.rows)
     training_child.main(run.rows, run.folder)
-    fit_baselines(run.rows, run.trained, run.baselines, tracker=run.tracker)
+    fit_baselines(training_child.read(run.rows), run.baselines, tracker=run.tracker)
     run.evaluate(None, run.evaluated)
     gate(run.evaluated, run.exported, run.gated, GATES, tracker=run.tracker)
     run.package(run.gated, run.bundle)

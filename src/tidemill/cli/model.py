@@ -34,18 +34,18 @@ def train(as_of: AsOf = "") -> None:
     """Train the torch model and fit the baselines."""
     from tidemill.steps.baselines import fit_baselines
     from tidemill.steps.train import train as run
+    from tidemill.steps.training_data import read_training_data
 
     project = open_project()
     rows, folder, tracker = _places(project)
-    record = run(
+    data = read_training_data(
         rows,
-        folder / "trained",
         project.settings.training,
-        tracker=tracker,
         as_of=instant(project, as_of),
         maturity_hours=project.settings.monitoring.maturity_hours,
     )
-    fit_baselines(rows, folder / "trained", folder / "baselines", tracker=tracker)
+    record = run(data, folder / "trained", tracker=tracker)
+    fit_baselines(data, folder / "baselines", tracker=tracker)
     body = {"rows": record.rows, "best_epoch": record.best_epoch, "prior": record.prior}
     emit(body, f"best epoch {record.best_epoch} of {len(record.epochs)}, {record.rows}")
 

@@ -62,12 +62,17 @@ class Replay:
         The clock stands while a retraining runs.
         """
         while not done() and self.clock.now() < until:
-            now = self.clock.now()
-            self._catch_up(now)
-            self.tally.add(self._clients.send(self._requests(now)))
+            self._step_through(self.clock.now())
             watch()
             self.waited_for_runs += self._wait("the retraining", self._no_run, patience=1800.0)
-            self.clock.set(now + self._step)
+            self.clock.set(self.clock.now() + self._step)
+
+    def _step_through(self, now: datetime) -> None:
+        self._wait("the feature follower", lambda: self._filled() >= now)
+        self.tally.add(self._clients.send(self._requests(now)))
+        # They look at what was before `now`, so they may do it beside the requests.
+        self._wait("the labels feed", lambda: now - self._labelled() < timedelta(hours=1))
+        self._wait("the monitor", self._judged)
 
     def _requests(self, now: datetime) -> list[dict[str, object]]:
         upcoming = pl.col("event_timestamp").is_between(now, now + self._step, closed="left")
@@ -75,11 +80,6 @@ class Replay:
             infer_request(row, self._columns)
             for row in self._flights.filter(upcoming).iter_rows(named=True)
         ]
-
-    def _catch_up(self, now: datetime) -> None:
-        self._wait("the feature follower", lambda: self._filled() >= now)
-        self._wait("the labels feed", lambda: now - self._labelled() < timedelta(hours=1))
-        self._wait("the monitor", self._judged)
 
     def _filled(self) -> datetime:
         never = datetime.min.replace(tzinfo=self.clock.now().tzinfo)

@@ -15,9 +15,9 @@ from threadpoolctl import threadpool_limits
 
 from tidemill.domain.metrics import measure
 from tidemill.ports.tracking import Tracker
-from tidemill.steps.examples import Examples, examples
-from tidemill.steps.periods import read_training_set
-from tidemill.steps.train import load_model
+from tidemill.steps.examples import Examples
+from tidemill.steps.model import Encoder
+from tidemill.steps.training_data import TrainingData
 
 __all__ = ["fit_baselines"]
 
@@ -31,30 +31,27 @@ TREES = 100
 
 
 def fit_baselines(
-    training_set: Path, trained: Path, out: Path, *, tracker: Tracker
+    data: TrainingData, out: Path, *, tracker: Tracker
 ) -> dict[str, dict[str, float]]:
-    """Fit the baselines to the training period of `trained` and write `baselines.parquet`.
+    """Fit the baselines to the training period and write `baselines.parquet`.
 
     It holds one column of scores per baseline for the test period's rows, in their order. The
     logistic regression reads what the network reads, the encoder's cells and the categories
     one-hot; boosting reads the raw numbers and codes. Returns the figures of each.
     """
-    model, record = load_model(trained)
-    settings = record.settings
-    frame = read_training_set(training_set, settings)
-    train, test = (
-        examples(rows, settings.inputs, record.vocabularies, settings.label)
-        for rows in (record.split.train_rows(frame), record.split.test_rows(frame))
-    )
+    settings = data.settings
+    train, test = data.examples("train"), data.examples("test")
+    encoder = Encoder(settings.inputs, settings.bins)
+    encoder.fit(train.numbers)
     labels = train.labels.numpy()
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
     one_hot.fit(train.codes.numpy())
     wide, wide_test = (
-        np.hstack([model.encoder(rows.numbers).numpy(), one_hot.transform(rows.codes.numpy())])
+        np.hstack([encoder(rows.numbers).numpy(), one_hot.transform(rows.codes.numpy())])
         for rows in (train, test)
     )
     scores = {
-        "prior": np.full(len(test), record.prior, dtype=np.float32),
+        "prior": np.full(len(test), data.prior, dtype=np.float32),
         "logistic": _logistic(wide, labels, wide_test),
         "boosting": _boosting(_raw(train), labels, _raw(test), settings.seed),
     }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,13 @@ from torch import Tensor
 from tidemill.domain.calibration import calibration_line
 from tidemill.ports.tracking import Tracker
 from tidemill.settings.model import TrainingSettings
-from tidemill.steps.examples import Examples, examples, vocabularies
+from tidemill.steps.examples import Examples
 from tidemill.steps.fit import Checkpoint, fit, predict_logits, reproducible
 from tidemill.steps.model import ProbabilityModel
 from tidemill.steps.oof import fold_of, out_of_fold
-from tidemill.steps.periods import Split, read_training_set, split_by_time
+from tidemill.steps.periods import Split
 from tidemill.steps.record import Epoch, TrainingRecord, read_record, write_record
+from tidemill.steps.training_data import TrainingData
 
 __all__ = ["calibrate", "load_model", "train"]
 
@@ -31,50 +31,33 @@ log = structlog.get_logger(__name__)
 WEIGHTS = "model.pt"
 
 
-def train(
-    training_set: Path,
-    out: Path,
-    settings: TrainingSettings,
-    *,
-    tracker: Tracker,
-    as_of: datetime,
-    maturity_hours: float,
-) -> TrainingRecord:
-    """Train on the rows of `training_set` and write the folder `out`.
+def train(data: TrainingData, out: Path, *, tracker: Tracker) -> TrainingRecord:
+    """Train, and write the folder `out`.
 
     It then holds `model.pt` (weights), `training.json` (`TrainingRecord`) and `oof.parquet` (every
-    mature row with `score`, predicted by a model that had not learned from its week). Events later
-    than `maturity_hours` before `as_of` are not used. If the same training was killed before, it
-    continues after its last whole epoch. Raises DataError when the data is unusable.
+    mature row with `score`, predicted by a model that had not learned from its week). If the same
+    training was killed before, it continues after its last whole epoch.
     """
-    frame = read_training_set(training_set, settings)
-    mature = as_of - timedelta(hours=maturity_hours)
-    split = split_by_time(frame, training_set, settings, mature)
-    periods = {
-        "train": split.train_rows(frame),
-        "validation": split.validation_rows(frame),
-        "test": split.test_rows(frame),
-    }
-    known = vocabularies(periods["train"], settings.inputs, settings.min_category_rows)
+    settings = data.settings
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = Checkpoint(out / "checkpoint.pt", _fingerprint(split, settings))
+    checkpoint = Checkpoint(out / "checkpoint.pt", _fingerprint(data.split, settings))
     tracker.log_params(_params(settings))
     with reproducible(settings) as device:
-        model = ProbabilityModel(settings, known).to(device)
-        epochs, best, scores = _learn(model, periods, known, checkpoint, tracker)
+        model = ProbabilityModel(settings, data.vocabularies).to(device)
+        epochs, best, scores = _learn(model, data, checkpoint, tracker)
     record = TrainingRecord(
         settings=settings,
-        vocabularies=known,
-        split=split,
-        as_of=as_of,
-        rows={name: period.height for name, period in periods.items()},
-        prior=float(periods["train"][settings.label].cast(pl.Float64).to_numpy().mean()),
+        vocabularies=data.vocabularies,
+        split=data.split,
+        as_of=data.as_of,
+        rows={name: period.height for name, period in data.periods.items()},
+        prior=data.prior,
         epochs=epochs,
         best_epoch=best,
         calibration=(float(model.slope), float(model.intercept)),
         device=str(device),
     )
-    pl.concat(periods.values()).with_columns(score=scores).write_parquet(out / "oof.parquet")
+    pl.concat(data.periods.values()).with_columns(score=scores).write_parquet(out / "oof.parquet")
     torch.save(model.cpu().state_dict(), out / WEIGHTS)
     write_record(out, record)
     checkpoint.path.unlink()
@@ -82,24 +65,17 @@ def train(
 
 
 def _learn(
-    model: ProbabilityModel,
-    periods: Mapping[str, pl.DataFrame],
-    known: Mapping[str, Sequence[str]],
-    checkpoint: Checkpoint,
-    tracker: Tracker,
+    model: ProbabilityModel, data: TrainingData, checkpoint: Checkpoint, tracker: Tracker
 ) -> tuple[tuple[Epoch, ...], int, NDArray[np.float32]]:
     """Fit and calibrate; return the epochs, the best one, and honest scores of all rows."""
     settings, device = model.settings, model.slope.device
-    rows = {
-        name: examples(period, settings.inputs, known, settings.label).to(device)
-        for name, period in periods.items()
-    }
+    rows = {name: data.examples(name).to(device) for name in data.periods}
     train, validation = rows["train"], rows["validation"]
     model.encoder.fit(train.numbers)
     epochs, best = fit(model, train, validation, checkpoint, lambda e: _report(e, tracker))
-    fold = fold_of(periods["train"], settings.folds)
+    fold = fold_of(data.periods["train"], settings.folds)
     logits = {
-        "train": out_of_fold(train, fold, settings, known, best),
+        "train": out_of_fold(train, fold, settings, data.vocabularies, best),
         "validation": predict_logits(model, validation),
         "test": predict_logits(model, rows["test"]),
     }

@@ -43,7 +43,8 @@ class Ahead:
         self._run_graph = run_graph
         self._run_task = run_task
         self._threads = threads
-        self._pool = ThreadPoolExecutor(max(threads, 1))
+        # One more: KFP's own thread runs nothing while it waits for the end of one of these.
+        self._pool = ThreadPoolExecutor(threads + 1)
         self._begun: dict[tuple[int, str], Future[Result]] = {}
         self._tasks: ContextVar[Mapping[str, Any]] = ContextVar("tasks")
 
