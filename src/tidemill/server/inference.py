@@ -278,7 +278,8 @@ def _marks(found: Found) -> dict[str, str]:
         marks["features_as_of"] = found.as_of.isoformat()
     if found.defaulted:
         marks["defaulted"] = ",".join(
-            f"{name}={rows.mean():.4g}" for name, rows in found.defaulted.items()
+            f"{name}={np.count_nonzero(rows) / len(rows):.4g}"
+            for name, rows in found.defaulted.items()
         )
     if found.age_seconds is not None:
         marks["stale"] = f"{found.age_seconds:g}"

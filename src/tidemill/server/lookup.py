@@ -69,7 +69,7 @@ class Lookup:
         counters: Counters,
     ) -> None:
         self._inputs = {c.name: c for c in manifest.inputs if c.origin == "feature"}
-        self._numbers = manifest.of_type("FP32")
+        self._lanes = {name: lane.start for name, lane in manifest.lanes.items()}
         self._texts = manifest.of_type("BYTES")
         self._service = manifest.features
         self._reader = reader
@@ -87,27 +87,44 @@ class Lookup:
         """Complete the batch with features; never fails: what is not there gets its default."""
         online = await self._read(batch, moment)
         found = Found(stale=online.stale, as_of=online.as_of, age_seconds=self._age(online, moment))
-        for view in batch.views:
-            fallen = np.zeros(batch.rows, dtype=np.bool_)
-            for feature in view.fields:
-                column = self._inputs.get(feature.name)
-                if column is None or column.name in batch.given:
-                    continue
-                missing = _complete(
-                    self._row(batch, column), column, online.columns.get(column.name)
-                )
-                if missing.any():
-                    found.defaulted[column.name] = missing
-                    fallen |= missing
-            if fallen.any():
-                found.by_view[view.name] = int(fallen.sum())
+        sought = [
+            (view.name, column)
+            for view in batch.views
+            for feature in view.fields
+            if (column := self._inputs.get(feature.name)) and column.name not in batch.given
+        ]
+        missing = self._fill(batch, [column for _, column in sought], online)
+        fallen: dict[str, NDArray[np.bool_]] = {}
+        for view_name, column in sought:
+            if (rows := missing.get(column.name)) is not None:
+                found.defaulted[column.name] = rows
+                fallen[view_name] = fallen[view_name] | rows if view_name in fallen else rows
+        found.by_view.update({view: int(np.count_nonzero(rows)) for view, rows in fallen.items()})
         return found
 
-    def _row(self, batch: Batch, column: InputColumn) -> NDArray[Any]:
-        """Return the place of an input in the batch, a view of `[rows]`."""
-        if column.datatype == "BYTES":
-            return batch.texts[self._texts.index(column.name)]  # type: ignore[no-any-return]
-        return batch.numbers[self._numbers.index(column.name)]  # type: ignore[no-any-return]
+    def _fill(
+        self, batch: Batch, columns: Sequence[InputColumn], online: OnlineBatch
+    ) -> dict[str, NDArray[np.bool_]]:
+        """Write looked-up values, or defaults, into a batch; return who fell back, and where."""
+        missing = {}
+        numbers = [column for column in columns if column.datatype == "FP32"]
+        if numbers:  # all at once: one by one they would cost more than the model
+            found = np.array([_values(one, online, batch.rows) for one in numbers], np.float64)
+            present = np.abs(found) <= FP32_MAX
+            defaults = np.array([[default(column)] for column in numbers], np.float64)
+            lanes = [self._lanes[column.name] for column in numbers]
+            batch.numbers[lanes] = np.where(present, found, defaults)
+            absent = np.flatnonzero(~present.all(axis=1))
+            missing = {numbers[index].name: ~present[index] for index in absent}
+        for column in columns:
+            if column.datatype == "BYTES":
+                values = _values(column, online, batch.rows)
+                rows = np.array([value is None for value in values])
+                texts = [default(column) if value is None else value for value in values]
+                batch.texts[self._texts.index(column.name)] = texts
+                if rows.any():
+                    missing[column.name] = rows
+        return missing
 
     def _age(self, online: OnlineBatch, moment: datetime) -> float | None:
         """Return the watermark's age in seconds if it is above the limit."""
@@ -170,21 +187,12 @@ class Lookup:
         return online
 
 
-def _complete(
-    row: NDArray[Any], column: InputColumn, values: Sequence[Value] | None
-) -> NDArray[np.bool_]:
-    """Write looked-up values into a model's input; return where the default was used instead.
+def _values(column: InputColumn, online: OnlineBatch, rows: int) -> Sequence[Value]:
+    """Return the values that were looked up, `[rows]`; None where there is none.
 
     A column with a value of a wrong type is not used at all: the store holds something else.
     """
-    row[:] = default(column)
+    values = online.columns.get(column.name)
     if values is None or not USABLE[column.datatype].issuperset(map(type, values)):
-        return np.ones(len(row), dtype=np.bool_)
-    if column.datatype == "BYTES":
-        found = np.array(values, dtype=object)
-        present = np.array([value is not None for value in values])
-    else:
-        found = np.array(values, dtype=np.float64)
-        present = np.abs(found) <= FP32_MAX
-    row[present] = found[present]
-    return ~present
+        return [None] * rows
+    return values
