@@ -39,5 +39,8 @@ def _ask(url: str, stop: Event, number: int, answered: Counter[str]) -> None:
             if stop.wait(PAUSE_SECONDS):
                 return
             answer = client.post(url, json=body(FULL if n % 2 else QUIET))
-            ok = answer.status_code == 200
-            answered[answer.json()["model_version"] if ok else "failed"] += 1
+            if answer.status_code == 200:
+                answered[answer.json()["model_version"]] += 1
+            else:
+                answered["failed"] += 1
+                print(f"failed: {answer.status_code} {answer.headers} {answer.text[:300]}")

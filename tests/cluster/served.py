@@ -120,7 +120,7 @@ class World:
             runtime=RUNTIME,
             traffic__settleSeconds=1,
             strategy__intervalSeconds=1,
-            strategy__scaleDownDelaySeconds=1,
+            strategy__scaleDownDelaySeconds=3,  # a busy gateway's workers are late
             **(self._spec | changes),
         )
         stdin = json.dumps(wanted)

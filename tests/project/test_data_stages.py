@@ -50,23 +50,23 @@ def locked(root: Path) -> str:
     return str(out["md5"])
 
 
-def run_components(root: Path) -> str:
+def run_components(root: Path, mlflow_uri: str) -> str:
     """Run the bodies of the pipeline's components, as a step's process does."""
-    project = Project.load(root, assignments=MONTHS)
+    project = Project.load(root, assignments=[*MONTHS, f"registry.uri={mlflow_uri}"])
     config = str(project.save(root / "config.json"))
     dataset = SimpleNamespace(path=str(root / "artifacts" / "dataset"))
     report = SimpleNamespace(path=str(root / "artifacts" / "report"))
-    assert ingest.python_func(config=config, as_of=AS_OF) == 7
+    assert ingest.python_func(config=config, as_of=AS_OF, run="r1") == 7
     validate.python_func(config=config, as_of=AS_OF, run="r", dataset=dataset, report=report)
     return str(publish.python_func(config=config, dataset=dataset))
 
 
-def test_stages_and_components_agree_on_the_version(tmp_path: Path) -> None:
+def test_stages_and_components_agree_on_the_version(tmp_path: Path, mlflow_uri: str) -> None:
     root = copy_project(tmp_path / "stages")
     repro(root)
     version = locked(root)
     assert json.loads((root / "data" / "version.json").read_text())["id"] == version
-    assert run_components(copy_project(tmp_path / "components")) == version
+    assert run_components(copy_project(tmp_path / "components"), mlflow_uri) == version
 
     shutil.rmtree(root / "data" / "raw")
     project = Project.load(root)
@@ -109,7 +109,7 @@ def test_the_stages_lead_to_a_bundle_with_its_lineage(tmp_path: Path, mlflow_uri
     root = small_project(tmp_path / "stages", mlflow_uri)
     repro(root, "package")
     lineage = read_manifest(root / "data" / "model" / "bundle").lineage
-    assert lineage["data_version"] == locked(root) == run_components(root)
+    assert lineage["data_version"] == locked(root) == run_components(root, mlflow_uri)
     head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=root, text=True).strip()
     assert lineage["git_commit"].removesuffix("-dirty") == head
     evidence = read_evidence(root / "data" / "model" / "gated")
