@@ -233,7 +233,7 @@ def test_an_autoscaler_gives_each_arm_what_the_whole_load_needs(
         spread(api, namespace, 220)
         found = json.loads(cluster.kubectl("get", "hpa", NAME, "-n", namespace, "-o", "json"))
         assert found["status"]["desiredReplicas"] == 3
-        assert servers(api, namespace) == [3]
+        eventually(lambda: servers(api, namespace) == [3])
 
 
 @pytest.mark.slow
