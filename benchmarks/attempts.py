@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 
 from benchmarks.controller import (
+    control_plane,
     fleet_process,
     look_seconds,
     memory,
@@ -93,21 +91,15 @@ class SteadyTraffic:
 
 def main() -> None:
     """Print the figures."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.cluster import rollouts, sources
-
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        with sources.cluster(base / "shared", base / "own") as cluster:
-            rollouts.install(cluster)
-            _serve_more(cluster)
-            namespace = cluster.namespace()
-            with (
-                rollouts.client(cluster) as api,
-                rollouts.client(cluster) as hands,
-                _plane(hands, namespace),
-            ):
-                _measure(cluster, api, namespace)
+    with control_plane() as (cluster, rollouts):
+        _serve_more(cluster)
+        namespace = cluster.namespace()
+        with (
+            rollouts.client(cluster) as api,
+            rollouts.client(cluster) as hands,
+            _plane(hands, namespace),
+        ):
+            _measure(cluster, api, namespace)
 
 
 def _serve_more(cluster: object) -> None:

@@ -14,10 +14,12 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import httpx
 
@@ -26,7 +28,7 @@ from tidemill.adapters.kubernetes.client import ROLLOUTS, KubeClient
 from tidemill.errors import Conflict
 from tidemill.ports.rollout import EvidenceSource
 
-__all__ = ["fleet_process", "look_seconds", "memory", "phases", "quantile"]
+__all__ = ["control_plane", "fleet_process", "look_seconds", "memory", "phases", "quantile"]
 
 ROLLOUTS_IN_ALL = 1000
 CHANGES_PER_SECOND = 50
@@ -123,8 +125,9 @@ def quantile(before: dict[float, float], after: dict[float, float], share: float
     return next(bound for bound, count in sorted(counts.items()) if count >= share * whole)
 
 
-def main() -> None:
-    """Print the figures."""
+@contextmanager
+def control_plane() -> Iterator[tuple[Any, Any]]:
+    """Start the tests' control plane; yield access to it and `tests.cluster.rollouts`."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.cluster import rollouts, sources
 
@@ -132,9 +135,13 @@ def main() -> None:
         base = Path(folder)
         with sources.cluster(base / "shared", base / "own") as cluster:
             rollouts.install(cluster)
-            namespace = cluster.namespace()
-            with rollouts.client(cluster) as api:
-                _measure(cluster, api, namespace, rollouts)
+            yield cluster, rollouts
+
+
+def main() -> None:
+    """Print the figures."""
+    with control_plane() as (cluster, rollouts), rollouts.client(cluster) as api:
+        _measure(cluster, api, cluster.namespace(), rollouts)
 
 
 def _measure(cluster: object, api: KubeClient, namespace: str, rollouts: object) -> None:

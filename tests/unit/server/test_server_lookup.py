@@ -6,15 +6,32 @@ import asyncio
 import contextlib
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
-from tests.server_app import AS_OF, FULL, INFER, NOW, ROW, Running, expected, request, start
+from tests.server_app import (
+    AS_OF,
+    FULL,
+    INFER,
+    NOW,
+    PATIENT_MS,
+    ROW,
+    Running,
+    expected,
+    request,
+    start,
+)
 
+from tidemill.bundle import InputColumn
 from tidemill.errors import Unavailable
 from tidemill.server import lookup
+from tidemill.server.metrics import Counters
+from tidemill.server.validation import Batch
+from tidemill.settings.serving import ServingSettings
 from tidemill.testing.models import MANIFEST
 from tidemill.testing.online import MemoryOnline
 from tidemill.testing.serving import ask
@@ -45,6 +62,25 @@ def test_unknown_and_null_keys_fall_back_marked_and_counted(served: Running) -> 
     assert answer.body["parameters"]["defaulted"] == "seats=0.5"
     assert served.metric("tidemill_defaults_total", view="plane") == 2
     assert served.metric("tidemill_defaults_total", view="carrier_delay") == 0
+
+
+def test_a_feature_behind_a_vector_goes_to_its_own_lane() -> None:
+    """A vector takes as many lanes as it has numbers; what comes behind it moves."""
+    vector = InputColumn("embedding", "FP32", "request", width=3)
+    manifest = replace(MANIFEST, inputs=(vector, *MANIFEST.inputs))
+    view = next(view for view in MANIFEST.features.views if view.name == "plane")
+    online = MemoryOnline(MANIFEST.features.digest, AS_OF, {"plane": {("N1",): {"seats": 200}}})
+    numbers = np.zeros((7, 2), np.float32)
+    texts, keys = np.empty((2, 2), object), {"tailnum": ["N1", "N2"]}
+    batch = Batch(2, numbers, texts, keys, None, (view,), frozenset())
+    counters = Counters(
+        ("m", "1", "r"), slow_seconds=1, views=("plane",), logged=lambda: (0, 0), held=lambda: 0
+    )
+    settings = ServingSettings(lookup_deadline_ms=PATIENT_MS)
+    found = asyncio.run(lookup.Lookup(manifest, online, settings, counters).fill(batch, NOW))
+    assert numbers.tolist() == [*[[0, 0]] * 6, [200, 150]]
+    assert found.defaulted["seats"].tolist() == [False, True]
+    assert found.by_view == {"plane": 1}
 
 
 @pytest.mark.parametrize("failure", BROKEN.values(), ids=BROKEN.keys())
