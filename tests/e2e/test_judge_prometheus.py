@@ -18,6 +18,7 @@ from tests.serving import FULL, TIDEMILL, Project, body, make_project
 from tidemill.adapters.counters import ScrapedCounters
 from tidemill.adapters.prometheus import PrometheusCounters
 from tidemill.domain.rollout.model import Workload
+from tidemill.ports.rollout import CounterSource
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +42,8 @@ class World:
         self.prometheus = stack.enter_context(
             prometheus(folder, [self.address(name) for name in self.servers])
         )
+        self.direct = ScrapedCounters(self.http)
+        self.through = PrometheusCounters(self.prometheus, self.http)
         self.judges = {
             "the servers": self.start_judge(""),
             "Prometheus": self.start_judge(self.prometheus),
@@ -56,6 +59,17 @@ class World:
             url = f"{self.servers[name].url}/v2/models/flight-delay/infer"
             for _ in range(requests):
                 assert self.http.post(url, json=body(FULL)).status_code == 200
+
+    def counters(self, source: CounterSource, *names: str) -> dict[str, Any]:
+        """Return what a source tells of these servers, as far as it does not come from its way."""
+        workloads = {name: Workload(1, 1, self.address(name)) for name in names}
+        reported = dict.fromkeys(names, self.project.revision)
+        found, _ = source.read(workloads, reported, None, PAST)
+        return {name: (c.requests, c.events, c.started) for name, c in found.items()}
+
+    def scraped(self, *names: str) -> bool:
+        """Tell whether Prometheus knows everything that was sent to these."""
+        return self.counters(self.through, *names) == self.counters(self.direct, *names)
 
     def start_judge(self, prometheus_url: str) -> str:
         """Run the judge's command and return its URL."""
@@ -121,21 +135,12 @@ def test_prometheus_tells_what_the_servers_tell(world):
     workloads = {name: Workload(1, 1, world.address(name)) for name in ("fast", "slow")}
     reported = dict.fromkeys(workloads, world.project.revision)
     asked = (workloads, reported, (0.25, 0.75))
-    direct, problems = ScrapedCounters(world.http).read(*asked, PAST)
+    direct, problems = world.direct.read(*asked, PAST)
     assert not problems
     assert (direct["slow"].requests, direct["slow"].events["slow"]) == (20, 20)
     assert direct["fast"].events["slow"] == 0
-    source = PrometheusCounters(world.prometheus, world.http)
-
-    def told() -> bool:
-        found, _ = source.read(*asked, PAST)
-        numbers = [
-            {name: (c.requests, c.events, c.started) for name, c in counters.items()}
-            for counters in (found, direct)
-        ]
-        return numbers[0] == numbers[1]
-
-    until(told, "the same counters from Prometheus")
+    until(lambda: world.scraped("fast", "slow"), "the same counters from Prometheus")
+    source = world.through
     assert source.revisions(workloads["fast"]) == {world.project.revision}
     future = datetime(2100, 1, 1, tzinfo=UTC)
     waits = ({}, ["Prometheus has not scraped every server since the weight settled"])
@@ -173,6 +178,7 @@ def test_what_prometheus_cannot_scrape_is_missing_until_it_is_there_again(world)
     def told(counted: int) -> bool:
         return ask()["requests"] == {"stable": counted, "canary": counted}
 
+    until(lambda: world.scraped("slow", "slower"), "a scrape of what other tests sent")
     until(lambda: ask()["verdict"] == "undecided", "a reading")
     world.send(2, "slow", "slower")
     until(lambda: told(2), "two requests of each")

@@ -36,12 +36,20 @@ async def read(api: Api, pod: Manifest, kind: str, reference: Object) -> Files:
 
 
 async def token(api: Api, pod: Manifest, projection: Object) -> bytes:
-    """Return a new token of the pod's ServiceAccount, bound to the pod."""
+    """Return a new token of the pod's ServiceAccount, bound to the pod.
+
+    Raises:
+        CannotStart: There is no such account, or the API server does not know yet that a pod of
+            this node has it: its authorizer hears of the pod later than the node may.
+    """
     spec = {
         "audiences": [projection["audience"]] if projection.get("audience") else [],
         "expirationSeconds": projection.get("expirationSeconds", 3600),
         "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": pod.name, "uid": pod.uid},
     }
     accounts = f"/api/v1/namespaces/{pod.namespace}/serviceaccounts"
-    made = await api.post(f"{accounts}/{pod.service_account}/token", {"spec": spec})
+    try:
+        made = await api.post(f"{accounts}/{pod.service_account}/token", {"spec": spec})
+    except Refused as error:
+        raise CannotStart(f"token of {pod.namespace}/{pod.service_account}: {error}") from error
     return str(made["status"]["token"]).encode()

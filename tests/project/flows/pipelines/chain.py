@@ -19,10 +19,11 @@ def make(size: int, data: Output[Dataset]) -> int:
 
 @step
 def work(data: Input[Dataset], partial: Output[Dataset]) -> str:
-    """Refuse, sleep with a child process, or be killed, as the file `work` says."""
+    """Refuse, wait, sleep with a child process, or be killed, as the file `work` says."""
     import os
     import subprocess
     import sys
+    import time
     from pathlib import Path
 
     from tidemill.errors import Refused
@@ -36,6 +37,8 @@ def work(data: Input[Dataset], partial: Output[Dataset]) -> str:
         raise Refused("auc 0.5 is below 0.62", hint="look at the evidence")
     if order == "die":
         os.kill(os.getpid(), 9)
+    while order == "wait" and Path("work").exists():
+        time.sleep(0.02)
     if order == "sleep":
         sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         Path("pids").write_text(f"{os.getpid()} {sleeper.pid}")
