@@ -60,7 +60,13 @@ def run(component):
 environment = {"COLOUR": "red"}
 warm = Warm(environment)
 seen = {"its own imports": run(early)[0]}
-warm.prepare(["there.is.none", "colorsys"])
+with open("slow.py", "w") as slow:
+    slow.write("import os, time\\nwhile not os.path.exists('go'): time.sleep(0.02)")
+with open("deadly.py", "w") as deadly:
+    deadly.write("import os; os._exit(1)")
+warm.prepare(["there.is.none", "slow", "colorsys"])
+seen["beside an import"] = run(tell)[0]
+open("go", "w").close()
 limit = time.monotonic() + 60
 while (told := run(tell))[0] != "True red" and time.monotonic() < limit:
     time.sleep(0.02)
@@ -69,9 +75,11 @@ seen["code"], seen["cpu"] = code, seconds > 0
 pid, group = json.load(open("tell.json"))["parameterValues"]["Output"].split()
 seen["own process"], seen["same group"] = int(pid) != os.getpid(), int(group) == os.getpgrp()
 seen["fail"], seen["die"] = run(fail)[:2], run(die)[1]
+warm.prepare(["deadly"])
+seen["behind a deadly import"] = run(tell)[0]
 seen["other environment"] = warm.begin(command(tell), {}) is None
 seen["other script"] = warm.begin(["sh", "-c", "true", *command(tell)[3:]], environment) is None
-for process in psutil.Process().children():
+for process in psutil.Process().children(recursive=True):
     process.kill()
 seen["killed"] = warm.begin(command(tell), environment) is None
 print(json.dumps(seen))
@@ -94,6 +102,7 @@ def test_a_step_is_a_process_of_its_own_behind_the_imports(tmp_path: Path) -> No
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == {
         "its own imports": "True False",
+        "beside an import": "False red",
         "output": "True red",
         "code": 0,
         "cpu": True,
@@ -101,6 +110,7 @@ def test_a_step_is_a_process_of_its_own_behind_the_imports(tmp_path: Path) -> No
         "same group": True,
         "fail": ["ValueError: no", 1],
         "die": -9,
+        "behind a deadly import": "True red",
         "other environment": True,
         "other script": True,
         "killed": True,

@@ -19,13 +19,14 @@ from typing import Any, TextIO
 from tidemill import errors
 from tidemill.adapters.kfp.ahead import run_ahead
 from tidemill.adapters.kfp.compile import Definition, compile_pipeline, step_names
+from tidemill.adapters.kfp.imports import imports_of
 from tidemill.adapters.kfp.lint import refuse
 from tidemill.adapters.kfp.memo import Memo, version_of
 from tidemill.adapters.kfp.parameters import bind
 from tidemill.adapters.kfp.record import RunFolder
 from tidemill.adapters.kfp.sdk import components, local
 from tidemill.adapters.kfp.step import Steps, without_colour
-from tidemill.adapters.kfp.warm import Warm, imports_of
+from tidemill.adapters.kfp.warm import Warm
 from tidemill.settings.execution import ExecutionSettings
 
 __all__ = ["main"]

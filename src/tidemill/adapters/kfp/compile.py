@@ -36,9 +36,12 @@ class Definition:
 
     @property
     def sources(self) -> list[str]:
-        """The code of the steps."""
-        executors = self.ir["deploymentSpec"]["executors"].values()
-        return [one["container"]["command"][-1] for one in executors if "container" in one]
+        """The code of the steps, in the order of `step_names`; that of loops comes last."""
+        ir = self.ir
+        executors = ir["deploymentSpec"]["executors"]
+        known = [ir["components"][f"comp-{step}"]["executorLabel"] for step in step_names(ir)]
+        every = [executors[label] for label in dict.fromkeys([*known, *executors])]
+        return [one["container"]["command"][-1] for one in every if "container" in one]
 
     def write(self, path: Path) -> Path:
         """Write the YAML that every KFP backend takes."""
@@ -85,23 +88,19 @@ def _build(pipeline: Any, execution: ExecutionSettings, target: Target) -> Any:
 
 
 def step_names(ir: Mapping[str, Any], dag: str = "") -> Iterator[str]:
-    """Yield the steps in the order in which they will run; those of loops are left out.
+    """Yield the steps, those that the most others wait for in a row first; loops are left out.
 
-    `dag` is a component that is a graph itself; by default the whole pipeline.
+    That is an order in which they can run. `dag` is a component that is a graph itself; by default
+    the whole pipeline.
     """
     tasks = (ir["components"][dag] if dag else ir["root"])["dag"]["tasks"]
-    ordered: dict[str, None] = {}
 
-    def visit(name: str) -> None:
-        if name in ordered:
-            return
-        for upstream in sorted(tasks[name].get("dependentTasks", [])):
-            visit(upstream)
-        ordered[name] = None
+    @functools.cache
+    def behind(name: str) -> int:
+        waiting = [other for other in tasks if name in tasks[other].get("dependentTasks", [])]
+        return 1 + max(map(behind, waiting), default=0)
 
-    for name in tasks:
-        visit(name)
-    for name in ordered:
+    for name in sorted(tasks, key=lambda name: (-behind(name), name)):
         component = tasks[name]["componentRef"]["name"]
         if "dag" not in ir["components"][component]:
             yield component.removeprefix("comp-")

@@ -2,56 +2,31 @@
 
 Every step stays a process of its own, in the run's session, with its own log and end. It only
 begins behind the imports, which were 20 of the 54 CPU seconds of a training with 14 steps. What a
-step imports is imported for it if it has not been yet, and what later ones do while it runs.
+step imports is imported for it if it has not been yet, and what later ones do while it runs: in a
+fork, the successor, which takes over when it is done. So no step waits for another's imports.
 """
 
 from __future__ import annotations
 
-import ast
-import atexit
-import gc
-import importlib
 import json
 import os
-import runpy
-import select
 import signal
 import socket
 import sys
-import tempfile
-import threading
-import time
-import traceback
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import NoReturn
 
-__all__ = ["Fork", "Warm", "imports_of"]
+from tidemill.adapters.kfp.interpreter import FORKED, MESSAGE, live
+
+__all__ = ["Fork", "Warm"]
 
 START = (
     'program_path=$(mktemp -d) printf "%s" "$0" > "$program_path/ephemeral_component.py" '
     "_KFP_RUNTIME=true {python} -m kfp.dsl.executor_main "
     '--component_module_path "$program_path/ephemeral_component.py" "$@"'
 )
-"""The script with which KFP 2.17 starts a lightweight component, white space aside; `_run` does
-what it says. A step that starts in any other way starts cold."""
-AT_FIRST_USE = {
-    "tidemill.steps.train": ("torch._dynamo",),  # the optimiser
-    "tidemill.steps.export": (
-        "torch.export._trace",
-        "torch.onnx._internal.exporter._core",
-        "onnxscript.function_libs.torch_lib.ops",
-        "sympy.tensor.tensor",
-    ),
-}
-"""What a module's libraries import when they are first used: two CPU seconds of a training."""
-EXECUTOR = "kfp.dsl.executor_main"
-FORKED = b"+"
-"""What the interpreter answers when a step has begun; it answers nothing when it cannot fork."""
-MESSAGE = 1 << 17
-"""Most bytes of a request; a longer one, which KFP would refuse as well, starts cold."""
+"""The script with which KFP 2.17 starts a lightweight component, white space aside; the interpreter
+does what it says. A step that starts in any other way starts cold."""
 
 
 class Warm:
@@ -66,13 +41,7 @@ class Warm:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._process = os.fork()
         if self._process == 0:
-            try:
-                _live(theirs, self.environment)
-            except BaseException:  # noqa: BLE001 - this must not return to the pipeline
-                traceback.print_exc()
-            finally:
-                _reap()
-                os._exit(0)
+            live(theirs, self.environment)
         theirs.close()
 
     def end(self) -> None:
@@ -82,7 +51,7 @@ class Warm:
 
     def prepare(self, modules: Sequence[str]) -> None:
         """Let it import these, in their order, while no step is asked for."""
-        self._control.send(json.dumps(modules).encode())
+        self._control.send(json.dumps({"later": modules}).encode())
 
     def begin(self, command: Sequence[str], env: Mapping[str, str]) -> Fork | None:
         """Begin a step behind what it imports; None when it must start cold."""
@@ -93,7 +62,7 @@ class Warm:
         read, write = os.pipe()
         ours, theirs = socket.socketpair()
         with suppress(OSError):  # too long, or the interpreter was killed
-            request = json.dumps([code, *arguments]).encode()
+            request = json.dumps({"step": [code, *arguments]}).encode()
             socket.send_fds(self._control, [request], [write, theirs.fileno()])
         os.close(write)
         theirs.close()
@@ -117,103 +86,3 @@ class Fork:
             told = self._report.recv(MESSAGE)
         code, seconds = json.loads(told) if told else (-signal.SIGKILL, 0.0)
         return int(code), float(seconds)
-
-
-def imports_of(sources: Sequence[str]) -> list[str]:
-    """Return the modules that components import, from their sources, in order."""
-    found: dict[str, None] = {}
-    for source in sources:
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                found |= dict.fromkeys(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found[node.module] = None
-    return list(found)
-
-
-def _live(control: socket.socket, environment: Mapping[str, str]) -> None:
-    """Import what is asked for, then fork a step whenever one is asked for, until nobody asks."""
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.closerange(3, control.fileno())
-    os.closerange(control.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-    os.environ |= {**environment, "_KFP_RUNTIME": "true"}
-    later: deque[str] = deque()
-    counted = 0.0
-    while True:
-        if later and not select.select([control], [], [], 0)[0]:
-            _import(later.popleft())
-            continue
-        request, descriptors, _, _ = socket.recv_fds(control, MESSAGE, 2)
-        if not request:
-            return
-        if not descriptors:
-            later.extend(_with_first_use(json.loads(request)))
-            continue
-        code, *arguments = json.loads(request)
-        for name in _with_first_use(imports_of([code])):
-            _import(name)
-        if threading.active_count() > 1:  # a fork would lose them, and keep what they had locked
-            return
-        gc.freeze()
-        imports, counted = time.process_time() - counted, time.process_time()
-        if os.fork() == 0:
-            control.close()
-            _attend([code, *arguments], imports, *descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _reap() -> None:
-    with suppress(ChildProcessError):
-        while True:
-            os.wait()
-
-
-def _with_first_use(modules: Iterable[str]) -> Iterator[str]:
-    for name in modules:
-        yield name
-        yield from AT_FIRST_USE.get(name, ())
-
-
-def _import(name: str) -> None:
-    # Whatever is wrong with it: the step that imports it says so.
-    with suppress(Exception):
-        importlib.import_module(name)
-
-
-def _attend(request: list[str], imports: float, output: int, report: int) -> NoReturn:
-    """Fork the step, wait for its end, and report that; `imports` counts as its CPU time."""
-    step = os.fork()
-    if step == 0:
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.closerange(3, max(output, report) + 1)
-        _run(*request)
-    os.write(report, FORKED)
-    os.close(output)
-    _, status, usage = os.wait4(step, 0)
-    told = [os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime + imports]
-    with suppress(BrokenPipeError):
-        os.write(report, json.dumps(told).encode())
-    os._exit(0)
-
-
-def _run(code: str, *arguments: str) -> NoReturn:
-    """Do what KFP's script does, in this process."""
-    status = 1
-    try:
-        program = Path(tempfile.mkdtemp()) / "ephemeral_component.py"
-        program.write_text(code)
-        sys.argv = [EXECUTOR, "--component_module_path", str(program), *arguments]
-        runpy.run_module(EXECUTOR, run_name="__main__", alter_sys=True)
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(bool(end.code))
-    except BaseException:  # noqa: BLE001 - as an interpreter does
-        traceback.print_exc()
-    finally:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
