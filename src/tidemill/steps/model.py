@@ -129,6 +129,24 @@ def _apart(edges: Tensor) -> list[int]:
     return kept
 
 
+class Dropout(nn.Module):
+    """What `nn.Dropout` does, by comparing uniform numbers.
+
+    Its Bernoulli numbers take thrice the time on a CPU: they were a quarter of a training.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Hide each value with probability `rate` while training, and scale up the others."""
+        if not self.training:
+            return values
+        kept = torch.rand(values.shape, device=values.device) >= self.rate
+        return values * kept.to(values.dtype).div_(1 - self.rate)
+
+
 class Network(nn.Module):
     """Encoded numbers and category codes → logit `[N]`: embeddings, then a perceptron."""
 
@@ -141,7 +159,7 @@ class Network(nn.Module):
         layers: list[nn.Module] = []
         wide = width + sum(sizes)
         for size in settings.hidden:
-            layers += [nn.Linear(wide, size), nn.ReLU(), nn.Dropout(settings.dropout)]
+            layers += [nn.Linear(wide, size), nn.ReLU(), Dropout(settings.dropout)]
             wide = size
         self.layers = nn.Sequential(*layers, nn.Linear(wide, 1))
 
