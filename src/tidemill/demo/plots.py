@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["auc_plot", "canary_plot", "drift_plot"]
 
+RIGHTMOST = 0.15
+"""Share of a plot's width in which a mark's text stands left of its line."""
 INK, TEAL, RED, GREY, GOLD = "#22303c", "#00796b", "#c62828", "#90a4ae", "#b26a00"
 
 
@@ -29,7 +31,7 @@ def drift_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]], bound:
     below.plot(days, _gaps([p.performance for p in points]), color=GOLD, marker="o", ms=3)
     below.axhline(bound, color=RED, ls="--", lw=1, label="bound")
     below.set_ylabel("performance |z|", fontsize=8)
-    below.legend(loc="upper right", fontsize=7, frameon=False)
+    _legend(below)
     for axes in (above, below):
         _mark(axes, marks)
     return _svg(figure)
@@ -51,7 +53,7 @@ def canary_plot(canary: Canary) -> str:
     weights.step(at, [w / 100 for w in canary.weight], where="post", color=GREY, lw=1)
     weights.set_ylim(0, 105)
     weights.set_ylabel("canary weight, %", color=GREY, fontsize=8)
-    axes.legend(loc="upper left", fontsize=7, frameon=False)
+    _legend(axes)
     return _svg(figure)
 
 
@@ -62,7 +64,7 @@ def auc_plot(points: Sequence[Point], marks: Sequence[tuple[str, str]]) -> str:
     axes.plot(days, _gaps([p.auc_first for p in points]), color=GREY, label="never retrained")
     axes.plot(days, _gaps([p.auc_champion for p in points]), color=TEAL, label="champion")
     axes.set_ylabel("AUC", fontsize=8)
-    axes.legend(loc="lower left", fontsize=8, frameon=False)
+    _legend(axes)
     _mark(axes, marks)
     return _svg(figure)
 
@@ -83,14 +85,24 @@ def _figure(rows: int, title: str) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
+def _legend(axes: Axes) -> None:
+    """Explain the lines above the plot, where none of them is."""
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0, fontsize=7,
+        frameon=False,
+    )  # fmt: skip
+
+
 def _mark(axes: Axes, marks: Sequence[tuple[str, str]]) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.28 * (high - low))
+    first, last = axes.get_xlim()
     for count, (day, text) in enumerate(marks):
-        axes.axvline(_number(day), color=INK, lw=0.6, ls=":")
-        place = 0.99 - 0.07 * (count % 3)
+        at = _number(day)
+        axes.axvline(at, color=INK, lw=0.6, ls=":")
         axes.text(
-            _number(day), place, f" {text}", fontsize=6.5, color=INK, va="top",
+            at, 0.99 - 0.07 * (count % 3), f" {text} ", fontsize=6.5, color=INK, va="top",
+            ha="right" if at > last - RIGHTMOST * (last - first) else "left",
             transform=axes.get_xaxis_transform(),
         )  # fmt: skip
 
