@@ -49,7 +49,7 @@ class Access:
         env = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         done = subprocess.run(
             [found, *arguments],
-            input=stdin, capture_output=True, text=True, env=env, timeout=180, check=False,
+            input=stdin, capture_output=True, text=True, env=env, timeout=330, check=False,
         )  # fmt: skip
         if check and done.returncode:
             raise CommandFailed(f"{program} {' '.join(map(str, arguments))}: {done.stderr}")
@@ -81,7 +81,7 @@ class Cluster(Access):
         core = client.CoreV1Api(self.api)
         name = str(core.create_namespace(client.V1Namespace(metadata=meta)).metadata.name)
         if self.controllers:  # pods are refused until the controller manager has made it
-            wait = ("--for=create", "serviceaccount/default", "--timeout=60s")
+            wait = ("--for=create", "serviceaccount/default", "--timeout=300s")
             self.kubectl("wait", "--namespace", name, *wait)
         return name
 

@@ -75,7 +75,7 @@ class Backing:
         text = (Path(__file__).with_name("backing.yaml")).read_text()
         within = ("--namespace", namespace)
         cluster.kubectl("apply", *within, "-f", "-", stdin=text.replace("POSTGRES_UID", str(user)))
-        wait = ("--for=condition=Ready", "pod", "--all", "--timeout=180s")
+        wait = ("--for=condition=Ready", "pod", "--all", "--timeout=300s")
         cluster.kubectl("wait", *within, *wait)
         host, objects = (address(cluster, namespace, name) for name in ("database", "objects"))
         # By its address: moto would take the first part of a name for a bucket.
@@ -127,7 +127,7 @@ class Release:
 
     def upgrade(self, values: Mapping[str, Any], *, chart: Path = CHART) -> None:
         """Install it, or upgrade it, and wait until it is ready."""
-        options = ("--install", "--wait", "--timeout=170s", "--values=-")
+        options = ("--install", "--wait", "--timeout=300s", "--values=-")
         self.helm("upgrade", self.name, chart, *options, stdin=yaml.safe_dump(dict(values)))
 
     def helm(self, *arguments: str | Path, stdin: str = "", check: bool = True) -> str:

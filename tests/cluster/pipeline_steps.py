@@ -119,7 +119,7 @@ class Steps:
             body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}
             text = json.dumps(body | {"spec": modes | spec})
             self.cluster.kubectl("apply", "-f", "-", "--namespace", self.namespace, stdin=text)
-        bound = ("--for=jsonpath={.status.phase}=Bound", "--timeout=60s")
+        bound = ("--for=jsonpath={.status.phase}=Bound", "--timeout=300s")
         self.cluster.kubectl("wait", f"pvc/{CLAIM}", *bound, "--namespace", self.namespace)
 
 

@@ -65,7 +65,7 @@ def run(cluster: Cluster, namespace: str, made: dict[str, Any]) -> str:
     inside = ("--namespace", namespace)
     name = made["metadata"]["name"]
     cluster.kubectl("apply", "-f", "-", *inside, stdin=json.dumps(made))
-    phase = ("--for=jsonpath={.status.phase}=Succeeded", "--timeout=150s")
+    phase = ("--for=jsonpath={.status.phase}=Succeeded", "--timeout=300s")
     waited = cluster.kubectl("wait", f"pod/{name}", *phase, *inside, check=False)
     said = cluster.kubectl("logs", name, *inside)
     cluster.kubectl("delete", "pod", name, "--wait=false", *inside)

@@ -76,7 +76,7 @@ def install(cluster: Any) -> None:
     files = [*sorted(CRDS.glob("*.yaml")), *gateway_crds()]
     named = [part for file in files for part in ("-f", str(file))]
     cluster.kubectl("apply", "--server-side", "--force-conflicts", *named)
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=300s")
 
 
 @contextmanager

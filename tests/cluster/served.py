@@ -87,7 +87,7 @@ class World:
         self.apply("v1", "PersistentVolumeClaim", "bundles", {"spec": claim})
         self.apply("v1", "ConfigMap", "tidemill", {"data": self._settings})
         self.apply("gateway.networking.k8s.io/v1", "Gateway", "gateway", {"spec": spec})
-        ready = ("wait", "gateway/gateway", "--for=condition=Programmed", "--timeout=60s")
+        ready = ("wait", "gateway/gateway", "--for=condition=Programmed", "--timeout=300s")
         self.cluster.kubectl(*ready, "-n", self.namespace)
         address = "--output=jsonpath={.status.addresses[0].value}"
         host = self.cluster.kubectl("get", "gateway/gateway", address, "-n", self.namespace)

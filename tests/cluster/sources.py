@@ -74,7 +74,7 @@ def install_gateway_api(cluster: Cluster) -> None:
     except build.CannotBuild as error:
         raise NoCluster(str(error)) from error
     cluster.kubectl("apply", "--server-side", "--filename", folder)
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "--filename", folder)
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=300s", "--filename", folder)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def kinds(cluster: Cluster, programs: object) -> Cluster:
     except CannotBuild as reason:
         pytest.skip(f"NO CLUSTER TESTS: {reason}")
     cluster.kubectl("apply", "--server-side", *files)
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=300s")
     return cluster
 
 

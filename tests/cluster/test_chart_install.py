@@ -138,8 +138,8 @@ def test_a_registered_model_serves_all_traffic(
     entry = {"name": "churn", "model": "Churn", "rollout": ROLLOUT | {"model": model}}
     installed.values["models"] = [entry]
     release.upgrade(installed.values)
-    release.kubectl("wait", "mro/churn", "--for=condition=Promoted", "--timeout=120s")
-    release.kubectl("wait", "gateway/gateway", "--for=condition=Programmed", "--timeout=60s")
+    release.kubectl("wait", "mro/churn", "--for=condition=Promoted", "--timeout=300s")
+    release.kubectl("wait", "gateway/gateway", "--for=condition=Programmed", "--timeout=300s")
     read = "--output=jsonpath={.status.addresses[0].value}"
     where = release.kubectl("get", "gateway/gateway", read)
     answer = httpx.post(
@@ -171,7 +171,7 @@ def test_a_job_of_a_model_runs(installed: Installed, part: str, condition: str, 
     release.upgrade(installed.values)
     job = f"{part}-now"
     release.kubectl("create", "job", job, f"--from=cronjob/tidemill-{part}-other")
-    release.kubectl("wait", f"job/{job}", f"--for=condition={condition}", "--timeout=150s")
+    release.kubectl("wait", f"job/{job}", f"--for=condition={condition}", "--timeout=300s")
     assert words in release.kubectl("logs", f"job/{job}")
 
 
@@ -184,12 +184,12 @@ def test_an_upgrade_and_the_way_back(installed: Installed, tmp_path: Path) -> No
     upgraded = deployment(release, "controller")
     assert upgraded["status"]["readyReplicas"] == 2
     assert upgraded["metadata"]["labels"]["helm.sh/chart"] == "tidemill-0.1.1"
-    release.helm("rollback", release.name, str(before), "--wait", "--timeout=120s")
+    release.helm("rollback", release.name, str(before), "--wait", "--timeout=300s")
     assert deployment(release, "controller")["spec"]["replicas"] == 1
 
 
 def test_what_is_left_is_what_was_said(release: Release, cluster: Cluster) -> None:
-    release.helm("uninstall", release.name, "--wait", "--timeout=170s")
+    release.helm("uninstall", release.name, "--wait", "--timeout=300s")
 
     def left() -> set[str]:
         """Find what the release had; what belongs to no namespace has this one in its name."""

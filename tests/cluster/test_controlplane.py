@@ -43,7 +43,7 @@ def test_restricted_namespaces_refuse_privileged_pods(controllers: Cluster) -> N
 def test_the_controllers_make_pods_of_a_deployment(controllers: Cluster, namespace: str) -> None:
     inside = ("--namespace", namespace)
     controllers.kubectl("create", "deployment", "web", "--image=i", "--replicas=2", *inside)
-    wait = ("--for=jsonpath={.status.replicas}=2", "--timeout=30s")
+    wait = ("--for=jsonpath={.status.replicas}=2", "--timeout=300s")
     controllers.kubectl("wait", "deployment/web", *wait, *inside)
     pods = client.CoreV1Api(controllers.api).list_namespaced_pod(namespace).items
     assert {pod.metadata.owner_references[0].kind for pod in pods} == {"ReplicaSet"}

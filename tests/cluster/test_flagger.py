@@ -46,7 +46,7 @@ def flagger(cluster, node, gateway, tmp_path_factory) -> Iterator[Delivery]:
                 "spec": {"gatewayClassName": gateway, "listeners": [listener]},
             }
         )
-        programmed = ("--for=condition=Programmed", "--timeout=60s")
+        programmed = ("--for=condition=Programmed", "--timeout=300s")
         delivery.kubectl("wait", "gateway/edge", *programmed)
         yield delivery
     cluster.kubectl("delete", "namespace", namespace, "--wait=false")

@@ -18,7 +18,7 @@ from tests.cluster.workloads import Workloads
 
 STABLE = {"name": "stable", "port": 80}
 CANARY = {"name": "canary", "port": 80}
-TIMEOUT = "--timeout=60s"
+TIMEOUT = "--timeout=300s"
 
 
 class Edge:

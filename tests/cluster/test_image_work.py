@@ -62,7 +62,7 @@ class Work:
         name = f"{part}-{self.clock.now():%d}-{len(self.release.kubectl('get', 'jobs').split())}"
         self.release.kubectl("create", "job", name, f"--from=cronjob/tidemill-{part}-{MODEL}")
         ends = "complete" if succeeds else "failed"
-        wait = (f"--for=condition={ends}", "--timeout=170s")
+        wait = (f"--for=condition={ends}", "--timeout=300s")
         waited = self.release.kubectl("wait", f"job/{name}", *wait, check=False)
         said = self.release.kubectl("logs", f"job/{name}")
         assert "condition met" in waited, said

@@ -121,7 +121,7 @@ def server(kserve, node, tmp_path_factory) -> Iterator[str]:
          "data": configs},
     )  # fmt: skip
     apply(_pod(manifest("servingruntime")["spec"]))
-    kserve.kubectl("wait", "-n", namespace, "pod/model", "--for=condition=Ready", "--timeout=170s")
+    kserve.kubectl("wait", "-n", namespace, "pod/model", "--for=condition=Ready", "--timeout=300s")
     found = json.loads(kserve.kubectl("get", "-n", namespace, "pod/model", "-o", "json"))
     yield found["status"]["podIP"]
     kserve.kubectl("delete", "namespace", namespace, "--wait=false")

@@ -161,7 +161,7 @@ def test_from_the_first_deployment_to_a_rollback(cluster, api, namespace, accoun
         api.create(ROLLOUTS, manifest(namespace, **FAST))
         stable(api, namespace, "1")
         want(cluster, namespace, 2)
-        wait = (f"mro/{NAME}", "-n", namespace, "--timeout=90s")
+        wait = (f"mro/{NAME}", "-n", namespace, "--timeout=300s")
         cluster.kubectl("wait", "--for=jsonpath={.status.canary.version}=2", *wait)
         cluster.kubectl("wait", "--for=condition=Promoted", *wait)
         stable(api, namespace, "2")

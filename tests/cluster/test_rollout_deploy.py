@@ -42,7 +42,7 @@ def config(project, tmp_path) -> str:
 def test_the_step_follows_a_promotion_and_fails_with_a_rollback(
     cluster, api, namespace, account, deployer, config
 ):
-    wait = (f"mro/{NAME}", "-n", namespace, "--timeout=60s")
+    wait = (f"mro/{NAME}", "-n", namespace, "--timeout=300s")
     with PlayedPlane(api, namespace, NAME) as plane, running(account, namespace, plane):
         deploy.python_func(config, f"{NAME}/1", 60.0)
         cluster.kubectl("wait", "--for=condition=Promoted", *wait)

@@ -42,7 +42,7 @@ def api(cluster, gateway) -> Iterator[KubeClient]:
     crds = ROOT / "charts/tidemill/crds"
     named = [part for file in sorted(crds.glob("*.yaml")) for part in ("-f", str(file))]
     cluster.kubectl("apply", "--server-side", "--force-conflicts", *named)
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=300s")
     with client(cluster) as api:
         yield api
 
@@ -133,7 +133,7 @@ def test_clients_reach_the_servers_over_grpc(cluster, api, served):
     }
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(gateway))
     cluster.kubectl(
-        "wait", "gateway/edge", "-n", namespace, "--for=condition=Programmed", "--timeout=60s"
+        "wait", "gateway/edge", "-n", namespace, "--for=condition=Programmed", "--timeout=300s"
     )
     router = GatewayRouter(api, served, Traffic.model_validate(TRAFFIC))
     split = Route((Backend(revision.revision, 10_000),))

@@ -65,7 +65,7 @@ class Scraped(World):
         """Let it be there, or away: nothing answers at its Service then."""
         within = ("-n", self.namespace)
         self.cluster.kubectl("scale", "deployment/prometheus", f"--replicas={replicas}", *within)
-        status = ("rollout", "status", "deployment/prometheus", "--timeout=60s", *within)
+        status = ("rollout", "status", "deployment/prometheus", "--timeout=300s", *within)
         try:
             self.cluster.kubectl(*status)
         except CommandFailed as failed:

@@ -184,7 +184,7 @@ def metrics(cluster) -> Iterator[None]:
     """Let PodMetrics be objects that a test writes."""
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(METRICS_CRD))
     name = METRICS_CRD["metadata"]["name"]
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=300s")
     yield
     cluster.kubectl("delete", "crd", name)
 

@@ -80,14 +80,14 @@ ttls = st.sampled_from([0, 1, 5, 10])
 
 
 @given(asked=asked, facts=facts, ttl=ttls)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_revised_sources_equal_the_oracle(asked: list[Asked], facts: list[Fact], ttl: int) -> None:
     wanted = [oracle(one, facts, ttl, revised=True) for one in asked]
     assert join(asked, facts, ttl, revised=True) == wanted
 
 
 @given(asked=asked, facts=once_per_instant, ttl=ttls)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_unrevised_sources_equal_the_oracle(
     asked: list[Asked], facts: list[Fact], ttl: int
 ) -> None:
@@ -96,7 +96,7 @@ def test_unrevised_sources_equal_the_oracle(
 
 
 @given(facts=facts, until=hours, back=st.integers(0, 30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_latest_row_is_the_one_that_an_as_of_join_finds(
     facts: list[Fact], until: int, back: int
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.adapters.signing import Signer
@@ -274,7 +274,7 @@ def test_a_device_in_the_folder_is_refused_not_read(bundle: Path, public_key: Pa
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0\n\r"), min_size=1, max_size=8)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.dictionaries(NAMES, st.binary(max_size=8), min_size=1, max_size=5))
 def test_the_identity_depends_on_names_and_contents_alone(files: dict[str, bytes]) -> None:
     import hashlib

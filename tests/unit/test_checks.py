@@ -6,7 +6,7 @@ from typing import Any
 import pandera.polars as pa
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.errors import ConfigError
@@ -224,7 +224,7 @@ VALUES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(VALUES)
 def test_pandera_finds_the_same(rows: list[tuple[str, float | None, str | None]]) -> None:
     data = pl.DataFrame(

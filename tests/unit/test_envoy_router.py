@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.adapters.envoy import EnvoyRouter, envoy_spec
@@ -123,7 +123,6 @@ ROUTES = st.builds(
 )
 
 
-@settings(deadline=None)  # it writes files
 @given(routes=st.lists(ROUTES, min_size=1, max_size=4))
 def test_any_route_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, routes: list[Route]

@@ -236,7 +236,7 @@ STATE = TypeAdapter(State)
 
 
 @given(windows)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_evidence_that_went_through_the_store_is_that_of_the_raw_windows(raw):
     """Each window is added to what the store gave back; the log wealth is summed afresh."""
     tolerance = replace(TOLERANCE, srm_alpha=1e-300)
@@ -290,7 +290,7 @@ def cuts(trials: list[tuple[int, int]]) -> list[int]:
 
 
 @given(st.integers(0, 200), st.integers(1, 200), st.sampled_from([0.0001, 0.05, 0.5]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_canary_events_are_more_harm_and_less_pass(canary, total, weight):
     canary = min(canary, total - 1)
     fewer = (weight, total - canary, canary)

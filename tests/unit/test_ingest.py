@@ -153,7 +153,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ACTIONS)
 def test_what_is_current_is_what_was_known(actions: list[tuple[str, int, int]]) -> None:
     """Whatever the order of deliveries and ingests, for any instants and with repetitions."""

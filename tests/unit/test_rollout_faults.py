@@ -327,7 +327,6 @@ TestHistory = History.TestCase
 TestHistory.settings = settings(
     max_examples=30,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 TestHistory.pytestmark = [pytest.mark.slow]

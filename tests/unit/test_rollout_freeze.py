@@ -93,7 +93,6 @@ INSTANTS = st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1)).map(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(WINDOWS, max_size=3), INSTANTS)
 def test_at_its_end_a_window_is_over(windows, at):
     until = frozen_until(windows, at)
@@ -103,7 +102,6 @@ def test_at_its_end_a_window_is_over(windows, at):
         assert later is None or later > until, "only by another window"
 
 
-@settings(deadline=None)
 @given(st.builds(Freeze, st.sets(st.sampled_from(DAYS), min_size=1).map(tuple), TIMES, TIMES,
                  st.just("Asia/Kathmandu")), INSTANTS)  # fmt: skip
 def test_where_no_clock_is_turned_it_is_plain_arithmetic(window, at):
@@ -267,7 +265,7 @@ EVENTS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(WINDOWS, min_size=1, max_size=2), EVENTS)
 def test_no_canary_gets_more_inside_a_window(windows, events):
     small = replace(plan().steps[0], min_events=1)

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.rollout_world import START, World, plan, revision
 
@@ -90,7 +90,6 @@ def test_one_server_that_began_anew_stays_a_gap():
     assert pods.world.state.attempt.evidence.gap_seconds > 0
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 50), min_size=1), max_size=8)
 )

@@ -69,7 +69,7 @@ def running(bundle: Path) -> Running:
 
 
 @given(st.lists(st.lists(st.floats(-500, 500, width=32), min_size=1, max_size=5), max_size=12))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_each_request_gets_its_own_rows_in_order(
     running: Running, temperatures: list[list[float]]
 ) -> None:

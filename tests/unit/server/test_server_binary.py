@@ -218,7 +218,7 @@ elements = st.text(max_size=6) | st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(values=st.lists(elements, min_size=1, max_size=8) | st.lists(st.just("\4\0\0\0")))
 def test_any_strings_arrive_as_they_were_sent(values: list[str]) -> None:
     tensor = BytesTensor(name="carrier", shape=[len(values)])
@@ -251,7 +251,7 @@ def mutated(draw: st.DrawFn) -> tuple[bytes, str]:
     return bytes(body), str(len(head) + shift)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(case=mutated())
 def test_no_binary_body_at_all_gives_a_5xx(shared: Running, case: tuple[bytes, str]) -> None:
     body, size = case

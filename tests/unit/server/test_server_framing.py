@@ -83,7 +83,7 @@ requests = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(asked=requests, cuts=st.lists(st.integers(1, 60), max_size=12))
 def test_however_requests_are_cut_they_are_answered_in_order(
     asked: list[tuple[bytes, bytes, bool]], cuts: list[int]
@@ -118,7 +118,7 @@ def test_however_requests_are_cut_they_are_answered_in_order(
     run(test)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.sampled_from([*SMUGGLED.values(), GET, b"\r\n", b"\0", b"x"]) | st.binary(max_size=9)

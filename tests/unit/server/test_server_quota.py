@@ -82,7 +82,7 @@ def test_a_clock_that_jumps_and_returns_gives_nothing_back(
     assert quota.take("shop", 3) == 5400
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(["a", "b", "save a", "save b"]), max_size=40))
 def test_processes_share_a_quota(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str]

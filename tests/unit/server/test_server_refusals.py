@@ -195,7 +195,7 @@ documents = (
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(body=documents.map(lambda d: json.dumps(d).encode()) | st.binary(max_size=64))
 def test_no_body_at_all_gives_a_5xx(shared: Running, body: bytes) -> None:
     answer = shared.ask(INFER, body)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.issuers import ISSUER, Issuer
@@ -191,7 +191,6 @@ def test_a_key_that_is_too_short_opens_nothing() -> None:
     assert door.code(token) == "invalid_token"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200) | st.lists(st.binary(max_size=60).map(segment)).map(b".".join))
 def test_whatever_comes_is_refused_with_a_reason(token: bytes) -> None:
     assert DOOR.code(token) == "invalid_token"
