@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -10,6 +10,7 @@ import polars as pl
 
 from tidemill.bundle import read_manifest
 from tidemill.domain.governor import (
+    HELD,
     Decision,
     Limits,
     Request,
@@ -21,7 +22,7 @@ from tidemill.domain.governor import (
     request_id,
 )
 from tidemill.domain.incidents import Incident
-from tidemill.errors import Conflict, IntegrityError
+from tidemill.errors import Conflict, IntegrityError, TidemillError
 from tidemill.ports.clock import Clock
 from tidemill.ports.monitoring import Bundles, Decisions, Incidents, Requests, Windows
 from tidemill.ports.objects import ObjectStore
@@ -66,15 +67,18 @@ class Governor:
         incidents: Incidents,
         objects: ObjectStore,
         champion: Callable[[], Champion | None],
+        rollouts: Callable[[], Iterable[str]],
         clock: Clock,
         settings: RetrainingSettings,
     ) -> None:
+        """`rollouts` says which rollouts of the model are in flight, in words."""
         self._model = model
         self._requests = requests
         self._decisions = decisions
         self._incidents = incidents
         self._objects = objects
         self._champion = champion
+        self._rollouts = rollouts
         self._clock = clock
         self._settings = settings
 
@@ -151,6 +155,7 @@ class Governor:
                 datetime.fromisoformat(d.at) for d in self._decisions.accepted(self._model)
             ),
             active=next((r.id for r in self._all() if r.active), ""),
+            rollouts=self._in_flight() if request.trigger in HELD else (),
             faults=tuple(f"{i.cause} ({i.id})" for i in standing if i.blocks),
             resolved=own is not None and not own.unresolved,
             excluded=own is None or own.retraining,
@@ -166,6 +171,13 @@ class Governor:
             if request.state in ("succeeded", "rejected")
         ]
         return max(trained, default=None)
+
+    def _in_flight(self) -> tuple[str, ...]:
+        """Say which rollouts are in flight; one that cannot be read may be."""
+        try:
+            return tuple(self._rollouts())
+        except TidemillError as error:
+            return (f"whether a rollout is in flight cannot be told: {error.message}",)
 
     def _schedule(self) -> None:
         """Ask for a scheduled retraining, once per training, when the last one is old enough."""
@@ -222,7 +234,9 @@ class Governor:
     def _news(self, request: Request, decision: Decision) -> bool:
         """Whether a wait has another reason than before; counts that grow are no news."""
         earlier = self._decisions.decisions(request.id)
-        return not earlier or earlier[-1].rule != decision.rule
+        if not earlier or earlier[-1].rule != decision.rule:
+            return True
+        return decision.rule != "labels" and earlier[-1].reason != decision.reason
 
     def _again(self, request: Request) -> Request:
         return next(r for r in self._all() if r.id == request.id)

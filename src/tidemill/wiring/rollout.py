@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from tidemill.controller.desk import Desk
     from tidemill.controller.loop import Controller
+    from tidemill.domain.rollout.model import Revision, State
     from tidemill.wiring.kubernetes import RolloutFleet
 
 __all__ = ["RolloutParts"]
@@ -54,20 +55,45 @@ class RolloutParts(ServingParts):
             if seconds:
                 desk.follow(wanted.revision, seconds, tell)
 
-    def _cluster_desk(self, http: httpx.Client) -> Desk:
+    def in_flight(self) -> list[str]:
+        """Say which rollouts of the model have not ended, where `rollout.target` has them.
+
+        Raises what reading them raises.
+        """
+        from tidemill.domain.rollout.flight import in_flight
+
+        looks = {name: in_flight(*found) for name, found in self._survey().items()}
+        return [f"in rollout {name} {what}" for name, what in looks.items() if what]
+
+    def _survey(self) -> Mapping[str, tuple[Revision | None, State]]:
+        settings = self.settings
+        if self._rolls_out_on("") == "kubernetes":
+            from tidemill.adapters.kubernetes.access import connect
+            from tidemill.adapters.kubernetes.client import KubeClient
+            from tidemill.adapters.kubernetes.survey import survey
+
+            with connect() as http:
+                return survey(KubeClient(http), self._namespace(), settings.registry.model)
+        spec = self.rollouts.spec(settings.name)
+        return {settings.name: (spec and spec.desired, self.rollouts.state(settings.name)[0])}
+
+    def _namespace(self) -> str:
         from tidemill.adapters.kubernetes.access import namespace
+
+        return self.settings.rollout.kubernetes.namespace or namespace()
+
+    def _cluster_desk(self, http: httpx.Client) -> Desk:
         from tidemill.adapters.kubernetes.client import KubeClient
         from tidemill.adapters.kubernetes.draft import Draft
         from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
         from tidemill.controller.desk import Desk
 
         settings = self.settings
-        where = settings.rollout.kubernetes.namespace
         return Desk(
             settings.name,
             ResourceRollouts(
                 KubeClient(http),
-                where or namespace(),
+                self._namespace(),
                 lambda: datetime.now(UTC),
                 draft=Draft(settings),
             ),

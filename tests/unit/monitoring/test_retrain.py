@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
@@ -22,7 +22,7 @@ from tidemill.adapters.store.engine import open_store
 from tidemill.adapters.store.incidents import StoredIncidents
 from tidemill.adapters.store.requests import StoredRequests
 from tidemill.adapters.store.tables import metadata
-from tidemill.domain.governor import Request
+from tidemill.domain.governor import HELD, Request, Trigger
 from tidemill.domain.incidents import Incident
 from tidemill.domain.verdicts import Cause
 from tidemill.errors import Conflict, NotFound, Unavailable
@@ -71,6 +71,7 @@ class Desk:
         self.incidents = StoredIncidents(store)
         self.objects = MemoryObjects()
         self.champion: Champion | None = Champion("rev", TRAINED)
+        self.rollouts: Callable[[], Iterable[str]] = tuple
         self.governor = Governor(
             "m",
             requests=self.requests,
@@ -78,6 +79,7 @@ class Desk:
             incidents=self.incidents,
             objects=self.objects,
             champion=lambda: self.champion,
+            rollouts=lambda: self.rollouts(),
             clock=self.clock,
             settings=RetrainingSettings(**settings),
         )
@@ -147,6 +149,94 @@ def test_a_fault_makes_others_wait_until_it_is_resolved(desk: Desk) -> None:
     desk.incidents.save(replace(fault, state="resolved"))
     (decided,) = desk.governor.advance()
     assert decided.state == "pending"
+
+
+def wish(desk: Desk, trigger: Trigger) -> Request:
+    """Ask by a cause that may run at once: schedule, drift or a commit."""
+    if trigger == "concept_drift":
+        return desk.governor.consider(desk.incident("concept_drift"))
+    if trigger == "schedule":
+        desk.clock.instant = TRAINED + timedelta(days=28)
+        return desk.governor.advance()[0]
+    return desk.governor.request(trigger, actor="ci", reason="code", key="a")
+
+
+@pytest.mark.parametrize("trigger", HELD)
+def test_a_rollout_is_waited_for_and_then_it_runs(desk: Desk, trigger: Trigger) -> None:
+    desk.rollouts = lambda: ["in rollout m version 7 is progressing at step c5"]
+    asked = wish(desk, trigger)
+    assert asked.state == "waiting"
+    assert [r.state for r in desk.governor.advance()] == ["waiting"]
+    desk.rollouts = lambda: ["in rollout m version 7 is paused at step c5 (inconclusive)"]
+    desk.governor.advance()
+    told = desk.requests.decisions(asked.id)
+    assert {(d.verb, d.rule) for d in told} == {("WAIT", "rollout")}
+    assert [d.reason for d in told] == [
+        "in rollout m version 7 is progressing at step c5: tidemill rollout status",
+        "in rollout m version 7 is paused at step c5 (inconclusive): tidemill rollout status",
+    ], "the same phase again is no news, another one is"
+    desk.rollouts = tuple
+    (decided,) = desk.governor.advance()
+    assert decided.state == "pending"
+    launcher, _ = desk.launcher()
+    assert launcher.launch(decided).attempts == 1, "waiting has cost none"
+
+
+def test_a_promotion_that_helped_ends_a_drift_request_that_waited(desk: Desk) -> None:
+    desk.rollouts = lambda: ["in rollout m version 7 is progressing at step c5"]
+    incident = desk.incident("concept_drift")
+    asked = desk.governor.consider(incident)
+    desk.incidents.save(replace(incident, state="resolved"))
+    (decided,) = desk.governor.advance()
+    assert (decided.id, decided.state) == (asked.id, "refused")
+    assert desk.requests.decisions(asked.id)[-1].rule == "resolved"
+
+
+def test_a_promotion_without_help_begins_the_cooldown(desk: Desk) -> None:
+    desk.rollouts = lambda: ["in rollout m version 7 is progressing at step c5"]
+    asked = desk.governor.consider(desk.incident("concept_drift"))
+    desk.champion, desk.rollouts = Champion("new", NOW - timedelta(days=1)), tuple
+    (waiting,) = desk.governor.advance()
+    assert waiting.state == "waiting"
+    assert desk.requests.decisions(asked.id)[-1].rule == "cooldown"
+    desk.clock.instant += timedelta(days=14)
+    desk.labels(6000, desk.clock.instant - timedelta(days=2))
+    assert [r.state for r in desk.governor.advance()] == ["pending"]
+
+
+def test_a_person_is_not_held_by_a_rollout(desk: Desk) -> None:
+    desk.rollouts = lambda: pytest.fail("nobody looks")
+    assert desk.governor.request("manual", actor="me", reason="it is bad").state == "pending"
+
+
+@pytest.mark.parametrize("trigger", HELD)
+def test_rollouts_that_cannot_be_read_are_waited_for(desk: Desk, trigger: Trigger) -> None:
+    def away() -> Iterable[str]:
+        raise Unavailable("the Kubernetes API does not answer")
+
+    desk.rollouts = away
+    asked = wish(desk, trigger)
+    assert asked.state == "waiting"
+    (decision,) = desk.requests.decisions(asked.id)
+    assert decision.rule == "rollout"
+    assert "cannot be told: the Kubernetes API does not answer" in decision.reason
+    desk.rollouts = tuple
+    assert [r.state for r in desk.governor.advance()] == ["pending"]
+
+
+def test_who_waits_for_a_lock_is_told_of_the_next_one(desk: Desk) -> None:
+    desk.clock.instant = TRAINED + timedelta(days=28)
+    first = desk.governor.request("ci", actor="ci", reason="code", key="a")
+    (scheduled,) = desk.governor.advance()
+    launcher, _ = desk.launcher("cancelled")
+    launcher.launch(first)
+    second = desk.governor.request("ci", actor="ci", reason="code", key="b")
+    assert second.state == "pending"
+    (waiting,) = desk.governor.advance()
+    assert (waiting.id, waiting.served_by) == (scheduled.id, second.id)
+    launcher, _ = desk.launcher()
+    launcher.launch(second)
+    assert [r.state for r in desk.governor.advance()] == ["satisfied"]
 
 
 def test_the_same_incident_asks_once(desk: Desk) -> None:
