@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import pytest
+from tests.cluster.rollouts import manifest
 from tests.unit.rollout_world import NAME, World, plan, revision
 
+from tidemill.adapters.kubernetes.survey import survey
 from tidemill.domain.rollout.flight import in_flight
+from tidemill.errors import DataError
 
 
 def said(world: World) -> str:
@@ -91,6 +96,26 @@ def test_what_is_queued_behind_an_attempt_leaves_no_gap() -> None:
     world.want("v2")
     world.run(3)
     world.want("v3")
-    told = story(world)
-    assert told[-1] == "version 3 is wanted and has not begun"
+    world.run_until("stable")
+    assert said(world) == "version 3 is wanted and has not begun"
     assert in_flight(revision("v2"), world.state) == "", "the very version that serves"
+
+
+class Listed:
+    """An API server that knows these ModelRollouts."""
+
+    def __init__(self, *found: dict[str, Any]) -> None:
+        self.found = found
+
+    def select(self, *_: object) -> tuple[dict[str, Any], ...]:
+        return self.found
+
+
+def test_a_resource_that_cannot_be_read_is_no_rollout_at_rest() -> None:
+    broken = manifest("ml", "churn") | {"spec": {"model": {"name": NAME}}}
+    with pytest.raises(DataError, match="ModelRollout churn cannot be read: .*version"):
+        survey(Listed(broken), "ml", NAME)
+    forgotten = manifest("ml", "churn") | {"status": {"checkpoint": "{"}}
+    with pytest.raises(DataError, match="is not what a controller wrote"):
+        survey(Listed(forgotten), "ml", NAME)
+    assert survey(Listed(broken), "ml", "another") == {}

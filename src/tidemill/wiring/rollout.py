@@ -75,7 +75,8 @@ class RolloutParts(ServingParts):
             with connect() as http:
                 return survey(KubeClient(http), self._namespace(), settings.registry.model)
         spec = self.rollouts.spec(settings.name)
-        return {settings.name: (spec and spec.desired, self.rollouts.state(settings.name)[0])}
+        desired = spec.desired if spec else None
+        return {settings.name: (desired, self.rollouts.state(settings.name)[0])}
 
     def _namespace(self) -> str:
         from tidemill.adapters.kubernetes.access import namespace
