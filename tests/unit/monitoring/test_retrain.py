@@ -182,6 +182,20 @@ def test_a_rollout_is_waited_for_and_then_it_runs(desk: Desk, trigger: Trigger) 
     assert launcher.launch(decided).attempts == 1, "waiting has cost none"
 
 
+def test_after_a_rollout_the_attempts_that_are_left_are_had(desk: Desk) -> None:
+    launcher, runs = desk.launcher("failed", "failed")
+    asked = launcher.launch(wish(desk, "ci"))
+    desk.rollouts = lambda: ["in rollout m version 7 is rolling back at step c5"]
+    assert [r.state for r in desk.governor.advance()] == ["waiting"]
+    desk.rollouts = tuple
+    (again,) = desk.governor.advance()
+    assert (again.id, again.state) == (asked.id, "pending")
+    launcher.launch(again)
+    desk.rollouts = lambda: ["in rollout m version 8 is preparing at step c5"]
+    assert [r.state for r in desk.governor.advance()] == ["escalated"], "no use in waiting"
+    assert len(runs.launched) == 2
+
+
 def test_a_promotion_that_helped_ends_a_drift_request_that_waited(desk: Desk) -> None:
     desk.rollouts = lambda: ["in rollout m version 7 is progressing at step c5"]
     incident = desk.incident("concept_drift")
