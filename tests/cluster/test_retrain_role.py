@@ -70,6 +70,10 @@ def want(world: World, api: KubeClient, namespace: str, version: str) -> None:
     world.traffic.rates[revision] = {"error": 0.02, "slow": 0.01}
 
 
+def seen(project: Project) -> list[tuple[str, str]]:
+    return [(one.name, one.in_flight) for one in project.survey()]
+
+
 def decided(project: Project, commit: str) -> tuple[Request, str]:
     """Ask for a retraining by a commit, or decide again; return the request and the last reason."""
     asked = project.governor.request("ci", actor="ci", reason="code", key=commit)
@@ -77,7 +81,7 @@ def decided(project: Project, commit: str) -> tuple[Request, str]:
 
 
 def test_retraining_waits_from_the_order_to_the_end(granted, world, api, namespace):
-    assert granted.in_flight() == []
+    assert seen(granted) == [(NAME, "")]
     want(world, api, namespace, "2")
     asked, reason = decided(granted, "a")
     assert asked.state == "waiting"
@@ -100,16 +104,16 @@ def test_retraining_waits_from_the_order_to_the_end(granted, world, api, namespa
 
 def test_a_rollout_counts_by_its_model_whatever_its_name(granted, api, namespace):
     api.create(ROLLOUTS, manifest(namespace, "upsell", model__name="upsell"))
-    assert granted.in_flight() == []
+    assert seen(granted) == []
     api.create(ROLLOUTS, manifest(namespace, "churn"))
-    assert granted.in_flight() == ["in rollout churn version 1 is wanted and has not begun"]
+    assert seen(granted) == [("churn", "version 1 is wanted and has not begun")]
 
 
 def test_without_its_verb_nothing_is_trained(project, namespace):
     (rule,) = GRANTED["namespace"]
     assert (rule["resources"], rule["verbs"]) == (["modelrollouts"], ["list"]), "else: more tests"
     with pytest.raises(Refused, match="cannot list resource"):
-        project.in_flight()
+        project.survey()
     asked, reason = decided(project, "a")
     assert asked.state == "waiting"
     assert "whether a rollout is in flight cannot be told" in reason

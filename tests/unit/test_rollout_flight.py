@@ -6,16 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.rollout_world import NAME, World, plan, revision
+from tests.unit.rollout_world import NAME, World, plan
 
 from tidemill.adapters.kubernetes.survey import survey
-from tidemill.domain.rollout.flight import in_flight
+from tidemill.domain.rollout.flight import Rollout
 from tidemill.errors import DataError
 
 
-def said(world: World) -> str:
+def seen(world: World) -> Rollout:
     spec = world.store.spec(NAME)
-    return in_flight(spec and spec.desired, world.state)
+    return Rollout(NAME, spec and spec.desired, world.state)
+
+
+def said(world: World) -> str:
+    return seen(world).in_flight
 
 
 def story(world: World, until: str = "stable", limit: int = 600) -> list[str]:
@@ -37,6 +41,7 @@ def released() -> World:
     assert said(world) == "version 1 is wanted and has not begun"
     world.run(3)
     assert said(world) == "", "the first version serves"
+    assert seen(world).serving == "v1"
     return world
 
 
@@ -48,6 +53,7 @@ def test_a_promotion_is_in_flight_from_the_order_to_the_end() -> None:
     assert "version 2 is progressing at step c25" in told
     assert "version 2 is finalizing at step c50" in told
     assert told[-1] == ""
+    assert seen(world).serving == "v2"
     assert "" not in told[:-1], "no gap on the way"
     assert len(told) < 10, "nothing that is counted"
 
@@ -59,7 +65,7 @@ def test_a_rollback_ends_it_and_what_failed_is_not_waited_for() -> None:
     told = story(world)
     assert any(what.startswith("version 2 is rolling back") for what in told)
     assert told[-1] == ""
-    assert world.state.closed == "v2"
+    assert (world.state.closed, seen(world).serving) == ("v2", "v1")
 
 
 def test_the_first_deployment_is_in_flight() -> None:
@@ -97,7 +103,7 @@ def test_what_is_queued_behind_an_attempt_leaves_no_gap() -> None:
     world.want("v3")
     world.run_until("stable")
     assert said(world) == "version 3 is wanted and has not begun"
-    assert in_flight(revision("v2"), world.state) == "", "the very version that serves"
+    assert seen(world).serving == "", "not for long"
 
 
 class Listed:
@@ -114,4 +120,4 @@ def test_a_resource_that_cannot_be_read_is_no_rollout_at_rest() -> None:
     broken = {"metadata": {"name": "churn"}, "spec": {"model": {"name": NAME}}}
     with pytest.raises(DataError, match=r"ModelRollout churn cannot be read: .*model\.version"):
         survey(Listed(broken), "ml", NAME)
-    assert survey(Listed(broken), "ml", "another") == {}
+    assert survey(Listed(broken), "ml", "another") == []

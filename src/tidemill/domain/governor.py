@@ -13,6 +13,7 @@ Scheduled, drift-caused, manual and CI requests share this one table of rules, i
     resolved   –          REFUSE          –          –
     lock       WAIT       WAIT            WAIT       WAIT
     rollout    WAIT       WAIT            WAIT       –
+    replaced   –          REFUSE          –          –
     fault      WAIT       WAIT            WAIT       WAIT
     excluded   –          WAIT            –          –
     schedule   WAIT       –               –          –
@@ -21,7 +22,9 @@ Scheduled, drift-caused, manual and CI requests share this one table of rules, i
     budget     ESCALATE   ESCALATE        ESCALATE   –
 
 `rollout`: while a canary is in flight, the champion that a challenger is compared with may be
-replaced within hours, and labels are those of two arms. A person may know better.
+replaced within hours, and labels are those of two arms. A person may know better. `replaced`: after
+a promotion a drift is resolved when a window of the new model has been judged; until then it would
+train once more for a model that no longer serves.
 """
 
 from __future__ import annotations
@@ -132,6 +135,8 @@ class Situation:
     """The request that is pending or running."""
     rollouts: tuple[str, ...] = ()
     """Rollouts in flight, each with version and phase, or why that cannot be told."""
+    replaced: str = ""
+    """The revision that serves in place of the one that the request's incident is about."""
     faults: tuple[str, ...] = ()
     """Unresolved incidents of data, skew or code."""
     resolved: bool = False
@@ -166,6 +171,7 @@ def decide(request: Request, situation: Situation, limits: Limits) -> Decision:
         _resolved,
         _lock,
         _rollout,
+        _replaced,
         _fault,
         _excluded,
         _time,
@@ -207,6 +213,13 @@ def _rollout(request: Request, now: Situation, _limits: Limits) -> Decision | No
     if request.trigger not in HELD or not now.rollouts:
         return None
     return Decision("WAIT", "rollout", f"{'; '.join(now.rollouts)}: tidemill rollout status")
+
+
+def _replaced(request: Request, now: Situation, _limits: Limits) -> Decision | None:
+    if request.trigger != "concept_drift" or not now.replaced:
+        return None
+    reason = f"{request.correlation_id} is about a model that no longer serves, {now.replaced} does"
+    return Decision("REFUSE", "replaced", reason)
 
 
 def _fault(_request: Request, now: Situation, _limits: Limits) -> Decision | None:

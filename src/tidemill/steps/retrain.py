@@ -22,6 +22,7 @@ from tidemill.domain.governor import (
     request_id,
 )
 from tidemill.domain.incidents import Incident
+from tidemill.domain.rollout.flight import Rollout
 from tidemill.errors import Conflict, IntegrityError, TidemillError
 from tidemill.ports.clock import Clock
 from tidemill.ports.monitoring import Bundles, Decisions, Incidents, Requests, Windows
@@ -67,11 +68,11 @@ class Governor:
         incidents: Incidents,
         objects: ObjectStore,
         champion: Callable[[], Champion | None],
-        rollouts: Callable[[], Iterable[str]],
+        rollouts: Callable[[], Iterable[Rollout]],
         clock: Clock,
         settings: RetrainingSettings,
     ) -> None:
-        """`rollouts` says which rollouts of the model are in flight, in words."""
+        """`rollouts` looks at those of the model."""
         self._model = model
         self._requests = requests
         self._decisions = decisions
@@ -146,6 +147,7 @@ class Governor:
         own = next(
             (i for i in self._incidents.all(self._model) if i.id == request.correlation_id), None
         )
+        in_flight, serving = self._look() if request.trigger in HELD else ((), ())
         counts = request.trigger in ("schedule", "concept_drift")
         return Situation(
             now=now,
@@ -155,7 +157,8 @@ class Governor:
                 datetime.fromisoformat(d.at) for d in self._decisions.accepted(self._model)
             ),
             active=next((r.id for r in self._all() if r.active), ""),
-            rollouts=self._in_flight() if request.trigger in HELD else (),
+            rollouts=in_flight,
+            replaced=_replaced(own, serving),
             faults=tuple(f"{i.cause} ({i.id})" for i in standing if i.blocks),
             resolved=own is not None and not own.unresolved,
             excluded=own is None or own.retraining,
@@ -172,12 +175,17 @@ class Governor:
         ]
         return max(trained, default=None)
 
-    def _in_flight(self) -> tuple[str, ...]:
-        """Say which rollouts are in flight; one that cannot be read may be."""
+    def _look(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Say which rollouts are in flight, in words, and what serves by those at rest.
+
+        One that cannot be read may be in flight.
+        """
         try:
-            return tuple(self._rollouts())
+            found = list(self._rollouts())
         except TidemillError as error:
-            return (f"whether a rollout is in flight cannot be told: {error.message}",)
+            return (f"whether a rollout is in flight cannot be told: {error.message}",), ()
+        flights = (f"in rollout {one.name} {one.in_flight}" for one in found if one.in_flight)
+        return tuple(flights), tuple(one.serving for one in found if one.serving)
 
     def _schedule(self) -> None:
         """Ask for a scheduled retraining, once per training, when the last one is old enough."""
@@ -250,6 +258,11 @@ class Governor:
             return 0
         at = pl.col("label_at")
         return read.frame.filter((at > last) & (at <= now), pl.col("label").is_not_null()).height
+
+
+def _replaced(own: Incident | None, serving: tuple[str, ...]) -> str:
+    """Return what serves in place of the model that an incident is about; empty when that does."""
+    return "" if own is None or own.revision in serving else ", ".join(serving)
 
 
 def serving(model: str, windows: Windows, bundles: Bundles) -> Champion | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tidemill.controller.desk import Desk
     from tidemill.controller.loop import Controller
-    from tidemill.domain.rollout.model import Revision, State
+    from tidemill.domain.rollout.flight import Rollout
     from tidemill.wiring.kubernetes import RolloutFleet
 
 __all__ = ["RolloutParts"]
@@ -55,28 +55,26 @@ class RolloutParts(ServingParts):
             if seconds:
                 desk.follow(wanted.revision, seconds, tell)
 
-    def in_flight(self) -> list[str]:
-        """Say which rollouts of the model have not ended, where `rollout.target` has them.
+    def survey(self) -> list[Rollout]:
+        """Return the rollouts of the model, where `rollout.target` has them.
 
         Raises what reading them raises.
         """
-        from tidemill.domain.rollout.flight import in_flight
+        from tidemill.domain.rollout.flight import Rollout
 
-        looks = {name: in_flight(*found) for name, found in self._survey().items()}
-        return [f"in rollout {name} {what}" for name, what in looks.items() if what]
-
-    def _survey(self) -> Mapping[str, tuple[Revision | None, State]]:
-        settings = self.settings
+        name = self.settings.name
         if self._rolls_out_on("") == "kubernetes":
-            from tidemill.adapters.kubernetes.access import connect
-            from tidemill.adapters.kubernetes.client import KubeClient
-            from tidemill.adapters.kubernetes.survey import survey
+            return self._cluster_survey()
+        spec = self.rollouts.spec(name)
+        return [Rollout(name, spec.desired if spec else None, self.rollouts.state(name)[0])]
 
-            with connect() as http:
-                return survey(KubeClient(http), self._namespace(), settings.registry.model)
-        spec = self.rollouts.spec(settings.name)
-        desired = spec.desired if spec else None
-        return {settings.name: (desired, self.rollouts.state(settings.name)[0])}
+    def _cluster_survey(self) -> list[Rollout]:
+        from tidemill.adapters.kubernetes.access import connect
+        from tidemill.adapters.kubernetes.client import KubeClient
+        from tidemill.adapters.kubernetes.survey import survey
+
+        with connect() as http:
+            return survey(KubeClient(http), self._namespace(), self.settings.registry.model)
 
     def _namespace(self) -> str:
         from tidemill.adapters.kubernetes.access import namespace

@@ -42,6 +42,7 @@ situations = st.builds(
     accepted=st.lists(instants, max_size=8).map(tuple),
     active=st.sampled_from(["", "req-2"]),
     rollouts=st.sampled_from([(), ("in rollout m version 7 is paused",)]),
+    replaced=st.sampled_from(["", "rev-2"]),
     faults=st.sampled_from([(), ("skew (inc-2)",)]),
     resolved=st.booleans(),
     excluded=st.booleans(),
@@ -67,6 +68,7 @@ def test_what_runs_broke_no_rule(wish: Request, now: Situation) -> None:
     if wish.trigger == "concept_drift":
         assert now.excluded
         assert not now.resolved
+        assert not now.replaced
         assert now.last_training is None or NOW - now.last_training >= LIMITS.cooldown
     if wish.trigger == "schedule" and now.last_training:
         assert NOW - now.last_training >= LIMITS.schedule
@@ -104,6 +106,9 @@ def test_a_free_road_runs(trigger: Trigger) -> None:
         ("concept_drift", {"rollouts": FLIGHT}, ("WAIT", "rollout")),
         ("concept_drift", {"rollouts": FLIGHT, "resolved": True}, ("REFUSE", "resolved")),
         ("ci", {"rollouts": FLIGHT}, ("WAIT", "rollout")),
+        ("concept_drift", {"replaced": "rev-2"}, ("REFUSE", "replaced")),
+        ("concept_drift", {"replaced": "rev-2", "rollouts": FLIGHT}, ("WAIT", "rollout")),
+        ("schedule", {"replaced": "rev-2"}, ("RUN", "all")),
         ("ci", {"rollouts": FLIGHT, "active": "req-2"}, ("WAIT", "lock")),
         ("ci", {"rollouts": FLIGHT, "accepted": (NOW,) * 4}, ("WAIT", "rollout")),
         ("manual", {"rollouts": FLIGHT}, ("RUN", "all")),

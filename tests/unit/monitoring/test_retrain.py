@@ -17,6 +17,8 @@ import polars as pl
 import pytest
 from sqlalchemy import Engine
 from tests.governor_race import ask
+from tests.unit.rollout_world import plan
+from tests.unit.rollout_world import revision as version
 
 from tidemill.adapters.store.engine import open_store
 from tidemill.adapters.store.incidents import StoredIncidents
@@ -24,6 +26,8 @@ from tidemill.adapters.store.requests import StoredRequests
 from tidemill.adapters.store.tables import metadata
 from tidemill.domain.governor import HELD, Request, Trigger
 from tidemill.domain.incidents import Incident
+from tidemill.domain.rollout.flight import Rollout
+from tidemill.domain.rollout.model import Attempt, Condition, Phase, State
 from tidemill.domain.verdicts import Cause
 from tidemill.errors import Conflict, NotFound, Unavailable
 from tidemill.settings.monitoring import RetrainingSettings
@@ -71,7 +75,7 @@ class Desk:
         self.incidents = StoredIncidents(store)
         self.objects = MemoryObjects()
         self.champion: Champion | None = Champion("rev", TRAINED)
-        self.rollouts: Callable[[], Iterable[str]] = tuple
+        self.rollouts: Callable[[], Iterable[Rollout]] = tuple
         self.governor = Governor(
             "m",
             requests=self.requests,
@@ -151,6 +155,19 @@ def test_a_fault_makes_others_wait_until_it_is_resolved(desk: Desk) -> None:
     assert decided.state == "pending"
 
 
+def flight(phase: Phase, why: str = "") -> Rollout:
+    """A canary of version 7 beside the model that serves."""
+    attempt = Attempt(1, version("v7"), plan(), 1, NOW)
+    conditions = (Condition("Progressing", "False", "Paused", why),) if why else ()
+    state = State(phase, version("rev"), attempt=attempt, conditions=conditions)
+    return Rollout("m", version("v7"), state)
+
+
+def at_rest(name: str) -> Rollout:
+    """A rollout whose stable revision serves all traffic."""
+    return Rollout("m", version(name), State("stable", version(name)))
+
+
 def wish(desk: Desk, trigger: Trigger) -> Request:
     """Ask by a cause that may run at once: schedule, drift or a commit."""
     if trigger == "concept_drift":
@@ -163,11 +180,11 @@ def wish(desk: Desk, trigger: Trigger) -> Request:
 
 @pytest.mark.parametrize("trigger", HELD)
 def test_a_rollout_is_waited_for_and_then_it_runs(desk: Desk, trigger: Trigger) -> None:
-    desk.rollouts = lambda: ["in rollout m version 7 is progressing at step c5"]
+    desk.rollouts = lambda: [flight("progressing")]
     asked = wish(desk, trigger)
     assert asked.state == "waiting"
     assert [r.state for r in desk.governor.advance()] == ["waiting"]
-    desk.rollouts = lambda: ["in rollout m version 7 is paused at step c5 (inconclusive)"]
+    desk.rollouts = lambda: [flight("paused", "inconclusive")]
     desk.governor.advance()
     told = desk.requests.decisions(asked.id)
     assert {(d.verb, d.rule) for d in told} == {("WAIT", "rollout")}
@@ -185,19 +202,19 @@ def test_a_rollout_is_waited_for_and_then_it_runs(desk: Desk, trigger: Trigger) 
 def test_after_a_rollout_the_attempts_that_are_left_are_had(desk: Desk) -> None:
     launcher, runs = desk.launcher("failed", "failed")
     asked = launcher.launch(wish(desk, "ci"))
-    desk.rollouts = lambda: ["in rollout m version 7 is rolling back at step c5"]
+    desk.rollouts = lambda: [flight("rolling_back")]
     assert [r.state for r in desk.governor.advance()] == ["waiting"]
     desk.rollouts = tuple
     (again,) = desk.governor.advance()
     assert (again.id, again.state) == (asked.id, "pending")
     launcher.launch(again)
-    desk.rollouts = lambda: ["in rollout m version 8 is preparing at step c5"]
+    desk.rollouts = lambda: [flight("preparing")]
     assert [r.state for r in desk.governor.advance()] == ["escalated"], "no use in waiting"
     assert len(runs.launched) == 2
 
 
 def test_a_promotion_that_helped_ends_a_drift_request_that_waited(desk: Desk) -> None:
-    desk.rollouts = lambda: ["in rollout m version 7 is progressing at step c5"]
+    desk.rollouts = lambda: [flight("progressing")]
     incident = desk.incident("concept_drift")
     asked = desk.governor.consider(incident)
     desk.incidents.save(replace(incident, state="resolved"))
@@ -206,16 +223,23 @@ def test_a_promotion_that_helped_ends_a_drift_request_that_waited(desk: Desk) ->
     assert desk.requests.decisions(asked.id)[-1].rule == "resolved"
 
 
-def test_a_promotion_without_help_begins_the_cooldown(desk: Desk) -> None:
-    desk.rollouts = lambda: ["in rollout m version 7 is progressing at step c5"]
+def test_a_promotion_ends_a_drift_request_before_the_new_model_was_judged(desk: Desk) -> None:
+    desk.rollouts = lambda: [flight("finalizing")]
     asked = desk.governor.consider(desk.incident("concept_drift"))
-    desk.champion, desk.rollouts = Champion("new", NOW - timedelta(days=1)), tuple
-    (waiting,) = desk.governor.advance()
-    assert waiting.state == "waiting"
-    assert desk.requests.decisions(asked.id)[-1].rule == "cooldown"
-    desk.clock.instant += timedelta(days=14)
-    desk.labels(6000, desk.clock.instant - timedelta(days=2))
-    assert [r.state for r in desk.governor.advance()] == ["pending"]
+    desk.rollouts = lambda: [at_rest("v7")]
+    (decided,) = desk.governor.advance()
+    assert (decided.id, decided.state) == (asked.id, "refused")
+    last = desk.requests.decisions(asked.id)[-1]
+    assert last.rule == "replaced"
+    assert last.reason == "inc-1 is about a model that no longer serves, v7 does"
+
+
+def test_after_a_rollback_the_drift_of_what_serves_is_still_one(desk: Desk) -> None:
+    desk.rollouts = lambda: [flight("rolling_back")]
+    asked = desk.governor.consider(desk.incident("concept_drift"))
+    desk.rollouts = lambda: [at_rest("rev")]
+    (decided,) = desk.governor.advance()
+    assert (decided.id, decided.state) == (asked.id, "pending")
 
 
 def test_a_person_is_not_held_by_a_rollout(desk: Desk) -> None:
@@ -225,7 +249,7 @@ def test_a_person_is_not_held_by_a_rollout(desk: Desk) -> None:
 
 @pytest.mark.parametrize("trigger", HELD)
 def test_rollouts_that_cannot_be_read_are_waited_for(desk: Desk, trigger: Trigger) -> None:
-    def away() -> Iterable[str]:
+    def away() -> Iterable[Rollout]:
         raise Unavailable("the Kubernetes API does not answer")
 
     desk.rollouts = away

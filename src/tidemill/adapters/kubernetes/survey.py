@@ -8,23 +8,24 @@ from tidemill.adapters.kubernetes.client import ROLLOUTS, Manifest, Objects
 from tidemill.adapters.kubernetes.fields import brief
 from tidemill.adapters.kubernetes.resources import ModelRolloutSpec, make_revision
 from tidemill.adapters.kubernetes.status import read_state
-from tidemill.domain.rollout.model import Revision, State
+from tidemill.domain.rollout.flight import Rollout
+from tidemill.domain.rollout.model import Revision
 from tidemill.errors import DataError
 
 __all__ = ["survey"]
 
 
-def survey(objects: Objects, namespace: str, model: str) -> dict[str, tuple[Revision, State]]:
-    """Return what is wanted and what is known of each ModelRollout of a model, by its name.
+def survey(objects: Objects, namespace: str, model: str) -> list[Rollout]:
+    """Return what is wanted and what is known of each ModelRollout of a model.
 
     Found by their model: a chart's ModelRollout need not have the project's name. Raises DataError
     for one that cannot be read, and what the API server answers.
     """
-    return {
-        found["metadata"]["name"]: (_wanted(found), read_state(found.get("status", {})))
+    return [
+        Rollout(found["metadata"]["name"], _wanted(found), read_state(found.get("status", {})))
         for found in objects.select(ROLLOUTS, namespace, {})
         if found["spec"]["model"]["name"] == model
-    }
+    ]
 
 
 def _wanted(found: Manifest) -> Revision:

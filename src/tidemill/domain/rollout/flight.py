@@ -1,26 +1,44 @@
-"""Whether a rollout is in flight, for those who would rather wait for its end."""
+"""A rollout as those see it who would rather wait for its end."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tidemill.domain.rollout.model import Revision, State
 
-__all__ = ["in_flight"]
+__all__ = ["Rollout"]
 
 AT_REST = ("empty", "stable")
 
 
-def in_flight(desired: Revision | None, state: State) -> str:
-    """Say what a rollout is about that has not ended; empty when it is at rest.
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What is wanted and what is known of one rollout."""
 
-    Also one that was ordered and has not begun. The words change with the phase and what it waits
-    for, not with every request that is counted.
-    """
-    if state.phase not in AT_REST:
-        return f"version {_subject(state)} is {state.phase.replace('_', ' ')}{_where(state)}"
-    stable = state.stable.revision if state.stable else ""
-    if desired is None or desired.revision in (stable, state.closed):
-        return ""
-    return f"version {desired.version} is wanted and has not begun"
+    name: str
+    desired: Revision | None
+    state: State
+
+    @property
+    def serving(self) -> str:
+        """What the servers of all traffic call themselves; empty while it is not at rest."""
+        stable = self.state.stable
+        return stable.reported if stable and not self.in_flight else ""
+
+    @property
+    def in_flight(self) -> str:
+        """What it is about that has not ended; empty when it is at rest.
+
+        Also a version that was ordered and has not begun. The words change with the phase and what
+        it waits for, not with every request that is counted.
+        """
+        state, desired = self.state, self.desired
+        if state.phase not in AT_REST:
+            return f"version {_subject(state)} is {state.phase.replace('_', ' ')}{_where(state)}"
+        stable = state.stable.revision if state.stable else ""
+        if desired is None or desired.revision in (stable, state.closed):
+            return ""
+        return f"version {desired.version} is wanted and has not begun"
 
 
 def _subject(state: State) -> str:
