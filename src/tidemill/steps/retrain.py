@@ -147,7 +147,7 @@ class Governor:
         own = next(
             (i for i in self._incidents.all(self._model) if i.id == request.correlation_id), None
         )
-        in_flight, serving = self._look() if request.trigger in HELD else ((), ())
+        in_flight, stable = self._look() if request.trigger in HELD else ((), ())
         counts = request.trigger in ("schedule", "concept_drift")
         return Situation(
             now=now,
@@ -158,7 +158,7 @@ class Governor:
             ),
             active=next((r.id for r in self._all() if r.active), ""),
             rollouts=in_flight,
-            replaced=_replaced(own, serving),
+            replaced=_replaced(own, stable),
             faults=tuple(f"{i.cause} ({i.id})" for i in standing if i.blocks),
             resolved=own is not None and not own.unresolved,
             excluded=own is None or own.retraining,
@@ -260,9 +260,9 @@ class Governor:
         return read.frame.filter((at > last) & (at <= now), pl.col("label").is_not_null()).height
 
 
-def _replaced(own: Incident | None, serving: tuple[str, ...]) -> str:
+def _replaced(own: Incident | None, stable: tuple[str, ...]) -> str:
     """Return what serves in place of the model that an incident is about; empty when that does."""
-    return "" if own is None or own.revision in serving else ", ".join(serving)
+    return "" if own is None or own.revision in stable else ", ".join(stable)
 
 
 def serving(model: str, windows: Windows, bundles: Bundles) -> Champion | None:
