@@ -32,6 +32,7 @@ def ask(url: str, number: int, key: str) -> str:
         incidents=StoredIncidents(engine),
         objects=MemoryObjects(),
         champion=lambda: None,
+        rollouts=tuple,
         clock=Noon(),
         settings=RetrainingSettings(),
     )

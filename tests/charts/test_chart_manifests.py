@@ -73,21 +73,43 @@ def test_every_pod_is_restricted(name: str) -> None:
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}, pod
 
 
-def test_two_parts_talk_to_the_api() -> None:
+def test_four_parts_talk_to_the_api() -> None:
     objects = render(RENDERED["everything"])
     tokens = {pod for pod, spec in pods(objects) if spec["automountServiceAccountToken"]}
-    assert tokens == {"Deployment/tidemill-controller", "Deployment/tidemill-judge"}
+    assert tokens == {
+        "Deployment/tidemill-controller",
+        "Deployment/tidemill-judge",
+        "StatefulSet/tidemill-retrain",
+        *(f"CronJob/tidemill-monitor-{model}" for model in ("churn", "upsell")),
+    }
     bound = {
         subject["name"]
         for found in objects
         if found["kind"].endswith("RoleBinding")
         for subject in found["subjects"]
     }
-    assert bound == {"tidemill-controller", "tidemill-judge", "pipeline-runner"}
+    parts = {f"tidemill-{part}" for part in ("controller", "judge", "monitor", "retrain")}
+    assert bound == parts | {"pipeline-runner"}
     accounts = [found for found in objects if found["kind"] == "ServiceAccount"]
     assert not any(found["automountServiceAccountToken"] for found in accounts)
     used = {spec["serviceAccountName"] for _, spec in pods(objects)}
     assert used == {found["metadata"]["name"] for found in accounts}, "one each"
+
+
+def variables(values: dict[str, Any], pod: str) -> dict[str, str]:
+    """Return what a pod is told of rollouts, over what its ConfigMap says."""
+    found = dict(pods(render(values)))[pod]["containers"][0]["env"]
+    return {one["name"]: one["value"] for one in found if "ROLLOUT" in one["name"]}
+
+
+@pytest.mark.parametrize("pod", ["StatefulSet/tidemill-retrain", "CronJob/tidemill-monitor-churn"])
+def test_rollouts_are_looked_for_on_the_cluster_unless_the_settings_say_otherwise(pod: str) -> None:
+    target, namespace = "TIDEMILL_ROLLOUT__TARGET", "TIDEMILL_ROLLOUT__KUBERNETES__NAMESPACE"
+    given = RENDERED["everything"]
+    assert variables(given, pod) == {target: '"kubernetes"', namespace: '"ml"'}
+    rollout = {"target": "local", "kubernetes": {"namespace": "models"}}
+    other = given | {"settings": given["settings"] | {"rollout": rollout}}
+    assert variables(other, pod) == {target: '"local"', namespace: '"models"'}
 
 
 @pytest.mark.parametrize(("scope", "kind"), [("Namespace", "Role"), ("Cluster", "ClusterRole")])
@@ -159,7 +181,7 @@ def read_rules(who: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_the_docs_show_the_rights() -> None:
-    places = {"controller": "scope", "judge": "home", "deployer": "home"}
+    places = {"controller": "scope", "judge": "home", "observer": "home", "deployer": "home"}
     granted = {
         (who, ", ".join(rule["verbs"]), ", ".join(rule["resources"]), where)
         for who, place in places.items()

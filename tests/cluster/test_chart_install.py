@@ -157,6 +157,21 @@ def test_a_registered_model_serves_all_traffic(
     assert answer.json()["outputs"][0]["data"] == pytest.approx([0.7310586])
 
 
+def test_the_monitor_may_look_whether_a_rollout_is_in_flight(release: Release) -> None:
+    """In its pod, under its own account: the governor accepts what it could not tell otherwise."""
+    found = json.loads(release.kubectl("get", "cronjob/tidemill-monitor-churn", "--output=json"))
+    work = found["spec"]["jobTemplate"]["spec"]
+    wish = ["retrain", "request", "--cause", "ci", "-m", "new features", "--no-start"]
+    (container,) = work["template"]["spec"]["containers"]
+    container["args"] = wish
+    container["env"].append({"name": "USER", "value": "ci"})  # the node's images name no users
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "asks"}, "spec": work}
+    release.kubectl("apply", "-f", "-", stdin=json.dumps(job))
+    release.kubectl("wait", "job/asks", "--for=condition=complete", "--timeout=150s", check=False)
+    said = release.kubectl("logs", "job/asks")
+    assert "is pending: RUN" in said, said
+
+
 @pytest.mark.parametrize(
     ("part", "condition", "words"),
     [

@@ -22,6 +22,7 @@ import httpx
 import polars as pl
 import pytest
 from tests.bundles import write_evidence
+from tests.command_line import Line
 from tests.registering import registered
 from tests.servers import free_port
 from tests.serving import FULL, ROOT, body, fill, wait_until
@@ -218,7 +219,7 @@ def test_a_wrong_model_is_rolled_back_and_a_right_one_promoted(
     world.wait(lambda state: state.phase == "stable")
     with Load(world.url, world.folder) as load:
         hours = roll_back(world, bad, good)
-        promote(world, better)
+        promote(world, better, Line(capsys, "retrain"))
         world.wait(lambda _: len(world.servers) == 1)
     told = [(e.action, e.version) for e in world.project.ledger.entries() if e.who == "rollout"]
     assert ("rejected", bad.version) in told
@@ -249,9 +250,18 @@ def roll_back(world: World, bad: ModelVersion, good: ModelVersion) -> int:
     return hours
 
 
-def promote(world: World, better: ModelVersion) -> None:
-    """Let a canary take over."""
+def promote(world: World, better: ModelVersion, retrain: Line) -> None:
+    """Let a canary take over; a retraining waits for its end."""
     world.start(better)
+    project = ("--project", str(world.project.root))
+    wish = ("request", "--cause", "ci", "--key", "a commit", "-m", "new features")
+    said, _ = retrain(*wish, *project)
+    assert "is waiting: WAIT: in rollout" in said
     world.live(lambda state: state.phase == "stable" and state.history[0].outcome == "promoted")
     world.wait(lambda state: not state.releases)
     assert world.project.registry.aliases(MODEL)["champion"] == better.version
+    (asked,) = world.project.governor.advance()
+    assert asked.state == "pending"
+    waited, ran = retrain.json("why", asked.id, *project)
+    assert (waited["verb"], waited["rule"], ran["verb"]) == ("WAIT", "rollout", "RUN")
+    assert f"version {better.version} is" in waited["reason"]

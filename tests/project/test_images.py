@@ -152,12 +152,17 @@ project = Project.load(Path.cwd(), assignments=["execution.target=kfp"])
 # S3, PostgreSQL and signatures are imported by the first that is there.
 import boto3, cryptography, psycopg
 """
+GOVERNED = """
+project.governor
+import tidemill.adapters.kubernetes.access, tidemill.adapters.kubernetes.survey
+"""
 PARTS = {
     "features": "project.follower.features",
-    "monitor": "project.monitor; project.governor; project.labels; project.reporter",
-    "pipelines": """
+    "monitor": GOVERNED + "project.monitor; project.labels; project.reporter",
+    "pipelines": GOVERNED
+    + """
 from tidemill.adapters.kfp.compile import compile_pipeline
-project.governor; project.launcher
+project.launcher
 compile_pipeline(project.root, "training", project.settings.execution, "kfp")
 """,
 }

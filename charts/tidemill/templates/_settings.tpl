@@ -42,6 +42,18 @@ TIDEMILL_ENV: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
+{{/*
+Environment variables that say where the governor finds rollouts, a list: on this cluster, in the
+release's namespace, unless the settings say otherwise. `dict "root" $ "tree" <tree of settings>`.
+A run that the retrain trigger starts orders its rollout there, too.
+*/}}
+{{- define "tidemill.rollouts" -}}
+- name: TIDEMILL_ROLLOUT__TARGET
+  value: {{ dig "rollout" "target" "kubernetes" .tree | toJson | quote }}
+- name: TIDEMILL_ROLLOUT__KUBERNETES__NAMESPACE
+  value: {{ dig "rollout" "kubernetes" "namespace" .root.Release.Namespace .tree | toJson | quote }}
+{{- end -}}
+
 {{/* Name of a model's ConfigMap: its content is in its name, so that a revision keeps its own. */}}
 {{- define "tidemill.modelConfig" -}}
 {{- $content := include "tidemill.environment" (dict "root" .root "tree" (include "tidemill.modelSettings" . | fromYaml)) -}}

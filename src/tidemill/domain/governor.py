@@ -12,12 +12,19 @@ Scheduled, drift-caused, manual and CI requests share this one table of rules, i
     attempts   ESCALATE   ESCALATE        ESCALATE   ESCALATE
     resolved   –          REFUSE          –          –
     lock       WAIT       WAIT            WAIT       WAIT
+    rollout    WAIT       WAIT            WAIT       –
+    replaced   –          REFUSE          –          –
     fault      WAIT       WAIT            WAIT       WAIT
     excluded   –          WAIT            –          –
     schedule   WAIT       –               –          –
     cooldown   –          WAIT            –          –
     labels     WAIT       WAIT            –          –
     budget     ESCALATE   ESCALATE        ESCALATE   –
+
+`rollout`: while a canary is in flight, the champion that a challenger is compared with may be
+replaced within hours, and labels are those of two arms. A person may know better. `replaced`: after
+a promotion a drift is resolved when a window of the new model has been judged; until then it would
+train once more for a model that no longer serves.
 """
 
 from __future__ import annotations
@@ -31,6 +38,7 @@ from typing import Literal
 from tidemill.domain.verdicts import Cause
 
 __all__ = [
+    "HELD",
     "TRIGGERS",
     "Decision",
     "Limits",
@@ -53,6 +61,8 @@ run of another request served it too."""
 
 TRIGGERS: tuple[Trigger, ...] = ("schedule", "concept_drift", "ci", "manual")
 """What may cause a retraining."""
+HELD: tuple[Trigger, ...] = ("schedule", "concept_drift", "ci")
+"""What waits for the end of a rollout."""
 REASONS: Mapping[Trigger, str] = {
     "data_quality": "the data is faulty; a retrained model would learn the fault",
     "skew": "serving and training disagree; retraining does not mend that",
@@ -123,6 +133,10 @@ class Situation:
     """When each run was accepted so far."""
     active: str = ""
     """The request that is pending or running."""
+    rollouts: tuple[str, ...] = ()
+    """Rollouts in flight, each with version and phase, or why that cannot be told."""
+    replaced: str = ""
+    """The revision that serves in place of the one that the request's incident is about."""
     faults: tuple[str, ...] = ()
     """Unresolved incidents of data, skew or code."""
     resolved: bool = False
@@ -151,7 +165,19 @@ def request_id(model: str, revision: str, trigger: Trigger, key: str) -> str:
 
 def decide(request: Request, situation: Situation, limits: Limits) -> Decision:
     """Apply the rules in the order of the module's table; the first that objects decides."""
-    for rule in (_cause, _attempts, _resolved, _lock, _fault, _excluded, _time, _labels, _budget):
+    for rule in (
+        _cause,
+        _attempts,
+        _resolved,
+        _lock,
+        _rollout,
+        _replaced,
+        _fault,
+        _excluded,
+        _time,
+        _labels,
+        _budget,
+    ):
         decision = rule(request, situation, limits)
         if decision:
             return decision
@@ -181,6 +207,19 @@ def _lock(_request: Request, now: Situation, _limits: Limits) -> Decision | None
     if not now.active:
         return None
     return Decision("WAIT", "lock", f"the run of {now.active} is in progress")
+
+
+def _rollout(request: Request, now: Situation, _limits: Limits) -> Decision | None:
+    if request.trigger not in HELD or not now.rollouts:
+        return None
+    return Decision("WAIT", "rollout", f"{'; '.join(now.rollouts)}: tidemill rollout status")
+
+
+def _replaced(request: Request, now: Situation, _limits: Limits) -> Decision | None:
+    if request.trigger != "concept_drift" or not now.replaced:
+        return None
+    reason = f"{request.correlation_id} is about a model that no longer serves, {now.replaced} does"
+    return Decision("REFUSE", "replaced", reason)
 
 
 def _fault(_request: Request, now: Situation, _limits: Limits) -> Decision | None:

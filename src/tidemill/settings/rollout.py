@@ -165,7 +165,8 @@ class RolloutSettings(Group):
     """How a new version takes over traffic."""
 
     target: Literal["local", "kubernetes"] = "local"
-    """Default of `tidemill rollout --on`, and where the pipelines' `deploy` step starts it."""
+    """Default of `tidemill rollout --on`, where the pipelines' `deploy` step starts it, and where
+    the governor looks whether one is in flight."""
     steps: list[RolloutStep] = Field(
         min_length=1,
         default=[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -10,6 +10,7 @@ import polars as pl
 
 from tidemill.bundle import read_manifest
 from tidemill.domain.governor import (
+    HELD,
     Decision,
     Limits,
     Request,
@@ -21,7 +22,8 @@ from tidemill.domain.governor import (
     request_id,
 )
 from tidemill.domain.incidents import Incident
-from tidemill.errors import Conflict, IntegrityError
+from tidemill.domain.rollout.flight import Rollout
+from tidemill.errors import Conflict, IntegrityError, TidemillError
 from tidemill.ports.clock import Clock
 from tidemill.ports.monitoring import Bundles, Decisions, Incidents, Requests, Windows
 from tidemill.ports.objects import ObjectStore
@@ -66,15 +68,18 @@ class Governor:
         incidents: Incidents,
         objects: ObjectStore,
         champion: Callable[[], Champion | None],
+        rollouts: Callable[[], Iterable[Rollout]],
         clock: Clock,
         settings: RetrainingSettings,
     ) -> None:
+        """`rollouts` looks at those of the model."""
         self._model = model
         self._requests = requests
         self._decisions = decisions
         self._incidents = incidents
         self._objects = objects
         self._champion = champion
+        self._rollouts = rollouts
         self._clock = clock
         self._settings = settings
 
@@ -142,6 +147,7 @@ class Governor:
         own = next(
             (i for i in self._incidents.all(self._model) if i.id == request.correlation_id), None
         )
+        in_flight, stable = self._look() if request.trigger in HELD else ((), ())
         counts = request.trigger in ("schedule", "concept_drift")
         return Situation(
             now=now,
@@ -151,6 +157,8 @@ class Governor:
                 datetime.fromisoformat(d.at) for d in self._decisions.accepted(self._model)
             ),
             active=next((r.id for r in self._all() if r.active), ""),
+            rollouts=in_flight,
+            replaced=_replaced(own, stable),
             faults=tuple(f"{i.cause} ({i.id})" for i in standing if i.blocks),
             resolved=own is not None and not own.unresolved,
             excluded=own is None or own.retraining,
@@ -166,6 +174,18 @@ class Governor:
             if request.state in ("succeeded", "rejected")
         ]
         return max(trained, default=None)
+
+    def _look(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Say which rollouts are in flight, in words, and what serves by those at rest.
+
+        One that cannot be read may be in flight.
+        """
+        try:
+            found = list(self._rollouts())
+        except TidemillError as error:
+            return (f"whether a rollout is in flight cannot be told: {error.message}",), ()
+        flights = (f"in rollout {one.name} {one.in_flight}" for one in found if one.in_flight)
+        return tuple(flights), tuple(one.serving for one in found if one.serving)
 
     def _schedule(self) -> None:
         """Ask for a scheduled retraining, once per training, when the last one is old enough."""
@@ -222,7 +242,9 @@ class Governor:
     def _news(self, request: Request, decision: Decision) -> bool:
         """Whether a wait has another reason than before; counts that grow are no news."""
         earlier = self._decisions.decisions(request.id)
-        return not earlier or earlier[-1].rule != decision.rule
+        if not earlier or earlier[-1].rule != decision.rule:
+            return True
+        return decision.rule != "labels" and earlier[-1].reason != decision.reason
 
     def _again(self, request: Request) -> Request:
         return next(r for r in self._all() if r.id == request.id)
@@ -236,6 +258,11 @@ class Governor:
             return 0
         at = pl.col("label_at")
         return read.frame.filter((at > last) & (at <= now), pl.col("label").is_not_null()).height
+
+
+def _replaced(own: Incident | None, stable: tuple[str, ...]) -> str:
+    """Return what serves in place of the model that an incident is about; empty when that does."""
+    return "" if own is None or own.revision in stable else ", ".join(stable)
 
 
 def serving(model: str, windows: Windows, bundles: Bundles) -> Champion | None:

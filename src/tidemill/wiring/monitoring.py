@@ -88,6 +88,7 @@ class MonitoringParts(RolloutParts):
             incidents=self.incidents,
             objects=self.objects,
             champion=lambda: serving(model, self.windows, self.bundles),
+            rollouts=self.survey,
             clock=self.clock,
             settings=self.settings.retraining,
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from tidemill.controller.desk import Desk
     from tidemill.controller.loop import Controller
+    from tidemill.domain.rollout.flight import Rollout
     from tidemill.wiring.kubernetes import RolloutFleet
 
 __all__ = ["RolloutParts"]
@@ -54,20 +55,44 @@ class RolloutParts(ServingParts):
             if seconds:
                 desk.follow(wanted.revision, seconds, tell)
 
-    def _cluster_desk(self, http: httpx.Client) -> Desk:
+    def survey(self) -> list[Rollout]:
+        """Return the rollouts of the model, where `rollout.target` has them.
+
+        Raises what reading them raises.
+        """
+        from tidemill.domain.rollout.flight import Rollout
+
+        name = self.settings.name
+        if self._rolls_out_on("") == "kubernetes":
+            return self._cluster_survey()
+        spec = self.rollouts.spec(name)
+        return [Rollout(name, spec.desired if spec else None, self.rollouts.state(name)[0])]
+
+    def _cluster_survey(self) -> list[Rollout]:
+        from tidemill.adapters.kubernetes.access import connect
+        from tidemill.adapters.kubernetes.client import KubeClient
+        from tidemill.adapters.kubernetes.survey import survey
+
+        with connect() as http:
+            return survey(KubeClient(http), self._namespace(), self.settings.registry.model)
+
+    def _namespace(self) -> str:
         from tidemill.adapters.kubernetes.access import namespace
+
+        return self.settings.rollout.kubernetes.namespace or namespace()
+
+    def _cluster_desk(self, http: httpx.Client) -> Desk:
         from tidemill.adapters.kubernetes.client import KubeClient
         from tidemill.adapters.kubernetes.draft import Draft
         from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
         from tidemill.controller.desk import Desk
 
         settings = self.settings
-        where = settings.rollout.kubernetes.namespace
         return Desk(
             settings.name,
             ResourceRollouts(
                 KubeClient(http),
-                where or namespace(),
+                self._namespace(),
                 lambda: datetime.now(UTC),
                 draft=Draft(settings),
             ),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tidemill.domain.diagnosis import FAULTS
 from tidemill.domain.governor import (
+    HELD,
     TRIGGERS,
     Limits,
     Request,
@@ -23,6 +24,7 @@ from tidemill.domain.verdicts import Cause
 NOW = datetime(2013, 5, 1, tzinfo=UTC)
 LIMITS = Limits(timedelta(28), timedelta(14), 4, timedelta(30), 5000, 2)
 FREE = Situation(NOW, last_training=NOW - timedelta(40), new_labels=20_000)
+FLIGHT = ("in rollout m version 7 is paused at step c50 (inconclusive)",)
 ALL: list[Trigger] = ["schedule", "manual", "ci", *get_args(Cause)]
 
 
@@ -39,6 +41,8 @@ situations = st.builds(
     new_labels=st.integers(0, 10_000),
     accepted=st.lists(instants, max_size=8).map(tuple),
     active=st.sampled_from(["", "req-2"]),
+    rollouts=st.sampled_from([(), ("in rollout m version 7 is paused",)]),
+    replaced=st.sampled_from(["", "rev-2"]),
     faults=st.sampled_from([(), ("skew (inc-2)",)]),
     resolved=st.booleans(),
     excluded=st.booleans(),
@@ -54,6 +58,7 @@ def test_what_runs_broke_no_rule(wish: Request, now: Situation) -> None:
         return
     assert wish.trigger in TRIGGERS
     assert not now.active
+    assert wish.trigger == "manual" or not now.rollouts
     assert not now.faults
     assert wish.attempts < LIMITS.attempts
     recent = [at for at in now.accepted if at > NOW - LIMITS.budget_period]
@@ -63,6 +68,7 @@ def test_what_runs_broke_no_rule(wish: Request, now: Situation) -> None:
     if wish.trigger == "concept_drift":
         assert now.excluded
         assert not now.resolved
+        assert not now.replaced
         assert now.last_training is None or NOW - now.last_training >= LIMITS.cooldown
     if wish.trigger == "schedule" and now.last_training:
         assert NOW - now.last_training >= LIMITS.schedule
@@ -96,6 +102,16 @@ def test_a_free_road_runs(trigger: Trigger) -> None:
         ("concept_drift", {"excluded": False}, ("WAIT", "excluded")),
         ("concept_drift", {"resolved": True}, ("REFUSE", "resolved")),
         ("manual", {"active": "req-2"}, ("WAIT", "lock")),
+        ("schedule", {"rollouts": FLIGHT}, ("WAIT", "rollout")),
+        ("concept_drift", {"rollouts": FLIGHT}, ("WAIT", "rollout")),
+        ("concept_drift", {"rollouts": FLIGHT, "resolved": True}, ("REFUSE", "resolved")),
+        ("ci", {"rollouts": FLIGHT}, ("WAIT", "rollout")),
+        ("concept_drift", {"replaced": "rev-2"}, ("REFUSE", "replaced")),
+        ("concept_drift", {"replaced": "rev-2", "rollouts": FLIGHT}, ("WAIT", "rollout")),
+        ("schedule", {"replaced": "rev-2"}, ("RUN", "all")),
+        ("ci", {"rollouts": FLIGHT, "active": "req-2"}, ("WAIT", "lock")),
+        ("ci", {"rollouts": FLIGHT, "accepted": (NOW,) * 4}, ("WAIT", "rollout")),
+        ("manual", {"rollouts": FLIGHT}, ("RUN", "all")),
         ("manual", {"faults": ("skew (inc-2)",)}, ("WAIT", "fault")),
         ("ci", {"accepted": (NOW,) * 4}, ("ESCALATE", "budget")),
         ("schedule", {"accepted": (NOW,) * 4}, ("ESCALATE", "budget")),
@@ -108,6 +124,13 @@ def test_rules_one_by_one(
 ) -> None:
     decision = decide(request(trigger), replace(FREE, **changes), LIMITS)
     assert (decision.verb, decision.rule) == answer
+
+
+def test_a_wait_for_a_rollout_says_which_and_where_to_look() -> None:
+    two = (*FLIGHT, "in rollout n version 8 is preparing at step c5")
+    for trigger in HELD:
+        reason = decide(request(trigger), replace(FREE, rollouts=two), LIMITS).reason
+        assert reason == f"{two[0]}; {two[1]}: tidemill rollout status"
 
 
 def test_runs_that_keep_failing_end_with_a_person() -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
@@ -17,13 +17,17 @@ import polars as pl
 import pytest
 from sqlalchemy import Engine
 from tests.governor_race import ask
+from tests.unit.rollout_world import plan
+from tests.unit.rollout_world import revision as version
 
 from tidemill.adapters.store.engine import open_store
 from tidemill.adapters.store.incidents import StoredIncidents
 from tidemill.adapters.store.requests import StoredRequests
 from tidemill.adapters.store.tables import metadata
-from tidemill.domain.governor import Request
+from tidemill.domain.governor import HELD, Request, Trigger
 from tidemill.domain.incidents import Incident
+from tidemill.domain.rollout.flight import Rollout
+from tidemill.domain.rollout.model import Attempt, Condition, Phase, State
 from tidemill.domain.verdicts import Cause
 from tidemill.errors import Conflict, NotFound, Unavailable
 from tidemill.settings.monitoring import RetrainingSettings
@@ -71,6 +75,7 @@ class Desk:
         self.incidents = StoredIncidents(store)
         self.objects = MemoryObjects()
         self.champion: Champion | None = Champion("rev", TRAINED)
+        self.rollouts: Callable[[], Iterable[Rollout]] = tuple
         self.governor = Governor(
             "m",
             requests=self.requests,
@@ -78,6 +83,7 @@ class Desk:
             incidents=self.incidents,
             objects=self.objects,
             champion=lambda: self.champion,
+            rollouts=lambda: self.rollouts(),
             clock=self.clock,
             settings=RetrainingSettings(**settings),
         )
@@ -147,6 +153,128 @@ def test_a_fault_makes_others_wait_until_it_is_resolved(desk: Desk) -> None:
     desk.incidents.save(replace(fault, state="resolved"))
     (decided,) = desk.governor.advance()
     assert decided.state == "pending"
+
+
+def flight(phase: Phase, why: str = "") -> Rollout:
+    """A canary of version 7 beside the model that serves."""
+    attempt = Attempt(1, version("v7"), plan(), 1, NOW)
+    conditions = (Condition("Progressing", "False", "Paused", why),) if why else ()
+    state = State(phase, version("rev"), attempt=attempt, conditions=conditions)
+    return Rollout("m", version("v7"), state)
+
+
+def at_rest(name: str) -> Rollout:
+    """A rollout whose stable revision serves all traffic."""
+    return Rollout("m", version(name), State("stable", version(name)))
+
+
+def wish(desk: Desk, trigger: Trigger) -> Request:
+    """Ask by a cause that may run at once: schedule, drift or a commit."""
+    if trigger == "concept_drift":
+        return desk.governor.consider(desk.incident("concept_drift"))
+    if trigger == "schedule":
+        desk.clock.instant = TRAINED + timedelta(days=28)
+        return desk.governor.advance()[0]
+    return desk.governor.request(trigger, actor="ci", reason="code", key="a")
+
+
+@pytest.mark.parametrize("trigger", HELD)
+def test_a_rollout_is_waited_for_and_then_it_runs(desk: Desk, trigger: Trigger) -> None:
+    desk.rollouts = lambda: [flight("progressing")]
+    asked = wish(desk, trigger)
+    assert asked.state == "waiting"
+    assert [r.state for r in desk.governor.advance()] == ["waiting"]
+    desk.rollouts = lambda: [flight("paused", "inconclusive")]
+    desk.governor.advance()
+    told = desk.requests.decisions(asked.id)
+    assert {(d.verb, d.rule) for d in told} == {("WAIT", "rollout")}
+    assert [d.reason for d in told] == [
+        "in rollout m version 7 is progressing at step c5: tidemill rollout status",
+        "in rollout m version 7 is paused at step c5 (inconclusive): tidemill rollout status",
+    ], "the same phase again is no news, another one is"
+    desk.rollouts = tuple
+    (decided,) = desk.governor.advance()
+    assert decided.state == "pending"
+    launcher, _ = desk.launcher()
+    assert launcher.launch(decided).attempts == 1, "waiting has cost none"
+
+
+def test_after_a_rollout_the_attempts_that_are_left_are_had(desk: Desk) -> None:
+    launcher, runs = desk.launcher("failed", "failed")
+    asked = launcher.launch(wish(desk, "ci"))
+    desk.rollouts = lambda: [flight("rolling_back")]
+    assert [r.state for r in desk.governor.advance()] == ["waiting"]
+    desk.rollouts = tuple
+    (again,) = desk.governor.advance()
+    assert (again.id, again.state) == (asked.id, "pending")
+    launcher.launch(again)
+    desk.rollouts = lambda: [flight("preparing")]
+    assert [r.state for r in desk.governor.advance()] == ["escalated"], "no use in waiting"
+    assert len(runs.launched) == 2
+
+
+def test_a_promotion_that_helped_ends_a_drift_request_that_waited(desk: Desk) -> None:
+    desk.rollouts = lambda: [flight("progressing")]
+    incident = desk.incident("concept_drift")
+    asked = desk.governor.consider(incident)
+    desk.incidents.save(replace(incident, state="resolved"))
+    (decided,) = desk.governor.advance()
+    assert (decided.id, decided.state) == (asked.id, "refused")
+    assert desk.requests.decisions(asked.id)[-1].rule == "resolved"
+
+
+def test_a_promotion_ends_a_drift_request_before_the_new_model_was_judged(desk: Desk) -> None:
+    desk.rollouts = lambda: [flight("finalizing")]
+    asked = desk.governor.consider(desk.incident("concept_drift"))
+    desk.rollouts = lambda: [at_rest("v7")]
+    (decided,) = desk.governor.advance()
+    assert (decided.id, decided.state) == (asked.id, "refused")
+    last = desk.requests.decisions(asked.id)[-1]
+    assert last.rule == "replaced"
+    assert last.reason == "inc-1 is about a model that no longer serves, v7 does"
+
+
+def test_after_a_rollback_the_drift_of_what_serves_is_still_one(desk: Desk) -> None:
+    desk.rollouts = lambda: [flight("rolling_back")]
+    asked = desk.governor.consider(desk.incident("concept_drift"))
+    desk.rollouts = lambda: [at_rest("rev")]
+    (decided,) = desk.governor.advance()
+    assert (decided.id, decided.state) == (asked.id, "pending")
+
+
+def test_a_person_is_not_held_by_a_rollout(desk: Desk) -> None:
+    desk.rollouts = lambda: pytest.fail("nobody looks")
+    assert desk.governor.request("manual", actor="me", reason="it is bad").state == "pending"
+
+
+@pytest.mark.parametrize("trigger", HELD)
+def test_rollouts_that_cannot_be_read_are_waited_for(desk: Desk, trigger: Trigger) -> None:
+    def away() -> Iterable[Rollout]:
+        raise Unavailable("the Kubernetes API does not answer")
+
+    desk.rollouts = away
+    asked = wish(desk, trigger)
+    assert asked.state == "waiting"
+    (decision,) = desk.requests.decisions(asked.id)
+    assert decision.rule == "rollout"
+    assert "cannot be told: the Kubernetes API does not answer" in decision.reason
+    desk.rollouts = tuple
+    assert [r.state for r in desk.governor.advance()] == ["pending"]
+
+
+def test_who_waits_for_a_lock_is_told_of_the_next_one(desk: Desk) -> None:
+    desk.clock.instant = TRAINED + timedelta(days=28)
+    first = desk.governor.request("ci", actor="ci", reason="code", key="a")
+    (scheduled,) = desk.governor.advance()
+    launcher, _ = desk.launcher("cancelled")
+    launcher.launch(first)
+    second = desk.governor.request("ci", actor="ci", reason="code", key="b")
+    assert second.state == "pending"
+    (waiting,) = desk.governor.advance()
+    assert (waiting.id, waiting.served_by) == (scheduled.id, second.id)
+    launcher, _ = desk.launcher()
+    launcher.launch(second)
+    assert [r.state for r in desk.governor.advance()] == ["satisfied"]
 
 
 def test_the_same_incident_asks_once(desk: Desk) -> None:

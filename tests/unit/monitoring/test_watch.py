@@ -27,6 +27,7 @@ def governor(world: World, **settings: object) -> Governor:
         incidents=world.incidents,
         objects=world.objects,
         champion=lambda: serving(MODEL, world.windows, world.bundles),
+        rollouts=tuple,
         clock=world.clock,
         settings=RetrainingSettings(**settings),
     )

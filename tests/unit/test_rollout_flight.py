@@ -1,0 +1,123 @@
+"""What the governor is told of a rollout, through a whole attempt of the real machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.unit.rollout_world import NAME, World, plan
+
+from tidemill.adapters.kubernetes.survey import survey
+from tidemill.domain.rollout.flight import Rollout
+from tidemill.errors import DataError
+
+
+def seen(world: World) -> Rollout:
+    spec = world.store.spec(NAME)
+    return Rollout(NAME, spec and spec.desired, world.state)
+
+
+def said(world: World) -> str:
+    return seen(world).in_flight
+
+
+def story(world: World, until: str = "stable", limit: int = 600) -> list[str]:
+    """Let seconds pass until a phase is reached; return what was said on the way, once each."""
+    told: list[str] = []
+    for _ in range(limit):
+        if (what := said(world)) not in told[-1:]:
+            told.append(what)
+        if world.phase == until and world.state.attempts:
+            return told
+        world.run(1)
+    raise AssertionError(world.log)
+
+
+def released() -> World:
+    world = World()
+    assert said(world) == "", "nothing was ever wanted"
+    world.want("v1")
+    assert said(world) == "version 1 is wanted and has not begun"
+    world.run(3)
+    assert said(world) == "", "the first version serves"
+    assert seen(world).serving == "v1"
+    return world
+
+
+def test_a_promotion_is_in_flight_from_the_order_to_the_end() -> None:
+    world = released()
+    world.want("v2")
+    told = story(world)
+    assert told[0] == "version 2 is wanted and has not begun"
+    assert "version 2 is progressing at step c25" in told
+    assert "version 2 is finalizing at step c50" in told
+    assert told[-1] == ""
+    assert seen(world).serving == "v2"
+    assert "" not in told[:-1], "no gap on the way"
+    assert len(told) < 10, "nothing that is counted"
+
+
+def test_a_rollback_ends_it_and_what_failed_is_not_waited_for() -> None:
+    world = released()
+    world.rates(v2=0.5)
+    world.want("v2")
+    told = story(world)
+    assert any(what.startswith("version 2 is rolling back") for what in told)
+    assert told[-1] == ""
+    assert (world.state.closed, seen(world).serving) == ("v2", "v1")
+
+
+def test_the_first_deployment_is_in_flight() -> None:
+    world = World()
+    world.servers.broken.add("v1")
+    world.want("v1")
+    world.run(3)
+    assert said(world) == "version 1 is initializing"
+
+
+def test_why_it_does_not_go_on_is_said() -> None:
+    steps = (replace(plan().steps[0], approval=True), *plan().steps[1:])
+    world = World(plan(steps=steps))
+    world.want("v1")
+    world.run(3)
+    world.want("v2")
+    world.run(20)
+    assert said(world) == "version 2 is progressing at step c5 (waits for approval)"
+    world.change(paused=True)
+    world.run(1)
+    assert said(world) == "version 2 is paused at step c5 (user)"
+    world.change(paused=False, command=None)
+    world.command("resume", "v2")
+    world.run(2)
+    world.command("abort", "v2")
+    assert story(world)[-1] == ""
+
+
+def test_what_is_queued_behind_an_attempt_leaves_no_gap() -> None:
+    world = World(plan(on_new_revision="queue"))
+    world.want("v1")
+    world.run(3)
+    world.want("v2")
+    world.run(3)
+    world.want("v3")
+    world.run_until("stable")
+    assert said(world) == "version 3 is wanted and has not begun"
+    assert seen(world).serving == "", "not for long"
+
+
+class Listed:
+    """An API server that knows these ModelRollouts."""
+
+    def __init__(self, *found: dict[str, Any]) -> None:
+        self.found = found
+
+    def select(self, *_: object) -> tuple[dict[str, Any], ...]:
+        return self.found
+
+
+def test_a_resource_that_cannot_be_read_is_no_rollout_at_rest() -> None:
+    broken = {"metadata": {"name": "churn"}, "spec": {"model": {"name": NAME}}}
+    with pytest.raises(DataError, match=r"ModelRollout churn cannot be read: .*model\.version"):
+        survey(Listed(broken), "ml", NAME)
+    assert survey(Listed(broken), "ml", "another") == []
