@@ -66,3 +66,12 @@ def test_events_go_to_standard_error() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "the store is slow" in done.stderr
     assert "the store is slow" not in done.stdout
+
+
+def test_an_order_names_who_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ann")
+    assert actor() == "ann"
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_123)
+    assert actor() == "uid 4000123"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidemill.cli.actor import actor
 from tidemill.cli.app import open_project
 from tidemill.cli.output import emit, table
 
@@ -67,7 +67,7 @@ def ack(incident: Id, note: Note = "") -> None:
     from tidemill.domain.incidents import acknowledge
 
     project = open_project()
-    changed = acknowledge(project.incidents.get(incident), getpass.getuser(), note)
+    changed = acknowledge(project.incidents.get(incident), actor(), note)
     project.incidents.save(changed)
     emit(changed, f"{incident} is acknowledged by {changed.actor}")
 
@@ -79,7 +79,7 @@ def resolve(incident: Id, note: Note) -> None:
 
     project = open_project()
     found = project.incidents.get(incident)
-    changed = end(found, getpass.getuser(), note, project.clock.now())
+    changed = end(found, actor(), note, project.clock.now())
     project.incidents.save(changed)
     emit(changed, f"{incident} is resolved")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidemill.cli.actor import actor
 from tidemill.cli.app import open_project
 from tidemill.cli.output import emit, table
 from tidemill.errors import Refused, UsageError
@@ -42,7 +42,7 @@ def request(
     if cause not in ("manual", "ci"):
         raise UsageError(f"--cause {cause}: a person asks with 'manual', a commit with 'ci'")
     asked = project.governor.request(
-        "ci" if cause == "ci" else "manual", actor=getpass.getuser(), reason=reason, key=key
+        "ci" if cause == "ci" else "manual", actor=actor(), reason=reason, key=key
     )
     if asked.state == "pending" and start:
         asked = _launch(project, asked)
