@@ -18,7 +18,7 @@ from tidemill.controller.gauges import Gauges
 RULES = CHART / "files/alerts.yaml"
 GROUPS = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS: list[dict[str, Any]] = [rule for group in GROUPS for rule in group["rules"]]
-TESTS = Path(__file__).with_name("alerts.yaml")
+TESTS = [Path(__file__).with_name(name) for name in ("alerts.yaml", "alerts-days.yaml")]
 RUNBOOK = ROOT / "docs/runbooks/kubernetes.md"
 
 
@@ -26,9 +26,10 @@ def test_promtool_takes_the_rules(promtool: str) -> None:
     subprocess.run([promtool, "check", "rules", "--lint-fatal", RULES], check=True)
 
 
-def test_they_fire_when_they_should(promtool: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+def test_they_fire_when_they_should(promtool: str, tmp_path: Path, file: Path) -> None:
     tests = tmp_path / "alerts.yaml"
-    tests.write_text(TESTS.read_text().replace("RULES", str(RULES)))
+    tests.write_text(file.read_text().replace("RULES", str(RULES)))
     done = subprocess.run(
         [promtool, "test", "rules", tests], capture_output=True, text=True, check=False
     )
@@ -36,7 +37,7 @@ def test_they_fire_when_they_should(promtool: str, tmp_path: Path) -> None:
 
 
 def test_every_alert_is_tested() -> None:
-    tested = set(re.findall(r"Tidemill\w+", TESTS.read_text()))
+    tested = {name for file in TESTS for name in re.findall(r"Tidemill[A-Z]\w+", file.read_text())}
     assert tested == {rule["alert"] for rule in ALERTS}
 
 
