@@ -49,7 +49,7 @@ class StoredStandings:
                 raise PermanentError(
                     f"the store {self._engine.url} holds a verdict or an incident that this"
                     f" tidemill does not know: {error.title}",
-                    hint="run the same version of tidemill everywhere",
+                    hint="upgrade the older part: all of a release share one store",
                 ) from error
 
 
