@@ -56,10 +56,12 @@ class StoredStandings:
 def _windows(connection: Connection) -> dict[str, tuple[WindowVerdict, ...]]:
     table = monitor_window
     age = func.row_number().over(partition_by=table.c.model, order_by=table.c.end.desc())
-    newest = select(table.c.model, table.c.end, table.c.body, age.label("age")).subquery()
-    query = select(newest.c.model, newest.c.body).where(newest.c.age <= 2)
+    # Numbered by the primary key alone: bodies are read of those that are wanted.
+    numbered = select(table.c.model, table.c.end, age.label("age")).subquery()
+    same = (table.c.model == numbered.c.model) & (table.c.end == numbered.c.end)
+    query = select(table.c.model, table.c.body).join(numbered, same).where(numbered.c.age <= 2)
     found: dict[str, tuple[WindowVerdict, ...]] = {}
-    for model, body in connection.execute(query.order_by(newest.c.model, newest.c.end)):
+    for model, body in connection.execute(query.order_by(table.c.model, table.c.end)):
         found[model] = (*found.get(model, ()), windows.BODY.validate_json(body))
     return found
 
