@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -145,8 +145,12 @@ def s3() -> Iterator[str]:
 
 
 @contextmanager
-def prometheus(folder: Path, targets: list[str], *, interval: str = "1s") -> Iterator[str]:
+def prometheus(
+    folder: Path, targets: list[str], *, interval: str = "1s", rules: Sequence[Path] = ()
+) -> Iterator[str]:
     """Run Prometheus, which scrapes the targets under one job, and yield its URL.
+
+    Files of rules are evaluated once an interval.
 
     A scrape has one interval of time: less than a second is too little on a busy machine.
 
@@ -158,7 +162,12 @@ def prometheus(folder: Path, targets: list[str], *, interval: str = "1s") -> Ite
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
-        "global": {"scrape_interval": interval, "scrape_timeout": interval},
+        "global": {
+            "scrape_interval": interval,
+            "scrape_timeout": interval,
+            "evaluation_interval": interval,
+        },
+        "rule_files": [str(path) for path in rules],
         "scrape_configs": [{"job_name": "tidemill", "static_configs": [{"targets": targets}]}],
     }
     (folder / "prometheus.yaml").write_text(json.dumps(settings))

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
+from tests.charts.exporters import exported
 from tests.charts.profiles import EVERYTHING
 from tests.charts.rendering import CHART, render
 from tests.charts.test_chart_alerts import ALERTS
-
-from tidemill.controller.gauges import Gauges
-from tidemill.server.metrics import Counters, Metrics
 
 TEXT = (CHART / "files/dashboard.json").read_text()
 DASHBOARD: dict[str, Any] = json.loads(TEXT)
@@ -30,40 +26,6 @@ SCRAPED = {"namespace"}
 """Labels that the Prometheus operator's monitors put on every series."""
 
 
-class Served:
-    """One model version, and its counters."""
-
-    counters = Counters(
-        ("churn", "1", "abcdef0123"),
-        slow_seconds=0.25,
-        views=("plane",),
-        logged=lambda: (0, 0),
-        held=lambda: 0,
-        trained=0.0,
-    )
-
-
-class Loaded(list[Served]):
-    """The versions that a server has loaded."""
-
-    stood_in: ClassVar = Counter({"churn": 1})
-    rows_lost: ClassVar = Counter({"churn": 1})
-
-
-def exported() -> dict[str, set[str]]:
-    """Return the labels of every series that servers and controller export, by its name."""
-    registry = CollectorRegistry()
-    gauges = Gauges(registry, lambda: Counter(["stable"]), lambda: 0, lambda: True)
-    gauges.looks.labels("done").observe(1)
-    gauges.decisions.labels("promote").inc()
-    of_the_controller = [sample for family in registry.collect() for sample in family.samples]
-    of_a_server = [s for family in Metrics(Loaded([Served()])).families() for s in family.samples]
-    found: dict[str, set[str]] = {}
-    for sample in (*of_the_controller, *of_a_server):
-        found.setdefault(sample.name, set()).update(sample.labels)
-    return found
-
-
 def plain(query: str) -> str:
     """Return a query with Grafana's variables put in."""
     for name, value in VARIABLES.items():
@@ -71,7 +33,7 @@ def plain(query: str) -> str:
     return query
 
 
-@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("query", [*QUERIES, *(rule["expr"] for rule in ALERTS)])
 def test_a_query_is_of_series_and_labels_that_exist(query: str) -> None:
     known = exported() | OF_OTHERS
     names = set(re.findall(r"\b(?:tidemill|kube)_\w+", query))

@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
 from tests.registering import registered
 
+from tidemill.domain.incidents import Incident, resolve
+from tidemill.domain.verdicts import WindowVerdict
 from tidemill.ports.registry import ModelVersion
 from tidemill.wiring import Project
 
@@ -51,20 +54,36 @@ class Installed:
     project: Path
     backing: Backing
 
+    @contextlib.contextmanager
+    def opened(self, *assignments: str) -> Iterator[Project]:
+        """Open the project on the release's database."""
+        database = f"postgresql+psycopg://tidemill@{self.backing.host}:5432/postgres"
+        settings = ("registry.verify_key=configs/signing.pub", f"storage.database={database}")
+        project = Project.load(self.project, assignments=(*settings, *assignments))
+        try:
+            yield project
+        finally:
+            project.store.dispose()
+
     def register(self, folder: Path, name: str, scale: float) -> ModelVersion:
         """Sign a bundle with the project's key and register it at the release's MLflow."""
         host = address(self.release.access, self.release.namespace, "tidemill-mlflow")
-        database = f"postgresql+psycopg://tidemill@{self.backing.host}:5432/postgres"
-        settings = (
-            f"registry.uri=http://{host}:5000",
-            f"registry.signing_key={self.project.parent / 'signing.pem'}",
-            "registry.verify_key=configs/signing.pub",
-            f"storage.database={database}",
-        )
-        project = Project.load(self.project, assignments=settings)
-        made = registered(project, make_bundle(folder, name, scale), "run-1")
-        project.store.dispose()
-        return made
+        uri = f"registry.uri=http://{host}:5000"
+        key = f"registry.signing_key={self.project.parent / 'signing.pem'}"
+        with self.opened(uri, key) as project:
+            return registered(project, make_bundle(folder, name, scale), "run-1")
+
+    def scrape(self) -> str:
+        """Return the controller's metrics as Prometheus gets them from its pod."""
+        chosen = "--selector=app.kubernetes.io/component=controller"
+        pods = json.loads(self.release.kubectl("get", "pods", chosen, "--output=json"))["items"]
+        (pod,) = (one for one in pods if "deletionTimestamp" not in one["metadata"])
+        (port,) = pod["spec"]["containers"][0]["ports"]
+        assert port["name"] == "metrics", "the port that the chart's ServiceMonitor names"
+        url = f"http://{pod['status']['podIP']}:{port['containerPort']}/metrics"
+        answer = httpx.get(url, trust_env=False)
+        assert answer.status_code == 200
+        return answer.text
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +140,37 @@ def test_the_controller_looks_after_a_rollout(release: Release) -> None:
     release.kubectl("apply", "-f", "-", stdin=json.dumps(manifest(release.namespace)))
     owned = ("get", "deployments,services,httproutes", "--output=name")
     chosen = "--selector=serving.tidemill.dev/rollout=flight-delay"
-    made = eventually(lambda: release.kubectl(*owned, chosen).split())
-    assert {name.split(".")[0].split("/")[0] for name in made} >= {"deployment", "service"}
+
+    def made() -> set[str]:
+        names = release.kubectl(*owned, chosen).split()
+        return {name.split(".")[0].split("/")[0] for name in names}
+
+    eventually(lambda: made() >= {"deployment", "service"})
     release.kubectl("delete", "modelrollout", "flight-delay")
     eventually(lambda: not release.kubectl(*owned, chosen).split())
+
+
+def test_what_a_monitor_found_is_scraped_of_the_controller(installed: Installed) -> None:
+    seen = ("2013-05-01T00:00:00+00:00", "2013-05-02T00:00:00+00:00")
+    raised = Incident(
+        *("inc-1", "Churn", "rev", "skew", (), "open", seen[1], *seen, seen[1]), (), (),
+        retraining=False,
+    )  # fmt: skip
+    name = "tidemill_incident_first_seen_timestamp_seconds"
+    with installed.opened() as project:
+        project.windows.save(WindowVerdict("Churn", "rev", *seen, 900, 900, "judged"))
+        stands = project.incidents.save(raised)
+        found = installed.scrape()
+        project.incidents.save(resolve(stands, "me", "mended", datetime.now(UTC)))
+        after = installed.scrape()
+    series = f'{name}{{cause="skew",incident="inc-1",model="Churn",revision="rev",state="open"}}'
+    assert f"{series} 1.3673664e+09\n" in found
+    assert "tidemill_monitor_store_up 1.0\n" in found
+    assert "tidemill_rollout_leader 1.0\n" in found
+    last = 'tidemill_monitor_last_window_timestamp_seconds{model="Churn"}'
+    assert last in found
+    assert last in after
+    assert f"{name}{{" not in after
 
 
 def test_a_registered_model_serves_all_traffic(

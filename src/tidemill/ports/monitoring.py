@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from tidemill.domain.governor import Decision, Request
+from tidemill.domain.governor import Decision, Request, RequestState, Verb
 from tidemill.domain.incidents import Incident
 from tidemill.domain.verdicts import WindowVerdict
 
-__all__ = ["Bundles", "Decisions", "Incidents", "Renderer", "Requests", "Windows"]
+__all__ = [
+    "Bundles",
+    "Decisions",
+    "Incidents",
+    "Renderer",
+    "Requests",
+    "Standing",
+    "Standings",
+    "Windows",
+]
 
 
 class Bundles(Protocol):
@@ -83,6 +95,28 @@ class Decisions(Protocol):
 
     def accepted(self, model: str) -> list[Decision]:
         """Return the decisions that let a run start, oldest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is remembered of all models, as of one look."""
+
+    windows: Mapping[str, tuple[WindowVerdict, ...]]
+    """Model → the newest two verdicts, oldest first."""
+    incidents: tuple[Incident, ...]
+    """Those that stand: at most one per model, revision and cause."""
+    requests: Mapping[str, Mapping[RequestState, int]]
+    """Model → number of requests in each state that one is in."""
+    decisions: Mapping[str, Mapping[Verb, datetime]]
+    """Model → when the governor last gave each answer that it ever gave."""
+
+
+class Standings(Protocol):
+    """What stands now."""
+
+    def read(self) -> Standing:
+        """Look once; raises Unavailable, PermanentError when something cannot be understood."""
         ...
 
 

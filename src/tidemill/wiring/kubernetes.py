@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Event, Lock, Thread
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
 from tidemill.adapters.kubernetes.analysis import Analysis
 from tidemill.adapters.kubernetes.cache import Cache
@@ -89,12 +90,13 @@ class RolloutFleet:
         evidence: Callable[[str], EvidenceSource],
         releases: Releases,
         identity: str,
+        told: Iterable[Collector] = (),
     ) -> None:
         """`evidence` makes a source for one rollout, of a Prometheus' URL or, empty, of the pods.
 
         An empty `namespace` means all of them. `home` is the namespace of the Lease by which one of
         several controllers, each with an `identity` of its own, is elected. The probes answer at
-        `address`, port 0 takes a free one.
+        `address`, port 0 takes a free one; `told` is what their metrics tell beside the fleet.
         """
         self._home, self._identity = home, identity
         self._clock, self._evidence, self._releases = clock, evidence, releases
@@ -107,6 +109,8 @@ class RolloutFleet:
         self._leads = Event()
         registry = CollectorRegistry()
         self._gauges = Gauges(registry, self._phases, lambda: len(self._queue), self._leads.is_set)
+        for one in told:
+            registry.register(one)
         self._fleet = Fleet(self._look, self._queue, self._observed)
         probes = Probes(self.problem, self._unsynced, registry)
         self._server = HttpServer(address, probes.respond, "probes")

@@ -212,7 +212,7 @@ class ServingParts(ModelParts):
     def rollout_fleet(self, namespace: str, address: tuple[str, int]) -> RolloutFleet:
         """Return the controller of all rollouts of a namespace of the cluster, or of all.
 
-        Its probes answer at `address`.
+        Its probes answer at `address`, and tell what the monitors found.
         """
         import os
         import socket
@@ -220,6 +220,8 @@ class ServingParts(ModelParts):
         from tidemill.adapters.kubernetes.access import connect
         from tidemill.adapters.kubernetes.access import namespace as home
         from tidemill.adapters.kubernetes.client import KubeClient
+        from tidemill.adapters.store.standings import StoredStandings
+        from tidemill.controller.standing import StandingGauges
         from tidemill.wiring.kubernetes import RolloutFleet
 
         return RolloutFleet(
@@ -231,6 +233,7 @@ class ServingParts(ModelParts):
             self._evidence,
             self._releases,
             f"{socket.gethostname()}-{os.getpid()}",
+            [StandingGauges(StoredStandings(self.store))],
         )
 
     def rollout_judge(self, address: tuple[str, int]) -> HttpServer:
