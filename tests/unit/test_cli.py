@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tidemill.cli.actor import actor
 from tidemill.cli.app import main, split
 from tidemill.errors import UsageError
 
