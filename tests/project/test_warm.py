@@ -17,7 +17,7 @@ from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
 SCRIPT = """
-import json, os, signal, sys, time
+import contextlib, json, os, signal, sys, time
 import psutil
 from tidemill.adapters.kfp.sdk import dsl
 from tidemill.adapters.kfp.warm import Warm
@@ -52,6 +52,23 @@ def early() -> None:
     import decimal, sys
     print("decimal" in sys.modules, "colorsys" in sys.modules, file=sys.stderr)
 
+@step
+def new() -> None:
+    import sndhdr, sys
+    print(sum(name == "deadly" for name in sys.modules), file=sys.stderr)
+
+@step
+def held() -> None:
+    import os, sys, time
+    print("held", file=sys.stderr, flush=True)
+    while not os.path.exists("release"):
+        time.sleep(0.02)
+
+@step
+def who() -> None:
+    import os, psutil, sys
+    print(psutil.Process(os.getppid()).ppid(), file=sys.stderr)
+
 def run(component):
     fork = warm.begin(command(component), environment)
     lines = [line for line in fork.output.read().splitlines() if "KFP Executor" not in line]
@@ -76,11 +93,23 @@ pid, group = json.load(open("tell.json"))["parameterValues"]["Output"].split()
 seen["own process"], seen["same group"] = int(pid) != os.getpid(), int(group) == os.getpgrp()
 seen["fail"], seen["die"] = run(fail)[:2], run(die)[1]
 warm.prepare(["deadly"])
-seen["behind a deadly import"] = run(tell)[0]
+seen["behind a deadly import"] = [run(new)[0], run(tell)[0]]
+seen["too long"] = warm.begin([*command(tell), "x" * (1 << 17)], environment) is None
+hold = warm.begin(command(held), environment)
+hold.output.readline()  # it runs: whoever forked it waits for it
+first = chief = run(who)[0]
+warm.prepare(["wave"])
+while chief == first and time.monotonic() < limit:
+    chief = run(who)[0]
+os.kill(int(chief), 9)
+seen["beside a step of a killed one"] = warm.begin(command(tell), environment) is None
+open("release", "w").close()
+seen["held"] = hold.wait()[0]
 seen["other environment"] = warm.begin(command(tell), {}) is None
 seen["other script"] = warm.begin(["sh", "-c", "true", *command(tell)[3:]], environment) is None
 for process in psutil.Process().children(recursive=True):
-    process.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):  # one ends when another has
+        process.kill()
 seen["killed"] = warm.begin(command(tell), environment) is None
 print(json.dumps(seen))
 """
@@ -110,7 +139,10 @@ def test_a_step_is_a_process_of_its_own_behind_the_imports(tmp_path: Path) -> No
         "same group": True,
         "fail": ["ValueError: no", 1],
         "die": -9,
-        "behind a deadly import": "True red",
+        "behind a deadly import": ["0", "True red"],
+        "too long": True,
+        "beside a step of a killed one": True,
+        "held": 0,
         "other environment": True,
         "other script": True,
         "killed": True,

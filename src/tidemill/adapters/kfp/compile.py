@@ -88,19 +88,25 @@ def _build(pipeline: Any, execution: ExecutionSettings, target: Target) -> Any:
 
 
 def step_names(ir: Mapping[str, Any], dag: str = "") -> Iterator[str]:
-    """Yield the steps, those that the most others wait for in a row first; loops are left out.
+    """Yield the steps in an order in which they can run; those of loops are left out.
 
-    That is an order in which they can run. `dag` is a component that is a graph itself; by default
-    the whole pipeline.
+    Of two that can run after as many others, the one with the longer chain behind it comes first.
+    `dag` is a component that is a graph itself; by default the whole pipeline.
     """
     tasks = (ir["components"][dag] if dag else ir["root"])["dag"]["tasks"]
 
-    @functools.cache
-    def behind(name: str) -> int:
-        waiting = [other for other in tasks if name in tasks[other].get("dependentTasks", [])]
-        return 1 + max(map(behind, waiting), default=0)
+    before = {name: tasks[name].get("dependentTasks", []) for name in tasks}
+    behind = {name: [other for other in tasks if name in before[other]] for name in tasks}
 
-    for name in sorted(tasks, key=lambda name: (-behind(name), name)):
+    @functools.cache
+    def chain(name: str, *, forward: bool) -> int:
+        others = (behind if forward else before)[name]
+        return 1 + max((chain(other, forward=forward) for other in others), default=0)
+
+    def place(name: str) -> tuple[int, int, str]:
+        return chain(name, forward=False), -chain(name, forward=True), name
+
+    for name in sorted(tasks, key=place):
         component = tasks[name]["componentRef"]["name"]
         if "dag" not in ir["components"][component]:
             yield component.removeprefix("comp-")

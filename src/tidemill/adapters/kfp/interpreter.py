@@ -29,7 +29,7 @@ __all__ = ["FORKED", "MESSAGE", "live"]
 FORKED = b"+"
 """What the interpreter answers when a step has begun; it answers nothing when it cannot fork."""
 MESSAGE = 1 << 17
-"""Most bytes of a request; a longer one, which KFP would refuse as well, starts cold."""
+"""Most bytes of a request; a longer one starts cold."""
 READY = b"!"
 """What a successor says when it could take over; it does at the answer."""
 ASIDE_SECONDS = 0.2
@@ -40,17 +40,19 @@ EXECUTOR = "kfp.dsl.executor_main"
 def live(control: socket.socket, environment: Mapping[str, str]) -> NoReturn:
     """Import and fork steps as `control` asks, until it closes; then wait for them, and end."""
     try:
-        _begin(control, environment)
+        _settle(control, environment)
         Interpreter(control).serve()
     except BaseException:  # noqa: BLE001 - this must not return to the pipeline
         traceback.print_exc()
     finally:
+        # Whoever still holds `control` seems to listen: requests must fail when nobody does.
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         _reap()
         os._exit(0)
 
 
-def _begin(control: socket.socket, environment: Mapping[str, str]) -> None:
-    """Import what is asked for, then fork a step whenever one is asked for, until nobody asks."""
+def _settle(control: socket.socket, environment: Mapping[str, str]) -> None:
+    """Let go of all that the pipeline's process has open, and take the steps' environment."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.closerange(3, control.fileno())
     os.closerange(control.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
@@ -106,6 +108,8 @@ class Interpreter:
         self._counted = 0.0
         while self._later and time.process_time() < ASIDE_SECONDS:
             self._import(self._later.popleft())
+        if threading.active_count() > 1:  # unfit to fork, while its predecessor is not
+            os._exit(0)
         with theirs:
             theirs.send(READY)
             owed = theirs.recv(MESSAGE)

@@ -3,7 +3,8 @@
 Every step stays a process of its own, in the run's session, with its own log and end. It only
 begins behind the imports, which were 20 of the 54 CPU seconds of a training with 14 steps. What a
 step imports is imported for it if it has not been yet, and what later ones do while it runs: in a
-fork, the successor, which takes over when it is done. So no step waits for another's imports.
+fork, the successor, which takes over when it is done. So a step whose imports are there waits for
+nobody's.
 """
 
 from __future__ import annotations
@@ -51,18 +52,19 @@ class Warm:
 
     def prepare(self, modules: Sequence[str]) -> None:
         """Let it import these, in their order, while no step is asked for."""
-        self._control.send(json.dumps({"later": modules}).encode())
+        with suppress(OSError):  # the interpreter was killed
+            self._control.send(json.dumps({"later": modules}).encode())
 
     def begin(self, command: Sequence[str], env: Mapping[str, str]) -> Fork | None:
         """Begin a step behind what it imports; None when it must start cold."""
         script, code, *arguments = command[2:]
         known = script.split() == START.format(python=sys.executable).split()
-        if not known or env != self.environment:
+        request = json.dumps({"step": [code, *arguments]}).encode()
+        if not known or env != self.environment or len(request) > MESSAGE:
             return None
         read, write = os.pipe()
         ours, theirs = socket.socketpair()
-        with suppress(OSError):  # too long, or the interpreter was killed
-            request = json.dumps({"step": [code, *arguments]}).encode()
+        with suppress(OSError):  # the interpreter was killed
             socket.send_fds(self._control, [request], [write, theirs.fileno()])
         os.close(write)
         theirs.close()
