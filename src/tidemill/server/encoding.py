@@ -2,16 +2,16 @@
 
 Private values are replaced here, in the log's thread: before they leave the memory, and at no cost
 to an answer. What is the same for all rows of a request becomes an Arrow value once and is repeated
-there; the file is encoded while other threads run.
+there; other threads run after each row group.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from io import BytesIO
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from arro3.core import Array, DataType, Table, fixed_size_list_array, list_array
@@ -24,6 +24,9 @@ from tidemill.errors import IntegrityError
 from tidemill.server.redaction import Redaction
 from tidemill.settings.serving import KeepRule
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 __all__ = ["Encoder", "Prediction"]
 
 HEAD = ("request_id", "row_id", "at")
@@ -34,6 +37,8 @@ TEXT = DataType.string()
 INSTANT = DataType.timestamp("us", tz="UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+GROUP_ROWS = 1000
+"""Rows of a row group. Other threads run after each, some 0.5 ms; smaller ones cost more time."""
 
 
 class Prediction(Struct, gc=False):
@@ -97,13 +102,14 @@ class Encoder:
         all_rows = Array.from_numpy(np.zeros(len(request), np.uint32))
         for name, label in zip(MODEL, self._labels, strict=True):
             columns[name] = Array([label], TEXT).take(all_rows)
-        columns["row_id"] = _texts(p.row_ids or [None] * p.rows for p in predictions)
+        columns["row_id"] = _row_ids(predictions, len(request))
         columns["score"] = Array.from_numpy(np.concatenate([p.scores for p in predictions]))
         columns["defaulted"] = _defaulted(predictions, len(request))
         numbers = np.concatenate([p.numbers for p in predictions], axis=1)
         columns |= {name: _values(numbers[lanes]) for name, lanes in self._lanes.items()}
-        texts = np.concatenate([p.texts for p in predictions], axis=1)
-        columns |= {name: _texts([row]) for name, row in zip(self._texts, texts, strict=True)}
+        if self._texts:
+            texts = np.concatenate([p.texts for p in predictions], axis=1)
+            columns |= {name: _texts([row]) for name, row in zip(self._texts, texts, strict=True)}
         columns |= {key: _texts(_key(p, key) for p in predictions) for key in self._keys}
         self._redaction.apply(columns)
         return _write({name: columns[name] for name in self._names})
@@ -119,7 +125,7 @@ def _by_request(predictions: Sequence[Prediction]) -> dict[str, Array]:
         "trace_id": Array([p.trace_id for p in predictions], TEXT),
         "sampled": Array([p.sampled for p in predictions], DataType.bool()),
         "sample_share": Array([p.share for p in predictions], DataType.float64()),
-        "kept": _lists(p.kept for p in predictions),
+        "kept": _lists([p.kept for p in predictions]),
     }
 
 
@@ -138,10 +144,18 @@ def _texts(parts: Iterable[Iterable[str | None]]) -> Array:
     return Array(list(chain.from_iterable(parts)), TEXT)
 
 
-def _lists(rows: Iterable[Sequence[str]]) -> Array:
-    found = list(rows)
-    ends = np.cumsum([0, *map(len, found)], dtype=np.int32)
-    return list_array(Array.from_numpy(ends), _texts(found))
+def _lists(rows: Sequence[Sequence[str]]) -> Array:
+    """Return a list a row; as a rule all are empty."""
+    ends = np.zeros(len(rows) + 1, np.int32)
+    if any(rows):
+        ends[1:] = np.cumsum([*map(len, rows)])
+    return list_array(Array.from_numpy(ends), _texts(rows))
+
+
+def _row_ids(predictions: Sequence[Prediction], rows: int) -> Array:
+    if any(prediction.row_ids for prediction in predictions):
+        return _texts(p.row_ids or [None] * p.rows for p in predictions)
+    return Array([None] * rows, TEXT)
 
 
 def _key(prediction: Prediction, key: str) -> Sequence[str | None]:
@@ -152,8 +166,8 @@ def _key(prediction: Prediction, key: str) -> Sequence[str | None]:
 def _defaulted(predictions: Sequence[Prediction], rows: int) -> Array:
     """Return the names of each row's defaulted inputs, `[rows]`."""
     if any(prediction.defaulted for prediction in predictions):
-        return _lists(chain.from_iterable(map(_defaulted_by_row, predictions)))
-    return list_array(Array.from_numpy(np.zeros(rows + 1, np.int32)), _texts([]))
+        return _lists([*chain.from_iterable(map(_defaulted_by_row, predictions))])
+    return _lists([()] * rows)
 
 
 def _defaulted_by_row(prediction: Prediction) -> list[list[str]]:
@@ -164,22 +178,32 @@ def _defaulted_by_row(prediction: Prediction) -> list[list[str]]:
 
 
 def _write(columns: dict[str, Array]) -> bytes:
-    """Return a Parquet file of columns.
-
-    It is written by its path, into memory: into a Python object it would be written under the
-    interpreter's lock, and answers would wait for it.
-    """
+    """Return a Parquet file of columns."""
     # Numbers hardly repeat: a dictionary of them takes half as much time again and saves a seventh
     # of the space; zstd instead of snappy takes two thirds more and saves a quarter.
     repeated: dict[str | Sequence[str], bool] = {
         name: True for name, array in columns.items() if array.type == TEXT
     }
-    with os.fdopen(os.memfd_create("predictions"), "rb") as file:
-        write_parquet(
-            Table.from_arrays(list(columns.values()), names=list(columns)),
-            f"/proc/self/fd/{file.fileno()}",
-            compression="snappy",
-            dictionary_enabled=False,
-            column_dictionary_enabled=repeated,
-        )
-        return file.read()
+    file = _Yielding()
+    write_parquet(
+        Table.from_arrays(list(columns.values()), names=list(columns)),
+        file,
+        compression="snappy",
+        dictionary_enabled=False,
+        column_dictionary_enabled=repeated,
+        max_row_group_size=GROUP_ROWS,
+    )
+    return file.getvalue()
+
+
+class _Yielding(BytesIO):
+    """A file in memory that is written by a function in Python.
+
+    arro3 keeps the interpreter while it encodes. Only where it calls such a function can a thread
+    that waits for the interpreter have it: not in a file that arro3 opens by its path, nor in a
+    BytesIO itself, where answers would wait for the whole.
+    """
+
+    def write(self, piece: Buffer) -> int:
+        """Write a piece of a row group."""
+        return super().write(piece)

@@ -1,19 +1,25 @@
 """The prediction log: what was answered is stored or counted as lost, and never slows an answer."""
 
+import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
+from arro3.io import write_parquet
 
 from tidemill.errors import DataError, IntegrityError, Unavailable
+from tidemill.server import encoding
 from tidemill.server.encoding import Encoder, Prediction
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.redaction import Redaction
@@ -117,6 +123,24 @@ def test_a_row_holds_what_the_contract_names() -> None:
     assert frame["at"].unique().to_list() == [NOON]
     assert frame["trace_id"].to_list() == ["ab" * 16] * 3 + [None]
     assert frame.select("model", "version", "revision").unique().rows() == [LABELS]
+
+
+def test_each_row_group_gives_the_interpreter_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Counter[str]()  # of functions in Python, the places where another thread gets it
+
+    def write(*arguments: Any, **options: Any) -> None:
+        sys.setprofile(lambda _frame, event, _argument: calls.update([event]))
+        try:
+            write_parquet(*arguments, **options)
+        finally:
+            sys.setprofile(None)
+
+    monkeypatch.setattr(encoding, "write_parquet", write)
+    encoder = Encoder(MANIFEST, LABELS, Redaction(MANIFEST, ""))
+    rows = 10 * encoding.GROUP_ROWS
+    content = encoder.encode([prediction(number, rows=100) for number in range(rows // 100)])
+    assert pq.read_metadata(BytesIO(content)).num_row_groups == 10
+    assert calls["call"] >= 10
 
 
 def test_partitions_follow_the_clock() -> None:
