@@ -28,6 +28,7 @@ __all__ = ["StandingGauges"]
 PATIENCE_SECONDS = 4.0
 """How long a scrape waits for its turn, and again for the store; Prometheus gives up after ten."""
 log = structlog.get_logger(__name__)
+Gauges = list[GaugeMetricFamily]
 
 
 class StandingGauges(Collector):
@@ -39,26 +40,20 @@ class StandingGauges(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield what stands now, or only that it could not be read."""
-        standing = self._read()
+        gauges = self._read()
         yield GaugeMetricFamily(
             "tidemill_monitor_store_up",
             "1: verdicts, incidents and requests were read for this scrape; 0: they are unknown.",
-            int(standing is not None),
+            int(gauges is not None),
         )
-        if standing is not None:
-            newest = {model: verdicts[-1] for model, verdicts in standing.windows.items()}
-            yield from _windows(standing)
-            yield from _tiers(newest)
-            yield from _numbers(newest)
-            yield _incidents(standing)
-            yield from _retraining(standing)
+        yield from gauges or ()
 
-    def _read(self) -> Standing | None:
+    def _read(self) -> Gauges | None:
         """Look once, in a thread that is left behind when it hangs; one at a time."""
         if not self._reading.acquire(timeout=self._patience):
             log.warning("what stands is unknown", problem="an earlier look at the store hangs")
             return None
-        answer: SimpleQueue[Standing | None] = SimpleQueue()
+        answer: SimpleQueue[Gauges | None] = SimpleQueue()
         Thread(target=self._look, args=(answer,), name="standing", daemon=True).start()
         try:
             return answer.get(timeout=self._patience)
@@ -67,14 +62,27 @@ class StandingGauges(Collector):
             log.warning("what stands is unknown", problem=problem)
             return None
 
-    def _look(self, answer: SimpleQueue[Standing | None]) -> None:
+    def _look(self, answer: SimpleQueue[Gauges | None]) -> None:
         try:
-            answer.put(self._source.read())
+            answer.put(list(_gauges(self._source.read())))
         except TidemillError as error:
             log.warning("what stands is unknown", problem=error.message)
             answer.put(None)
+        except Exception as error:  # else the scrape waits in vain, and blames a slow store
+            problem = f"{type(error).__name__}: {error}"
+            log.exception("what stands is unknown", problem=problem)
+            answer.put(None)
         finally:
             self._reading.release()
+
+
+def _gauges(standing: Standing) -> Iterator[GaugeMetricFamily]:
+    newest = {model: verdicts[-1] for model, verdicts in standing.windows.items()}
+    yield from _windows(standing)
+    yield from _tiers(newest)
+    yield from _numbers(newest)
+    yield _incidents(standing)
+    yield from _retraining(standing)
 
 
 def _windows(standing: Standing) -> Iterable[GaugeMetricFamily]:

@@ -15,6 +15,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, create_engine, update
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from structlog.testing import capture_logs
 
 from tidemill.adapters.store.engine import open_store
 from tidemill.adapters.store.incidents import StoredIncidents
@@ -170,6 +172,28 @@ def test_what_cannot_be_read_is_said_and_what_was_read_before_is_forgotten(fault
     source.before = lambda: None
     assert scrape(gauges)("incident_first_seen_timestamp_seconds")
     assert source.looks == 3, "once for each scrape"
+
+
+def crowded() -> None:
+    raise PoolTimeout("QueuePool limit of size 5 overflow 10 reached")
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        (MemoryStandings(before=crowded), "TimeoutError: QueuePool limit of size 5"),
+        (MemoryStandings(Standing({"churn": (day(3, end="noon"),)}, (), {}, {})), "ValueError"),
+    ],
+    ids=["no error of the database's driver", "an instant that is none"],
+)
+def test_what_nobody_foresaw_is_unknown_too_and_the_log_names_it(source, problem):
+    with capture_logs() as logs:
+        found = scrape(StandingGauges(source))
+    assert found.names == {"tidemill_monitor_store_up"}
+    assert found("monitor_store_up") == {(): 0}
+    (said,) = logs
+    assert said["event"] == "what stands is unknown"
+    assert said["problem"].startswith(problem)
 
 
 def test_a_store_that_hangs_holds_no_scrape_up_and_is_not_asked_again():
