@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.rollout_world import NAME, World, plan
+from tests.unit.rollout_world import NAME, World, plan, revision
 
 from tidemill.adapters.kubernetes.survey import survey
 from tidemill.domain.rollout.flight import Rollout
@@ -54,6 +54,7 @@ def test_a_promotion_is_in_flight_from_the_order_to_the_end() -> None:
     assert "version 2 is finalizing at step c50" in told
     assert told[-1] == ""
     assert seen(world).serving == "v2"
+    assert (seen(world).replaced("v1"), seen(world).replaced("v9")) == ("v2", "")
     assert "" not in told[:-1], "no gap on the way"
     assert len(told) < 10, "nothing that is counted"
 
@@ -66,6 +67,34 @@ def test_a_rollback_ends_it_and_what_failed_is_not_waited_for() -> None:
     assert any(what.startswith("version 2 is rolling back") for what in told)
     assert told[-1] == ""
     assert (world.state.closed, seen(world).serving) == ("v2", "v1")
+    assert seen(world).replaced("v2") == "", "it never had all traffic"
+
+
+def test_what_came_back_is_not_replaced() -> None:
+    world = released()
+    world.want("v2")
+    world.run(1)
+    world.run_until("stable")
+    assert seen(world).replaced("v1") == "v2"
+    world.want("v1")
+    assert seen(world).replaced("v1") == "", "it is on its way"
+    world.run(1)
+    world.run_until("stable")
+    assert (seen(world).replaced("v1"), seen(world).replaced("v2")) == ("", "v1")
+
+
+def test_servers_are_known_by_what_they_report_not_by_their_objects() -> None:
+    """On a cluster a revision is of digest and runtime; logs and incidents have the digest."""
+    world = released()
+    for name, served in (("v2", "v2"), ("v1", "v1")):
+        other = replace(revision(name), revision=f"{name}-image")
+        spec = world.store.spec(NAME)
+        world.traffic.rates[other.revision] = world.traffic.rates[name]
+        world.store.propose(NAME, replace(spec, generation=spec.generation + 1, desired=other))
+        world.run(1)
+        world.run_until("stable")
+        assert seen(world).serving == served
+    assert (seen(world).replaced("v1"), seen(world).replaced("v2")) == ("", "v1")
 
 
 def test_the_first_deployment_is_in_flight() -> None:

@@ -165,7 +165,7 @@ def flight(phase: Phase, why: str = "") -> Rollout:
 
 def at_rest(name: str, *before: str) -> Rollout:
     """A rollout whose stable revision serves all traffic, after these."""
-    return Rollout("m", version(name), State("stable", version(name), served=before))
+    return Rollout("m", version(name), State("stable", version(name), reported=before))
 
 
 def wish(desk: Desk, trigger: Trigger) -> Request:
@@ -250,6 +250,16 @@ def test_a_drift_of_a_model_that_comes_back_is_still_one(desk: Desk) -> None:
     desk.rollouts = lambda: [at_rest("rev", "v7")]
     (decided,) = desk.governor.advance()
     assert (decided.id, decided.state) == (asked.id, "pending")
+
+
+@pytest.mark.parametrize(
+    "elsewhere", [(), (at_rest("rev", "v7"),)], ids=["by others", "by another rollout"]
+)
+def test_what_is_at_rest_and_never_served_the_model_proves_nothing(
+    desk: Desk, elsewhere: tuple[Rollout, ...]
+) -> None:
+    desk.rollouts = lambda: [at_rest("v5", "v4"), *elsewhere]
+    assert desk.governor.consider(desk.incident("concept_drift")).state == "pending"
 
 
 def test_after_a_rollback_the_drift_of_what_serves_is_still_one(desk: Desk) -> None:

@@ -25,6 +25,13 @@ class Rollout:
         stable = self.state.stable
         return stable.reported if stable and not self.in_flight else ""
 
+    def replaced(self, revision: str) -> str:
+        """Return what serves all traffic where `revision` did before; empty if that is not so.
+
+        Other places may serve the model, too: what merely serves here proves nothing of them.
+        """
+        return self.serving if revision in self.state.reported else ""
+
     @property
     def in_flight(self) -> str:
         """What it is about that has not ended; empty when it is at rest.
