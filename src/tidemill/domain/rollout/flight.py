@@ -18,6 +18,8 @@ class Rollout:
     name: str
     desired: Revision | None
     state: State
+    paused: bool = False
+    """Whether people hold it: nothing begins then."""
 
     @property
     def serving(self) -> str:
@@ -45,7 +47,8 @@ class Rollout:
         stable = state.stable.revision if state.stable else ""
         if desired is None or desired.revision in (stable, state.closed):
             return ""
-        return f"version {desired.version} is wanted and has not begun"
+        why = " (user)" if self.paused else ""
+        return f"version {desired.version} is wanted and has not begun{why}"
 
 
 def _subject(state: State) -> str:
