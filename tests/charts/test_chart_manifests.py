@@ -102,7 +102,14 @@ def variables(values: dict[str, Any], pod: str) -> dict[str, str]:
     return {one["name"]: one["value"] for one in found if "ROLLOUT" in one["name"]}
 
 
-@pytest.mark.parametrize("pod", ["StatefulSet/tidemill-retrain", "CronJob/tidemill-monitor-churn"])
+@pytest.mark.parametrize(
+    "pod",
+    [
+        "StatefulSet/tidemill-retrain",
+        "CronJob/tidemill-monitor-churn",
+        "Deployment/tidemill-controller",
+    ],
+)
 def test_rollouts_are_looked_for_on_the_cluster_unless_the_settings_say_otherwise(pod: str) -> None:
     target, namespace = "TIDEMILL_ROLLOUT__TARGET", "TIDEMILL_ROLLOUT__KUBERNETES__NAMESPACE"
     given = RENDERED["everything"]

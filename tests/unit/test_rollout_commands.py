@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tests.bundles import make_bundle
 from tests.command_line import Line
-from tests.unit.rollout_world import NAME, World, plan
+from tests.unit.rollout_world import NAME, World, plan, revision
 
+from tidemill.domain.rollout.model import Spec
 from tidemill.testing.registry import MemoryRegistry
 from tidemill.wiring import Project
 
@@ -175,3 +176,11 @@ def test_plan_tells_how_long_each_step_takes(project, line):
 
 def decided(world: World) -> str:
     return "\n".join(d.reason for d in world.store.decisions(NAME))
+
+
+def test_a_look_at_an_order_that_is_paused_says_so(project):
+    assert [one.in_flight for one in project.survey()] == [""], "nothing was ever wanted"
+    order = Spec(1, revision("v1"), plan(), paused=True)
+    project.rollouts.propose(project.settings.name, order)
+    (one,) = project.survey()
+    assert one.in_flight == "version 1 is wanted and has not begun (user)"

@@ -13,7 +13,7 @@ Scheduled, drift-caused, manual and CI requests share this one table of rules, i
     resolved   –          REFUSE          –          –
     lock       WAIT       WAIT            WAIT       WAIT
     rollout    WAIT       WAIT            WAIT       –
-    replaced   –          REFUSE          –          –
+    replaced   –          WAIT            –          –
     fault      WAIT       WAIT            WAIT       WAIT
     excluded   –          WAIT            –          –
     schedule   WAIT       –               –          –
@@ -24,7 +24,10 @@ Scheduled, drift-caused, manual and CI requests share this one table of rules, i
 `rollout`: while a canary is in flight, the champion that a challenger is compared with may be
 replaced within hours, and labels are those of two arms. A person may know better. `replaced`: after
 a promotion a drift is resolved when a window of the new model has been judged; until then it would
-train once more for a model that no longer serves.
+train once more for a model that no longer serves, unless that one comes back.
+
+A run that began and lost its process is not held by these two, nor by resolved, schedule, cooldown
+and labels: they would look at what it made itself.
 """
 
 from __future__ import annotations
@@ -106,6 +109,7 @@ class Request:
     """When the governor last said RUN."""
     finished_at: str = ""
     run_id: str = ""
+    """The run to continue, or that is in progress; empty when the last one failed."""
     owner: str = ""
     """Process that runs it, `host:pid`."""
     served_by: str = ""
@@ -164,20 +168,11 @@ def request_id(model: str, revision: str, trigger: Trigger, key: str) -> str:
 
 
 def decide(request: Request, situation: Situation, limits: Limits) -> Decision:
-    """Apply the rules in the order of the module's table; the first that objects decides."""
-    for rule in (
-        _cause,
-        _attempts,
-        _resolved,
-        _lock,
-        _rollout,
-        _replaced,
-        _fault,
-        _excluded,
-        _time,
-        _labels,
-        _budget,
-    ):
+    """Apply the rules in the order of the module's table; the first that objects decides.
+
+    A request with a run continues that one: whether a new one is wanted is not asked again.
+    """
+    for rule in CONTINUED if request.run_id else RULES:
         decision = rule(request, situation, limits)
         if decision:
             return decision
@@ -219,7 +214,7 @@ def _replaced(request: Request, now: Situation, _limits: Limits) -> Decision | N
     if request.trigger != "concept_drift" or not now.replaced:
         return None
     reason = f"{request.correlation_id} is about a model that no longer serves, {now.replaced} does"
-    return Decision("REFUSE", "replaced", reason)
+    return Decision("WAIT", "replaced", reason)
 
 
 def _fault(_request: Request, now: Situation, _limits: Limits) -> Decision | None:
@@ -271,3 +266,21 @@ def _budget(request: Request, now: Situation, limits: Limits) -> Decision | None
         f"{len(recent)} retrainings in {days:g} days did not help, the budget is {limits.budget}"
     )
     return Decision("ESCALATE", "budget", reason)
+
+
+RULES = (
+    _cause,
+    _attempts,
+    _resolved,
+    _lock,
+    _rollout,
+    _replaced,
+    _fault,
+    _excluded,
+    _time,
+    _labels,
+    _budget,
+)
+CONTINUED = (_cause, _attempts, _lock, _fault, _excluded, _budget)
+"""Of a run that began, the others would look at what it made itself: its model is in rollout, has
+replaced the one that drifted, or is the last training."""

@@ -147,7 +147,7 @@ class Governor:
         own = next(
             (i for i in self._incidents.all(self._model) if i.id == request.correlation_id), None
         )
-        in_flight, stable = self._look() if request.trigger in HELD else ((), ())
+        flights, found = self._look() if request.trigger in HELD else ((), ())
         counts = request.trigger in ("schedule", "concept_drift")
         return Situation(
             now=now,
@@ -157,8 +157,8 @@ class Governor:
                 datetime.fromisoformat(d.at) for d in self._decisions.accepted(self._model)
             ),
             active=next((r.id for r in self._all() if r.active), ""),
-            rollouts=in_flight,
-            replaced=_replaced(own, stable),
+            rollouts=flights,
+            replaced=_replaced(own, found),
             faults=tuple(f"{i.cause} ({i.id})" for i in standing if i.blocks),
             resolved=own is not None and not own.unresolved,
             excluded=own is None or own.retraining,
@@ -175,17 +175,16 @@ class Governor:
         ]
         return max(trained, default=None)
 
-    def _look(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Say which rollouts are in flight, in words, and what serves by those at rest.
+    def _look(self) -> tuple[tuple[str, ...], tuple[Rollout, ...]]:
+        """Say which rollouts are in flight, in words, and return all that were found.
 
         One that cannot be read may be in flight.
         """
         try:
-            found = list(self._rollouts())
+            found = tuple(self._rollouts())
         except TidemillError as error:
             return (f"whether a rollout is in flight cannot be told: {error.message}",), ()
-        flights = (f"in rollout {one.name} {one.in_flight}" for one in found if one.in_flight)
-        return tuple(flights), tuple(one.serving for one in found if one.serving)
+        return tuple(f"in rollout {r.name} {r.in_flight}" for r in found if r.in_flight), found
 
     def _schedule(self) -> None:
         """Ask for a scheduled retraining, once per training, when the last one is old enough."""
@@ -260,9 +259,12 @@ class Governor:
         return read.frame.filter((at > last) & (at <= now), pl.col("label").is_not_null()).height
 
 
-def _replaced(own: Incident | None, stable: tuple[str, ...]) -> str:
+def _replaced(own: Incident | None, found: tuple[Rollout, ...]) -> str:
     """Return what serves in place of the model that an incident is about; empty when that does."""
-    return "" if own is None or own.revision in stable else ", ".join(stable)
+    if own is None or own.revision in {rollout.serving for rollout in found}:
+        return ""
+    names = (rollout.replaced(own.revision) for rollout in found)
+    return ", ".join(name for name in names if name)
 
 
 def serving(model: str, windows: Windows, bundles: Bundles) -> Champion | None:

@@ -66,7 +66,10 @@ class RolloutParts(ServingParts):
         if self._rolls_out_on("") == "kubernetes":
             return self._cluster_survey()
         spec = self.rollouts.spec(name)
-        return [Rollout(name, spec.desired if spec else None, self.rollouts.state(name)[0])]
+        state, _ = self.rollouts.state(name)
+        if spec is None:
+            return [Rollout(name, None, state)]
+        return [Rollout(name, spec.desired, state, spec.paused)]
 
     def _cluster_survey(self) -> list[Rollout]:
         from tidemill.adapters.kubernetes.access import connect

@@ -106,7 +106,7 @@ def test_a_free_road_runs(trigger: Trigger) -> None:
         ("concept_drift", {"rollouts": FLIGHT}, ("WAIT", "rollout")),
         ("concept_drift", {"rollouts": FLIGHT, "resolved": True}, ("REFUSE", "resolved")),
         ("ci", {"rollouts": FLIGHT}, ("WAIT", "rollout")),
-        ("concept_drift", {"replaced": "rev-2"}, ("REFUSE", "replaced")),
+        ("concept_drift", {"replaced": "rev-2"}, ("WAIT", "replaced")),
         ("concept_drift", {"replaced": "rev-2", "rollouts": FLIGHT}, ("WAIT", "rollout")),
         ("schedule", {"replaced": "rev-2"}, ("RUN", "all")),
         ("ci", {"rollouts": FLIGHT, "active": "req-2"}, ("WAIT", "lock")),
@@ -131,6 +131,17 @@ def test_a_wait_for_a_rollout_says_which_and_where_to_look() -> None:
     for trigger in HELD:
         reason = decide(request(trigger), replace(FREE, rollouts=two), LIMITS).reason
         assert reason == f"{two[0]}; {two[1]}: tidemill rollout status"
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS)
+def test_what_a_run_made_itself_does_not_end_it(trigger: Trigger) -> None:
+    """Its model was promoted, the drift is over, and it is the last training."""
+    own = {"replaced": "rev-2", "resolved": True, "last_training": NOW, "new_labels": 0}
+    begun = request(trigger, run_id="run-1")
+    for changes in (own, own | {"rollouts": FLIGHT}):
+        assert decide(begun, replace(FREE, **changes), LIMITS).verb == "RUN"
+    for rule in ({"active": "req-2"}, {"faults": ("skew (inc-2)",)}):
+        assert decide(begun, replace(FREE, **rule), LIMITS).verb == "WAIT"
 
 
 def test_runs_that_keep_failing_end_with_a_person() -> None:

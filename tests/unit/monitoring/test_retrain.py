@@ -163,9 +163,9 @@ def flight(phase: Phase, why: str = "") -> Rollout:
     return Rollout("m", version("v7"), state)
 
 
-def at_rest(name: str) -> Rollout:
-    """A rollout whose stable revision serves all traffic."""
-    return Rollout("m", version(name), State("stable", version(name)))
+def at_rest(name: str, *before: str) -> Rollout:
+    """A rollout whose stable revision serves all traffic, after these."""
+    return Rollout("m", version(name), State("stable", version(name), reported=before))
 
 
 def wish(desk: Desk, trigger: Trigger) -> Request:
@@ -223,15 +223,43 @@ def test_a_promotion_that_helped_ends_a_drift_request_that_waited(desk: Desk) ->
     assert desk.requests.decisions(asked.id)[-1].rule == "resolved"
 
 
-def test_a_promotion_ends_a_drift_request_before_the_new_model_was_judged(desk: Desk) -> None:
+def replaced(desk: Desk) -> tuple[Incident, Request]:
+    """A drift whose model was replaced while its request waited."""
     desk.rollouts = lambda: [flight("finalizing")]
-    asked = desk.governor.consider(desk.incident("concept_drift"))
-    desk.rollouts = lambda: [at_rest("v7")]
+    incident = desk.incident("concept_drift")
+    asked = desk.governor.consider(incident)
+    desk.rollouts = lambda: [at_rest("v7", "rev")]
     (decided,) = desk.governor.advance()
-    assert (decided.id, decided.state) == (asked.id, "refused")
+    assert (decided.id, decided.state) == (asked.id, "waiting")
     last = desk.requests.decisions(asked.id)[-1]
     assert last.rule == "replaced"
     assert last.reason == "inc-1 is about a model that no longer serves, v7 does"
+    return incident, decided
+
+
+def test_a_drift_of_a_replaced_model_waits_for_the_new_ones_first_window(desk: Desk) -> None:
+    incident, asked = replaced(desk)
+    desk.incidents.save(replace(incident, state="resolved"))
+    (decided,) = desk.governor.advance()
+    assert (decided.id, decided.state) == (asked.id, "refused")
+    assert desk.requests.decisions(asked.id)[-1].rule == "resolved"
+
+
+def test_a_drift_of_a_model_that_comes_back_is_still_one(desk: Desk) -> None:
+    _, asked = replaced(desk)
+    desk.rollouts = lambda: [at_rest("rev", "v7")]
+    (decided,) = desk.governor.advance()
+    assert (decided.id, decided.state) == (asked.id, "pending")
+
+
+@pytest.mark.parametrize(
+    "elsewhere", [(), (at_rest("rev", "v7"),)], ids=["by others", "by another rollout"]
+)
+def test_what_is_at_rest_and_never_served_the_model_proves_nothing(
+    desk: Desk, elsewhere: tuple[Rollout, ...]
+) -> None:
+    desk.rollouts = lambda: [at_rest("v5", "v4"), *elsewhere]
+    assert desk.governor.consider(desk.incident("concept_drift")).state == "pending"
 
 
 def test_after_a_rollback_the_drift_of_what_serves_is_still_one(desk: Desk) -> None:
@@ -376,9 +404,9 @@ def test_a_platform_that_is_down_leaves_the_request_waiting(desk: Desk) -> None:
     assert again.state == "pending"
 
 
-def orphan(desk: Desk, run_id: str) -> Request:
+def orphan(desk: Desk, run_id: str, asked: Request | None = None) -> Request:
     """A request whose run began in a process that was killed."""
-    asked = desk.governor.request("manual", actor="me", reason="now")
+    asked = asked or desk.governor.request("manual", actor="me", reason="now")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         ticks = Path(f"/proc/{other.pid}/stat").read_text().rpartition(")")[2].split()[19]
         owner = f"{os.uname().nodename}:{other.pid}:{ticks}"
@@ -406,6 +434,16 @@ def test_a_run_that_succeeded_unrecorded_is_recorded_and_not_run_again(desk: Des
     launcher, runs = desk.launcher()
     done = runs.launch("training")
     assert launcher.launch(orphan(desk, done.run_id)).state == "succeeded"
+    assert len(runs.launched) == 1
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+def test_the_rollout_that_a_run_ordered_does_not_end_it(desk: Desk, promoted: bool) -> None:
+    launcher, runs = desk.launcher()
+    asked = desk.governor.consider(desk.incident("concept_drift"))
+    done = runs.launch("training")
+    desk.rollouts = lambda: [at_rest("v7") if promoted else flight("progressing")]
+    assert launcher.launch(orphan(desk, done.run_id, asked)).state == "succeeded"
     assert len(runs.launched) == 1
 
 

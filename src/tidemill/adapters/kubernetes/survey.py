@@ -9,7 +9,6 @@ from tidemill.adapters.kubernetes.fields import brief
 from tidemill.adapters.kubernetes.resources import ModelRolloutSpec, make_revision
 from tidemill.adapters.kubernetes.status import read_state
 from tidemill.domain.rollout.flight import Rollout
-from tidemill.domain.rollout.model import Revision
 from tidemill.errors import DataError
 
 __all__ = ["survey"]
@@ -21,19 +20,18 @@ def survey(objects: Objects, namespace: str, model: str) -> list[Rollout]:
     Found by their model: a chart's ModelRollout need not have the project's name. Raises DataError
     for one that cannot be read, and what the API server answers.
     """
-    return [
-        Rollout(found["metadata"]["name"], _wanted(found), read_state(found.get("status", {})))
-        for found in objects.select(ROLLOUTS, namespace, {})
-        if found["spec"]["model"]["name"] == model
-    ]
+    rollouts = objects.select(ROLLOUTS, namespace, {})
+    return [_rollout(found) for found in rollouts if found["spec"]["model"]["name"] == model]
 
 
-def _wanted(found: Manifest) -> Revision:
+def _rollout(found: Manifest) -> Rollout:
+    name = found["metadata"]["name"]
     try:
-        return make_revision(ModelRolloutSpec.model_validate(found["spec"]))
+        spec = ModelRolloutSpec.model_validate(found["spec"])
+        desired = make_revision(spec)
     except ValidationError as error:
-        name = found["metadata"]["name"]
         raise DataError(
             f"ModelRollout {name} cannot be read: {brief(error)}",
             hint=f"kubectl edit modelrollout {name}",
         ) from error
+    return Rollout(name, desired, read_state(found.get("status", {})), spec.paused)

@@ -18,12 +18,21 @@ class Rollout:
     name: str
     desired: Revision | None
     state: State
+    paused: bool = False
+    """Whether people hold it: nothing begins then."""
 
     @property
     def serving(self) -> str:
         """What the servers of all traffic call themselves; empty while it is not at rest."""
         stable = self.state.stable
         return stable.reported if stable and not self.in_flight else ""
+
+    def replaced(self, revision: str) -> str:
+        """Return what serves all traffic where `revision` did before; empty if that is not so.
+
+        Other places may serve the model, too: what merely serves here proves nothing of them.
+        """
+        return self.serving if revision in self.state.reported else ""
 
     @property
     def in_flight(self) -> str:
@@ -38,7 +47,8 @@ class Rollout:
         stable = state.stable.revision if state.stable else ""
         if desired is None or desired.revision in (stable, state.closed):
             return ""
-        return f"version {desired.version} is wanted and has not begun"
+        why = " (user)" if self.paused else ""
+        return f"version {desired.version} is wanted and has not begun{why}"
 
 
 def _subject(state: State) -> str:

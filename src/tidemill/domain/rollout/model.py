@@ -282,6 +282,8 @@ class State:
     """Revision whose last attempt failed: it is not tried again unless someone says retry."""
     served: tuple[str, ...] = ()
     """Revisions that were stable before this one, newest first."""
+    reported: tuple[str, ...] = ()
+    """What the servers of those called themselves, also of one that failed to come back."""
     releases: tuple[Release, ...] = ()
     """Not yet delivered to registry and ledger."""
     history: tuple[Outcome, ...] = ()

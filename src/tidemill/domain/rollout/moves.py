@@ -149,9 +149,15 @@ def keep(state: State) -> State:
     """Remember what served until now; it may be gone back to."""
     assert state.previous
     assert state.stable
-    old = state.previous.revision
-    others = (r for r in state.served if r not in (old, state.stable.revision))
-    return replace(state, previous=None, served=(old, *others)[:HISTORY])
+    old, new = state.previous, state.stable
+    served = _newest(state.served, old.revision, new.revision)
+    reported = _newest(state.reported, old.reported, new.reported)
+    return replace(state, previous=None, served=served, reported=reported)
+
+
+def _newest(before: tuple[str, ...], old: str, new: str) -> tuple[str, ...]:
+    """Put the name of what has just been replaced in front; what serves is not among them."""
+    return tuple(name for name in dict.fromkeys((old, *before)) if name != new)[:HISTORY]
 
 
 def late(state: State, now: Now, attempt: Attempt) -> bool:
