@@ -81,7 +81,7 @@ with open("slow.py", "w") as slow:
     slow.write("import os, time\\nwhile not os.path.exists('go'): time.sleep(0.02)")
 with open("deadly.py", "w") as deadly:
     deadly.write("import os; os._exit(1)")
-warm.prepare(["there.is.none", "slow", "colorsys"])
+warm.prepare([["there.is.none", "slow"], ["colorsys"]])
 seen["beside an import"] = run(tell)[0]
 open("go", "w").close()
 limit = time.monotonic() + 60
@@ -92,13 +92,13 @@ seen["code"], seen["cpu"] = code, seconds > 0
 pid, group = json.load(open("tell.json"))["parameterValues"]["Output"].split()
 seen["own process"], seen["same group"] = int(pid) != os.getpid(), int(group) == os.getpgrp()
 seen["fail"], seen["die"] = run(fail)[:2], run(die)[1]
-warm.prepare(["deadly"])
+warm.prepare([["deadly"]])
 seen["behind a deadly import"] = [run(new)[0], run(tell)[0]]
 seen["too long"] = warm.begin([*command(tell), "x" * (1 << 17)], environment) is None
 hold = warm.begin(command(held), environment)
 hold.output.readline()  # it runs: whoever forked it waits for it
 first = chief = run(who)[0]
-warm.prepare(["wave"])
+warm.prepare([["wave"]])
 while chief == first and time.monotonic() < limit:
     chief = run(who)[0]
 os.kill(int(chief), 9)

@@ -92,7 +92,7 @@ def _run(
     if request["dry_run"]:
         return {"state": "planned", "cause": ""}
     if warm:
-        warm.prepare(imports_of(definition.sources))
+        warm.prepare([imports_of(source) for source in definition.sources])
     steps = Steps(
         folder, Memo(folder.file("memo"), version_of(root, folder.file("settings.json"))), warm
     )

@@ -32,8 +32,6 @@ MESSAGE = 1 << 17
 """Most bytes of a request; a longer one starts cold."""
 READY = b"!"
 """What a successor says when it could take over; it does at the answer."""
-ASIDE_SECONDS = 0.2
-"""CPU time after which a successor imports nothing more and takes over."""
 EXECUTOR = "kfp.dsl.executor_main"
 
 
@@ -70,7 +68,7 @@ class Interpreter:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._later: deque[str] = deque()
+        self._later: deque[list[str]] = deque()
         self._failed: set[str] = set()
         self._successor: tuple[int, socket.socket] | None = None
         self._counted = 0.0
@@ -92,11 +90,13 @@ class Interpreter:
             asked = self._control in select.select([self._control, self._successor[1]], [], [])[0]
             return self._answer() if asked else not self._hand_over()
         if self._later and not select.select([self._control], [], [], 0)[0]:
-            self._fork_successor()
+            group = [name for name in self._later.popleft() if name not in sys.modules]
+            if group:
+                self._fork_successor(group)
             return True
         return self._answer()
 
-    def _fork_successor(self) -> None:
+    def _fork_successor(self, group: list[str]) -> None:
         """Let a fork import; it returns from here as well, when it has taken over."""
         ours, theirs = socket.socketpair()
         gc.freeze()
@@ -106,8 +106,8 @@ class Interpreter:
             return
         ours.close()
         self._counted = 0.0
-        while self._later and time.process_time() < ASIDE_SECONDS:
-            self._import(self._later.popleft())
+        for name in group:
+            self._import(name)
         if threading.active_count() > 1:  # unfit to fork, while its predecessor is not
             os._exit(0)
         with theirs:
@@ -125,7 +125,6 @@ class Interpreter:
             if successor.recv(len(READY)):
                 successor.send(str(self._charge()).encode())
                 return True
-        self._later.clear()
         return False
 
     def _answer(self) -> bool:
@@ -137,7 +136,7 @@ class Interpreter:
         asked = json.loads(peeked or "{}")
         code = asked.get("step", [""])[0]
         known = self._failed | sys.modules.keys()
-        needed = [name for name in imports_of([code]) if name not in known]
+        needed = [name for name in imports_of(code) if name not in known]
         if self._successor and (needed or "later" in asked) and self._hand_over():
             return False
         _, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE, 2)

@@ -50,10 +50,13 @@ class Warm:
         self._control.close()
         os.waitpid(self._process, 0)
 
-    def prepare(self, modules: Sequence[str]) -> None:
-        """Let it import these, in their order, while no step is asked for."""
+    def prepare(self, groups: Sequence[Sequence[str]]) -> None:
+        """Let it import groups of modules, in their order, while no step is asked for.
+
+        A step that needs anything else waits for the group that is being imported.
+        """
         with suppress(OSError):  # the interpreter was killed
-            self._control.send(json.dumps({"later": modules}).encode())
+            self._control.send(json.dumps({"later": groups}).encode())
 
     def begin(self, command: Sequence[str], env: Mapping[str, str]) -> Fork | None:
         """Begin a step behind what it imports; None when it must start cold."""
