@@ -153,21 +153,21 @@ def test_the_controller_looks_after_a_rollout(release: Release) -> None:
 def test_what_a_monitor_found_is_scraped_of_the_controller(installed: Installed) -> None:
     seen = ("2013-05-01T00:00:00+00:00", "2013-05-02T00:00:00+00:00")
     raised = Incident(
-        *("inc-1", "Churn", "rev", "skew", (), "open", seen[1], *seen, seen[1]), (), (),
+        *("inc-1", "Watched", "rev", "skew", (), "open", seen[1], *seen, seen[1]), (), (),
         retraining=False,
     )  # fmt: skip
     name = "tidemill_incident_first_seen_timestamp_seconds"
     with installed.opened() as project:
-        project.windows.save(WindowVerdict("Churn", "rev", *seen, 900, 900, "judged"))
+        project.windows.save(WindowVerdict("Watched", "rev", *seen, 900, 900, "judged"))
         stands = project.incidents.save(raised)
         found = installed.scrape()
         project.incidents.save(resolve(stands, "me", "mended", datetime.now(UTC)))
         after = installed.scrape()
-    series = f'{name}{{cause="skew",incident="inc-1",model="Churn",revision="rev",state="open"}}'
+    series = f'{name}{{cause="skew",incident="inc-1",model="Watched",revision="rev",state="open"}}'
     assert f"{series} 1.3673664e+09\n" in found
     assert "tidemill_monitor_store_up 1.0\n" in found
     assert "tidemill_rollout_leader 1.0\n" in found
-    last = 'tidemill_monitor_last_window_timestamp_seconds{model="Churn"}'
+    last = 'tidemill_monitor_last_window_timestamp_seconds{model="Watched"}'
     assert last in found
     assert last in after
     assert f"{name}{{" not in after
@@ -210,11 +210,11 @@ def test_the_monitor_may_look_whether_a_rollout_is_in_flight(release: Release) -
     wish = ["retrain", "request", "--cause", "ci", "-m", "new features", "--no-start"]
     (container,) = work["template"]["spec"]["containers"]
     container["args"] = wish
-    container["env"].append({"name": "USER", "value": "ci"})  # the node's images name no users
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "asks"}, "spec": work}
     release.kubectl("apply", "-f", "-", stdin=json.dumps(job))
-    release.kubectl("wait", "job/asks", "--for=condition=complete", "--timeout=150s", check=False)
+    release.kubectl("wait", "job/asks", "--for=condition=complete", "--timeout=300s", check=False)
     said = release.kubectl("logs", "job/asks")
+    release.kubectl("delete", "job/asks", "--cascade=foreground")
     assert "is pending: RUN" in said, said
 
 
