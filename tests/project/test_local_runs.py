@@ -63,6 +63,7 @@ def test_a_run_leaves_results_times_and_logs(flows: Project) -> None:
     assert all(step.wall_seconds > 0 and step.cpu_seconds > 0 for step in run.steps)
     assert 0 < run.work_seconds < run.wall_seconds
     assert seen[-1] == run
+    assert any(states(one).get("work") == "running" for one in seen)
     folder = run_folder(flows, run)
     assert (folder / "logs" / "work.log").read_text() == "working on aaaaa\n"
     whole = (folder / "run.log").read_text()

@@ -2,121 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
-import polars as pl
 import pytest
 from sqlalchemy import Engine
 from tests.governor_race import ask
-from tests.unit.rollout_world import plan
-from tests.unit.rollout_world import revision as version
+from tests.retrain_world import NOW, TRAINED, Desk, at_rest, flight
 
-from tidemill.adapters.store.engine import open_store
-from tidemill.adapters.store.incidents import StoredIncidents
-from tidemill.adapters.store.requests import StoredRequests
-from tidemill.adapters.store.tables import metadata
-from tidemill.domain.governor import HELD, Request, Trigger
-from tidemill.domain.incidents import Incident
-from tidemill.domain.rollout.flight import Rollout
-from tidemill.domain.rollout.model import Attempt, Condition, Phase, State
+from tidemill.domain.governor import Request
 from tidemill.domain.verdicts import Cause
 from tidemill.errors import Conflict, NotFound, Unavailable
-from tidemill.settings.monitoring import RetrainingSettings
-from tidemill.steps.retrain import Champion, Governor
-from tidemill.steps.retrain_run import Launcher
-from tidemill.testing.objects import MemoryObjects
-from tidemill.testing.runs import MemoryRuns
-
-TRAINED = datetime(2013, 4, 1, tzinfo=UTC)
-NOW = datetime(2013, 4, 20, tzinfo=UTC)
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Engine]:
-    engine = open_store(url)
-    metadata.drop_all(engine)
-    metadata.create_all(engine)
-    yield engine
-    engine.dispose()
-
-
-class Clock:
-    """A clock that stands where it is put."""
-
-    def __init__(self, now: datetime) -> None:
-        self.instant = now
-
-    def now(self) -> datetime:
-        return self.instant
-
-
-class Desk:
-    """A governor and its surroundings; the model that serves was trained on 1 April."""
-
-    def __init__(self, store: Engine, now: datetime = NOW, **settings: object) -> None:
-        self.clock = Clock(now)
-        self.requests = StoredRequests(store)
-        self.incidents = StoredIncidents(store)
-        self.objects = MemoryObjects()
-        self.champion: Champion | None = Champion("rev", TRAINED)
-        self.rollouts: Callable[[], Iterable[Rollout]] = tuple
-        self.governor = Governor(
-            "m",
-            requests=self.requests,
-            decisions=self.requests,
-            incidents=self.incidents,
-            objects=self.objects,
-            champion=lambda: self.champion,
-            rollouts=lambda: self.rollouts(),
-            clock=self.clock,
-            settings=RetrainingSettings(**settings),
-        )
-
-    def launcher(self, *ends: object, window: str = "expanding") -> tuple[Launcher, MemoryRuns]:
-        runs = MemoryRuns(*ends)
-        return Launcher(self.requests, runs, self.clock, window=window), runs
-
-    def labels(self, rows: int, at: datetime) -> None:
-        frame = pl.DataFrame(
-            {"row_id": [f"{at}-{i}" for i in range(rows)], "label": [i % 2 for i in range(rows)]}
-        ).with_columns(
-            pl.lit(at).dt.cast_time_unit("us").alias("scheduled_at"),
-            pl.lit(at + timedelta(hours=2)).dt.cast_time_unit("us").alias("label_at"),
-        )
-        buffer = io.BytesIO()
-        frame.write_parquet(buffer)
-        self.objects.put(f"labels/m/dt={at:%Y-%m-%d}/0.parquet", buffer.getvalue())
-
-    def incident(self, cause: Cause, name: str = "inc-1", *, retraining: bool = True) -> Incident:
-        return self.incidents.save(
-            Incident(
-                name, "m", "rev", cause, (), "open", NOW.isoformat(), NOW.isoformat(),
-                NOW.isoformat(), NOW.isoformat(), (), ("log-loss is off",), retraining,
-            )
-        )  # fmt: skip
-
-
-@pytest.fixture
-def desk(store: Engine) -> Desk:
-    desk = Desk(store)
-    desk.labels(6000, NOW - timedelta(days=2))
-    return desk
 
 
 def test_concept_drift_runs_the_expanding_window(desk: Desk) -> None:
@@ -153,141 +55,6 @@ def test_a_fault_makes_others_wait_until_it_is_resolved(desk: Desk) -> None:
     desk.incidents.save(replace(fault, state="resolved"))
     (decided,) = desk.governor.advance()
     assert decided.state == "pending"
-
-
-def flight(phase: Phase, why: str = "") -> Rollout:
-    """A canary of version 7 beside the model that serves."""
-    attempt = Attempt(1, version("v7"), plan(), 1, NOW)
-    conditions = (Condition("Progressing", "False", "Paused", why),) if why else ()
-    state = State(phase, version("rev"), attempt=attempt, conditions=conditions)
-    return Rollout("m", version("v7"), state)
-
-
-def at_rest(name: str, *before: str) -> Rollout:
-    """A rollout whose stable revision serves all traffic, after these."""
-    return Rollout("m", version(name), State("stable", version(name), reported=before))
-
-
-def wish(desk: Desk, trigger: Trigger) -> Request:
-    """Ask by a cause that may run at once: schedule, drift or a commit."""
-    if trigger == "concept_drift":
-        return desk.governor.consider(desk.incident("concept_drift"))
-    if trigger == "schedule":
-        desk.clock.instant = TRAINED + timedelta(days=28)
-        return desk.governor.advance()[0]
-    return desk.governor.request(trigger, actor="ci", reason="code", key="a")
-
-
-@pytest.mark.parametrize("trigger", HELD)
-def test_a_rollout_is_waited_for_and_then_it_runs(desk: Desk, trigger: Trigger) -> None:
-    desk.rollouts = lambda: [flight("progressing")]
-    asked = wish(desk, trigger)
-    assert asked.state == "waiting"
-    assert [r.state for r in desk.governor.advance()] == ["waiting"]
-    desk.rollouts = lambda: [flight("paused", "inconclusive")]
-    desk.governor.advance()
-    told = desk.requests.decisions(asked.id)
-    assert {(d.verb, d.rule) for d in told} == {("WAIT", "rollout")}
-    assert [d.reason for d in told] == [
-        "in rollout m version 7 is progressing at step c5: tidemill rollout status",
-        "in rollout m version 7 is paused at step c5 (inconclusive): tidemill rollout status",
-    ], "the same phase again is no news, another one is"
-    desk.rollouts = tuple
-    (decided,) = desk.governor.advance()
-    assert decided.state == "pending"
-    launcher, _ = desk.launcher()
-    assert launcher.launch(decided).attempts == 1, "waiting has cost none"
-
-
-def test_after_a_rollout_the_attempts_that_are_left_are_had(desk: Desk) -> None:
-    launcher, runs = desk.launcher("failed", "failed")
-    asked = launcher.launch(wish(desk, "ci"))
-    desk.rollouts = lambda: [flight("rolling_back")]
-    assert [r.state for r in desk.governor.advance()] == ["waiting"]
-    desk.rollouts = tuple
-    (again,) = desk.governor.advance()
-    assert (again.id, again.state) == (asked.id, "pending")
-    launcher.launch(again)
-    desk.rollouts = lambda: [flight("preparing")]
-    assert [r.state for r in desk.governor.advance()] == ["escalated"], "no use in waiting"
-    assert len(runs.launched) == 2
-
-
-def test_a_promotion_that_helped_ends_a_drift_request_that_waited(desk: Desk) -> None:
-    desk.rollouts = lambda: [flight("progressing")]
-    incident = desk.incident("concept_drift")
-    asked = desk.governor.consider(incident)
-    desk.incidents.save(replace(incident, state="resolved"))
-    (decided,) = desk.governor.advance()
-    assert (decided.id, decided.state) == (asked.id, "refused")
-    assert desk.requests.decisions(asked.id)[-1].rule == "resolved"
-
-
-def replaced(desk: Desk) -> tuple[Incident, Request]:
-    """A drift whose model was replaced while its request waited."""
-    desk.rollouts = lambda: [flight("finalizing")]
-    incident = desk.incident("concept_drift")
-    asked = desk.governor.consider(incident)
-    desk.rollouts = lambda: [at_rest("v7", "rev")]
-    (decided,) = desk.governor.advance()
-    assert (decided.id, decided.state) == (asked.id, "waiting")
-    last = desk.requests.decisions(asked.id)[-1]
-    assert last.rule == "replaced"
-    assert last.reason == "inc-1 is about a model that no longer serves, v7 does"
-    return incident, decided
-
-
-def test_a_drift_of_a_replaced_model_waits_for_the_new_ones_first_window(desk: Desk) -> None:
-    incident, asked = replaced(desk)
-    desk.incidents.save(replace(incident, state="resolved"))
-    (decided,) = desk.governor.advance()
-    assert (decided.id, decided.state) == (asked.id, "refused")
-    assert desk.requests.decisions(asked.id)[-1].rule == "resolved"
-
-
-def test_a_drift_of_a_model_that_comes_back_is_still_one(desk: Desk) -> None:
-    _, asked = replaced(desk)
-    desk.rollouts = lambda: [at_rest("rev", "v7")]
-    (decided,) = desk.governor.advance()
-    assert (decided.id, decided.state) == (asked.id, "pending")
-
-
-@pytest.mark.parametrize(
-    "elsewhere", [(), (at_rest("rev", "v7"),)], ids=["by others", "by another rollout"]
-)
-def test_what_is_at_rest_and_never_served_the_model_proves_nothing(
-    desk: Desk, elsewhere: tuple[Rollout, ...]
-) -> None:
-    desk.rollouts = lambda: [at_rest("v5", "v4"), *elsewhere]
-    assert desk.governor.consider(desk.incident("concept_drift")).state == "pending"
-
-
-def test_after_a_rollback_the_drift_of_what_serves_is_still_one(desk: Desk) -> None:
-    desk.rollouts = lambda: [flight("rolling_back")]
-    asked = desk.governor.consider(desk.incident("concept_drift"))
-    desk.rollouts = lambda: [at_rest("rev")]
-    (decided,) = desk.governor.advance()
-    assert (decided.id, decided.state) == (asked.id, "pending")
-
-
-def test_a_person_is_not_held_by_a_rollout(desk: Desk) -> None:
-    desk.rollouts = lambda: pytest.fail("nobody looks")
-    assert desk.governor.request("manual", actor="me", reason="it is bad").state == "pending"
-
-
-@pytest.mark.parametrize("trigger", HELD)
-def test_rollouts_that_cannot_be_read_are_waited_for(desk: Desk, trigger: Trigger) -> None:
-    def away() -> Iterable[Rollout]:
-        raise Unavailable("the Kubernetes API does not answer")
-
-    desk.rollouts = away
-    asked = wish(desk, trigger)
-    assert asked.state == "waiting"
-    (decision,) = desk.requests.decisions(asked.id)
-    assert decision.rule == "rollout"
-    assert "cannot be told: the Kubernetes API does not answer" in decision.reason
-    desk.rollouts = tuple
-    assert [r.state for r in desk.governor.advance()] == ["pending"]
 
 
 def test_who_waits_for_a_lock_is_told_of_the_next_one(desk: Desk) -> None:

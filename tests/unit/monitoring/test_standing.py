@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import Event
 from threading import enumerate as enumerate_threads
 from typing import get_args
@@ -18,12 +17,10 @@ from sqlalchemy import Engine, create_engine, update
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from structlog.testing import capture_logs
 
-from tidemill.adapters.store.engine import open_store
 from tidemill.adapters.store.incidents import StoredIncidents
 from tidemill.adapters.store.requests import StoredRequests
 from tidemill.adapters.store.standings import StoredStandings
 from tidemill.adapters.store.tables import incident as incident_table
-from tidemill.adapters.store.tables import metadata
 from tidemill.adapters.store.windows import StoredWindows
 from tidemill.controller.listening import HttpServer
 from tidemill.controller.probes import Probes
@@ -206,17 +203,6 @@ def test_a_store_that_hangs_holds_no_scrape_up_and_is_not_asked_again():
     free.set()
     hangs.join()
     assert scrape(gauges)("monitor_store_up") == {(): 1}
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    sqlite = request.param == "sqlite"
-    path = tmp_path / "store.db"
-    engine = open_store(f"sqlite:///{path}" if sqlite else request.getfixturevalue("postgres_url"))
-    metadata.drop_all(engine)
-    metadata.create_all(engine)
-    yield engine
-    engine.dispose()
 
 
 def fill(store: Engine) -> None:
