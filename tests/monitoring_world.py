@@ -36,6 +36,7 @@ from tidemill.steps.monitor import Judged, Monitor
 from tidemill.steps.profile import build_profile
 from tidemill.steps.recompute import Recomputed, known_raw
 from tidemill.steps.window_counts import declared_ranges
+from tidemill.testing.clock import FixedClock
 
 ROOT = Path(__file__).parents[1]
 MODEL = "flight-delay"
@@ -53,16 +54,6 @@ VIEWS = {
     "calendar": (("local_date",), 0),
 }
 Fault = Callable[[pl.DataFrame], pl.DataFrame]
-
-
-class Clock:
-    """A clock that stands where it is put."""
-
-    def __init__(self, now: datetime) -> None:
-        self.instant = now
-
-    def now(self) -> datetime:
-        return self.instant
 
 
 @dataclass(frozen=True)
@@ -276,7 +267,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.objects = FolderStore(self.folder / "objects")
-        self.clock = Clock(RELEASE)
+        self.clock = FixedClock(RELEASE)
         self.bundles = OneBundle({REVISION: self.flights.bundle})
         self.store = store = open_store(f"sqlite:///{self.folder / 'store.db'}")
         self.windows, self.incidents = StoredWindows(store), StoredIncidents(store)
@@ -399,7 +390,6 @@ def only(settings: MonitoringSettings, **changes: object) -> MonitoringSettings:
 
 
 __all__ = [
-    "Clock",
     "Flights",
     "Logistic",
     "OneBundle",

@@ -21,6 +21,7 @@ from tidemill.domain.verdicts import Cause
 from tidemill.settings.monitoring import RetrainingSettings
 from tidemill.steps.retrain import Champion, Governor
 from tidemill.steps.retrain_run import Launcher
+from tidemill.testing.clock import FixedClock
 from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.runs import MemoryRuns
 
@@ -28,21 +29,11 @@ TRAINED = datetime(2013, 4, 1, tzinfo=UTC)
 NOW = datetime(2013, 4, 20, tzinfo=UTC)
 
 
-class Clock:
-    """A clock that stands where it is put."""
-
-    def __init__(self, now: datetime) -> None:
-        self.instant = now
-
-    def now(self) -> datetime:
-        return self.instant
-
-
 class Desk:
     """A governor and its surroundings; the model that serves was trained on 1 April."""
 
     def __init__(self, store: Engine, now: datetime = NOW, **settings: object) -> None:
-        self.clock = Clock(now)
+        self.clock = FixedClock(now)
         self.requests = StoredRequests(store)
         self.incidents = StoredIncidents(store)
         self.objects = MemoryObjects()

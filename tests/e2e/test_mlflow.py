@@ -32,15 +32,14 @@ from tidemill.errors import IntegrityError, NotFound, PermanentError, Unavailabl
 from tidemill.ports.processes import ProcessSpec
 from tidemill.steps.promote import promote
 from tidemill.steps.register import register
+from tidemill.testing.clock import FixedClock
 from tidemill.testing.ledger import MemoryLedger
 from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
 
 
-class Clock:
-    def now(self) -> datetime:
-        return datetime(2013, 4, 1, tzinfo=UTC)
+CLOCK = FixedClock(datetime(2013, 4, 1, tzinfo=UTC))
 
 
 @pytest.fixture
@@ -228,7 +227,7 @@ def test_a_step_repeated_after_a_crash_finishes_what_was_begun(
             registry=registry,
             aliases=registry,
             ledger=ledger,
-            clock=Clock(),
+            clock=CLOCK,
             run_id="",
             who="pipeline",
             why="gates passed",
@@ -264,7 +263,7 @@ def test_an_incomplete_bundle_is_not_registered(
             registry=registry,
             aliases=registry,
             ledger=MemoryLedger(),
-            clock=Clock(),
+            clock=CLOCK,
             run_id="",
             who="pipeline",
             why="gates passed",
@@ -278,7 +277,7 @@ def test_an_alias_moved_by_hand_in_mlflow_is_found(
     ledger = MemoryLedger()
     version = registry.publish(bundle, {}, "")
     promote(
-        version, "champion", aliases=registry, ledger=ledger, clock=Clock(), who="r", why="passed"
+        version, "champion", aliases=registry, ledger=ledger, clock=CLOCK, who="r", why="passed"
     )
 
     def problems() -> list[str]:

@@ -21,6 +21,7 @@ from tidemill.domain.ledger import Entry, Record, broken, chain, disagreements, 
 from tidemill.errors import Conflict, NotFound, Unavailable
 from tidemill.ports.registry import ModelVersion
 from tidemill.steps.promote import promote, settle, settle_all
+from tidemill.testing.clock import FixedClock
 from tidemill.testing.ledger import MemoryLedger
 from tidemill.testing.registry import MemoryRegistry
 
@@ -119,9 +120,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return found
 
 
-class Clock:
-    def now(self) -> datetime:
-        return datetime(2013, 4, 1, tzinfo=UTC)
+CLOCK = FixedClock(datetime(2013, 4, 1, tzinfo=UTC))
 
 
 def record(version: str, alias: str = "", action: str = "registered") -> Record:
@@ -211,7 +210,7 @@ def move(number: str, ledger: object, aliases: object, correlation: str = "") ->
         "champion",
         aliases=aliases,  # type: ignore[arg-type]
         ledger=ledger,  # type: ignore[arg-type]
-        clock=Clock(),
+        clock=CLOCK,
         who="rollout",
         why="canary passed",
         correlation=correlation,
@@ -270,11 +269,11 @@ def test_a_promotion_that_a_crash_interrupted_is_found_and_finished(
         move("2", ledger, Crashing(registry, done))
     (problem,) = differences(ledger, registry)
     assert "its move to version 2 (entry 3) was begun and not finished" in problem
-    (finished,) = settle_all(aliases=registry, ledger=ledger, clock=Clock())
+    (finished,) = settle_all(aliases=registry, ledger=ledger, clock=CLOCK)
     assert (finished.action, finished.version) == ("moved", "2")
     assert registry.aliases("flight-delay") == {"champion": "2"}
     assert differences(ledger, registry) == []
-    assert settle_all(aliases=registry, ledger=ledger, clock=Clock()) == []
+    assert settle_all(aliases=registry, ledger=ledger, clock=CLOCK) == []
 
 
 class Overtaken:
@@ -291,7 +290,7 @@ class Overtaken:
         if not self.before:
             self.inner.set_alias(name, alias, version)
         self.ledger.append(record("9", "champion", "moving"))
-        settle(name, alias, aliases=self.inner, ledger=self.ledger, clock=Clock())
+        settle(name, alias, aliases=self.inner, ledger=self.ledger, clock=CLOCK)
         if self.before:
             self.inner.set_alias(name, alias, version)
 
@@ -338,4 +337,4 @@ def test_versions_are_held_against_the_ledger() -> None:
 def test_an_alias_that_was_never_moved_cannot_be_settled(registry: MemoryRegistry) -> None:
     assert newest([], "flight-delay", "champion") is None
     with pytest.raises(NotFound):
-        settle("flight-delay", "champion", aliases=registry, ledger=MemoryLedger(), clock=Clock())
+        settle("flight-delay", "champion", aliases=registry, ledger=MemoryLedger(), clock=CLOCK)

@@ -11,13 +11,11 @@ from tests.bundles import make_bundle, model, write_evidence
 
 from tidemill.errors import IntegrityError, Refused
 from tidemill.steps.register import register
+from tidemill.testing.clock import FixedClock
 from tidemill.testing.ledger import MemoryLedger
 from tidemill.testing.registry import MemoryRegistry
 
-
-class Clock:
-    def now(self) -> datetime:
-        return datetime(2013, 4, 1, tzinfo=UTC)
+CLOCK = FixedClock(datetime(2013, 4, 1, tzinfo=UTC))
 
 
 @dataclass
@@ -46,7 +44,7 @@ class World:
             registry=self.registry,
             aliases=self.registry,
             ledger=self.ledger,
-            clock=Clock(),
+            clock=CLOCK,
             run_id="",
             who="pipeline",
             why="schedule",

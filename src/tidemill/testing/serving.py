@@ -21,19 +21,9 @@ from tidemill.server.guard import Doorkeeper
 from tidemill.server.messages import Request, Response
 from tidemill.server.protocol import NONE, Rejected
 from tidemill.settings.serving import ServingSettings
+from tidemill.testing.clock import FixedClock
 
-__all__ = ["FixedClock", "ask", "make_app", "make_repository"]
-
-
-class FixedClock:
-    """Implements `ports.clock.Clock` with one moment."""
-
-    def __init__(self, moment: datetime) -> None:
-        self._moment = moment
-
-    def now(self) -> datetime:
-        """Return the moment."""
-        return self._moment
+__all__ = ["ask", "make_app", "make_repository"]
 
 
 def make_repository(
