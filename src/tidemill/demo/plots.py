@@ -74,7 +74,7 @@ def _figure(rows: int, title: str) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.6, 1.1 + 1.9 * rows), layout="constrained")
-    axes = [figure.add_subplot(rows, 1, row + 1) for row in range(rows)]
+    axes: list[Axes] = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
     figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
