@@ -42,7 +42,7 @@ def play(journey: Journey) -> int:
     """Deploy, promote, roll back; return 0 if the clients noticed nothing."""
     journey.want(journey.register(0.001))
     journey.until_at_rest(0, tell)
-    journey.until_routed()
+    journey.until_promoted()
     say(f"version 1 serves; clients begin at {journey.url}")
     with Traffic(journey.url) as traffic:
         journey.want(journey.register(0.00101))

@@ -21,7 +21,6 @@ from tests.cluster.access import Cluster
 from tests.cluster.gateway.world import CLASS
 from tests.cluster.installation import Backing, Release, add_images
 from tests.cluster.node.images import Image
-from tests.cluster.rollouts import eventually
 from tests.cluster.workloads import Workloads
 from tests.registering import registered
 
@@ -295,10 +294,10 @@ class Journey:
             time.sleep(0.5)
         raise AssertionError(f"never at rest: {json.dumps(self.status, indent=1)}")
 
-    def until_routed(self) -> None:
-        """Wait until requests through the gateway are answered."""
-        url = f"{self.url}/v2/models/{MODEL}/ready"
-        eventually(lambda: httpx.get(url, trust_env=False).status_code == 200, PATIENCE)
+    def until_promoted(self) -> None:
+        """Wait until what is wanted has all requests."""
+        how = ("--for=condition=Promoted", f"--timeout={PATIENCE:g}s")
+        self.release.kubectl("wait", f"mro/{MODEL}", *how)
 
     def servers(self) -> set[str]:
         """Return the names of the pods that serve the stable revision."""

@@ -137,11 +137,21 @@ class World:
             keys = ("phase", "conditions", "decisions", "metrics", "paired", "lost")
             raise AssertionError({k: self.status().get(k) for k in keys}) from None
 
+    def wait_for_deployment(self) -> None:
+        """Wait until the first model serves: `phase` is the decision, the condition its effect."""
+        self.wait(promoted)
+
     @contextmanager
     def clients(self) -> Iterator[None]:
         """Ask all the while."""
         with asking(self.url, 2) as self.answered:
             yield
+
+
+def promoted(status: Manifest) -> bool:
+    """Return whether what is wanted has all requests."""
+    found = {one["type"]: one["status"] for one in status.get("conditions", [])}
+    return found.get("Promoted") == "True"
 
 
 class ClusterNames(httpx.HTTPTransport):

@@ -36,7 +36,7 @@ def test_no_client_notices_a_promotion_and_a_rollback(journey: Journey) -> None:
     registry = journey.project.registry
     journey.want(journey.register(0.001))
     journey.until_at_rest(0)
-    journey.until_routed()
+    journey.until_promoted()
     with Traffic(journey.url) as traffic:
         journey.want(journey.register(0.00101))
         journey.until_at_rest(1)

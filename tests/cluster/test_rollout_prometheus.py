@@ -137,7 +137,7 @@ def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[Scraped]:
 def test_what_prometheus_tells_promotes_and_its_absence_never_does(world: Scraped) -> None:
     first, second, third = (world.release(v, -1.0 - n / 1e3) for n, v in enumerate("123"))
     world.want(first)
-    world.wait(lambda s: s.get("phase") == "stable")
+    world.wait_for_deployment()
     with world.clients():
         world.want(second)
         done = world.wait(lambda s: s.get("phase") == "stable" and s.get("history"))

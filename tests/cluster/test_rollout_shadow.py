@@ -42,7 +42,7 @@ def test_a_model_that_agrees_goes_on_and_one_that_does_not_never_meets_a_client(
 ) -> None:
     good, same, bad = (world.release(v, b) for v, b in (("1", -1.0), ("2", -1.001), ("3", -9.0)))
     world.want(good)
-    world.wait(lambda s: s.get("phase") == "stable")
+    world.wait_for_deployment()
     with world.clients():
         world.want(same)
         shadowing = world.wait(lambda s: s.get("paired"))

@@ -19,6 +19,21 @@ def test_first_deployment_needs_no_analysis():
     assert world.condition("Promoted") == ("True", "Promoted")
 
 
+def test_a_first_deployment_is_promoted_once_its_route_is_in_force():
+    world = World()
+    world.gateway.stuck = True
+    world.want("v1")
+    world.settle()
+    world.run(5)
+    assert world.actions == ["initialize", "deploy"]
+    assert world.condition("Promoted") == ("False", "InFlight")
+    assert world.state.serving is None
+    world.gateway.stuck = False
+    world.run(2)
+    assert world.condition("Promoted") == ("True", "Promoted")
+    assert world.state.serving == world.state.stable
+
+
 def test_a_healthy_canary_walks_through_every_step_and_takes_over():
     world = World()
     world.deploy()

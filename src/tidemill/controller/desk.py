@@ -74,7 +74,7 @@ class Desk:
                 if decision.seq > shown:
                     shown = decision.seq
                     tell(decision)
-            if state.phase == "stable" and state.stable and state.stable.revision == revision:
+            if state.serving and state.serving.revision == revision:
                 return
             if state.phase == "stable" and state.closed == revision:
                 raise _given_up(state, revision)

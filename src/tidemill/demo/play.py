@@ -163,7 +163,7 @@ def _run(project: Project, parameters: dict[str, str], watch: Watcher) -> RunRes
 def _stable(project: Project) -> str | None:
     """Return the bundle that serves all traffic, or None while something is in flight."""
     state, _ = project.rollouts.state(project.settings.name)
-    return state.stable.bundle if state.stable and state.phase == "stable" else None
+    return state.serving.bundle if state.serving else None
 
 
 def _schedule(project: Project) -> pl.DataFrame:

@@ -102,7 +102,8 @@ def _stalled(snapshot: Snapshot) -> Condition:
 
 def _promoted(snapshot: Snapshot) -> Condition:
     state, desired = snapshot.state, snapshot.spec.desired
-    if state.phase in ("stable", "finalizing") and state.stable == desired:
+    finalizing = state.stable if state.phase == "finalizing" else None
+    if desired == (state.serving or finalizing):
         return _of("Promoted", True, "Promoted")
     if state.phase == "stable" and state.closed == desired.revision and state.history:
         last = state.history[0]

@@ -292,6 +292,11 @@ class State:
     """Share of the requests that is mirrored to the canary, in 1/10000; its weight is 0 then."""
 
     @property
+    def serving(self) -> Revision | None:
+        """The revision that has all requests: nothing is in flight, and its route is in force."""
+        return self.stable if self.phase == "stable" and self.applied_at else None
+
+    @property
     def load(self) -> int:
         """Share of the requests that the canary's servers must carry, in 1/10000."""
         return max(self.weight, self.mirror)
