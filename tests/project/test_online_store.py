@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tidemill.adapters import online_sqlite
 from tidemill.adapters.feast import FeastRepository
 from tidemill.adapters.online import open_online
 from tidemill.adapters.online_redis import connect
@@ -145,6 +146,18 @@ def test_no_rows_are_no_error(shops: Shops) -> None:
     assert batch.columns == {"total": [], "count": [], "mood": []}
 
 
+def test_more_keys_than_a_statement_takes(shops: Shops, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online_sqlite, "MAX_KEYS", 2)
+    shops.sold(2.5, at=0)
+    shops.fill(1)
+    keys: dict[str, list[str | int | None]] = {
+        "shop": ["b", "c", "d", "e", "a", "f"],
+        "till": [1] * 6,
+    }
+    batch = shops.online.read([shops.view], keys, NOON + timedelta(hours=1))
+    assert batch.columns["total"] == [None, None, None, None, 2.5, None]
+
+
 def test_the_ttl_is_enforced_at_the_moment_of_the_read(shops: Shops) -> None:
     shops.sold(2.5, at=0)
     shops.fill(1)
@@ -162,7 +175,7 @@ def test_rows_whose_value_expired_are_told_from_unknown_ones(shops: Shops) -> No
         shops.online.read([shops.view], keys, NOON + timedelta(hours=hours)).stale
         for hours in (6, 6.001)
     ]
-    assert stale == [{}, {"sales": 2}]
+    assert stale == [{}, {"sales": [True, False, True, False]}]
 
 
 def test_a_correction_at_the_same_instant_arrives(shops: Shops) -> None:

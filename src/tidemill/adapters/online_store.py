@@ -59,7 +59,7 @@ class OnlineStore(ABC):
         filled, stored = self._fetch([(v, [k for k in ids if k]) for v, ids in wanted])
         at = moment.timestamp()
         columns: dict[str, list[Value]] = {}
-        stale: dict[str, int] = {}
+        stale: dict[str, list[bool]] = {}
         for (view, identities), rows in zip(wanted, stored, strict=True):
             fresh = {
                 key: {name: decode(content) for name, content in values.items() if content}
@@ -68,7 +68,7 @@ class OnlineStore(ABC):
             }
             found = [fresh.get(key, {}) if key else {} for key in identities]
             if expired := rows.keys() - fresh.keys():
-                stale[view.name] = sum(key in expired for key in identities)
+                stale[view.name] = [key in expired for key in identities]
             for column in view.fields:
                 columns[column.name] = [values.get(column.name) for values in found]
         return OnlineBatch(columns, filled.as_of if filled else None, stale)

@@ -34,8 +34,17 @@ class OnlineBatch:
     """Feature → N values in the order of the keys."""
     as_of: datetime | None
     """The instant up to which the store was materialised, read before the values; None: never."""
-    stale: dict[str, int] = field(default_factory=dict)
-    """View → rows whose stored value was older than the view's ttl; without any: absent."""
+    stale: dict[str, list[bool]] = field(default_factory=dict)
+    """View → for N rows whether the stored value was older than its ttl; without any: absent."""
+
+    def part(self, begin: int, end: int) -> OnlineBatch:
+        """Return the rows from `begin` up to `end`."""
+        rows = slice(begin, end)
+        return OnlineBatch(
+            {name: values[rows] for name, values in self.columns.items()},
+            self.as_of,
+            {view: old for view, all_of in self.stale.items() if any(old := all_of[rows])},
+        )
 
 
 class OnlineReader(Protocol):

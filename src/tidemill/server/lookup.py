@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from time import monotonic
@@ -21,11 +20,11 @@ import structlog
 from numpy.typing import NDArray
 
 from tidemill.bundle import FeatureView, InputColumn, Manifest
-from tidemill.errors import Unavailable
 from tidemill.ports.features import OnlineBatch, OnlineReader, Value
 from tidemill.server.circuit import Circuit
 from tidemill.server.metrics import Counters
 from tidemill.server.model import default
+from tidemill.server.reads import Reads
 from tidemill.server.tensors import FP32_MAX
 from tidemill.server.validation import Batch
 from tidemill.settings.serving import ServingSettings
@@ -35,8 +34,6 @@ __all__ = ["Found", "Lookup"]
 log = structlog.get_logger(__name__)
 
 USABLE: dict[str, set[type]] = {"BYTES": {str, NoneType}, "FP32": {float, int, bool, NoneType}}
-THREADS = 4
-"""Reads at once; a read that hangs holds one, the others go on."""
 LONGEST_PAUSE_SECONDS = 30.0
 """Between two tries of a store that stays down."""
 NOTHING = OnlineBatch({}, None)
@@ -80,13 +77,13 @@ class Lookup:
         # A pause below the deadline would let several try at once.
         pause = max(settings.lookup_pause_seconds, self._deadline)
         self._circuit = Circuit(settings.lookup_failures, pause, LONGEST_PAUSE_SECONDS)
-        self._hung: set[Future[OnlineBatch]] = set()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lookup")
+        self._reads = Reads(self._verified_read)
 
     async def fill(self, batch: Batch, moment: datetime) -> Found:
         """Complete the batch with features; never fails: what is not there gets its default."""
         online = await self._read(batch, moment)
-        found = Found(stale=online.stale, as_of=online.as_of, age_seconds=self._age(online, moment))
+        stale = {view: sum(rows) for view, rows in online.stale.items()}
+        found = Found(stale=stale, as_of=online.as_of, age_seconds=self._age(online, moment))
         sought = [
             (view.name, column)
             for view in batch.views
@@ -153,19 +150,9 @@ class Lookup:
         return online
 
     async def _read_in_time(self, batch: Batch, moment: datetime) -> OnlineBatch:
-        """Read the store; a read that ends too late holds its thread until then."""
-        if len(self._hung) == THREADS:
-            raise Unavailable(f"all {THREADS} threads wait for reads that do not end")
-        views = batch.views
-        keys = {key: batch.keys[key] for view in views for key in view.join_keys}
-        read = self._threads.submit(self._verified_read, views, keys, moment)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(read), self._deadline)
-        except (TimeoutError, asyncio.CancelledError):  # over gRPC a caller may go meanwhile
-            if not read.cancel() and not read.done():
-                self._hung.add(read)
-                read.add_done_callback(self._hung.discard)
-            raise
+        keys = {key: batch.keys[key] for view in batch.views for key in view.join_keys}
+        async with asyncio.timeout(self._deadline):
+            return await self._reads.read(batch.views, keys, batch.rows, moment)
 
     def _report(self, reason: str) -> None:
         """Log that the circuit opened or closed; metrics count what happens in between."""

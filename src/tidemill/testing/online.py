@@ -35,13 +35,13 @@ class MemoryOnline:
         """Look up the features of `views`."""
         self._fail()
         columns: dict[str, list[Value]] = {}
-        stale: dict[str, int] = {}
+        stale: dict[str, list[bool]] = {}
         for view in views:
             rows = list(zip(*(keys[name] for name in view.join_keys), strict=True))
             too_old = {row for name, row in self.expired if name == view.name}
             held = {k: v for k, v in self.values.get(view.name, {}).items() if k not in too_old}
-            if count := sum(row in too_old for row in rows):
-                stale[view.name] = count
+            if any(old := [row in too_old for row in rows]):
+                stale[view.name] = old
             found = [held.get(row, {}) for row in rows]
             for column in view.fields:
                 columns[column.name] = [values.get(column.name) for values in found]

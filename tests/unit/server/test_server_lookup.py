@@ -28,7 +28,7 @@ from tests.server_app import (
 
 from tidemill.bundle import InputColumn
 from tidemill.errors import Unavailable
-from tidemill.server import lookup
+from tidemill.server import lookup, reads
 from tidemill.server.metrics import Counters
 from tidemill.server.validation import Batch
 from tidemill.settings.serving import ServingSettings
@@ -194,15 +194,16 @@ def test_few_failures_do_not_open_the_circuit(bundle: Path) -> None:
 def test_requests_do_not_queue_behind_reads_that_hang(bundle: Path) -> None:
     hanging = Hanging()
     served = start(bundle, online=hanging, lookup_deadline_ms=5, lookup_failures=1000)
-    for _ in range(lookup.THREADS + 5):
+    for _ in range(reads.THREADS + 5):
         assert served.infer(ROW | {"tailnum": "N1"}).status == 200
-    assert hanging.reads == lookup.THREADS
-    assert served.served.inference._lookup._threads._work_queue.qsize() == 0
+    assert hanging.reads == reads.THREADS
+    pool = served.served.inference._lookup._reads
+    assert pool._threads._work_queue.qsize() == 0
     hanging.released.set()
-    while served.served.inference._lookup._hung:
+    while pool._running:
         pass
     served.infer(ROW | {"tailnum": "N1"})
-    assert hanging.reads == lookup.THREADS + 1
+    assert hanging.reads == reads.THREADS + 1
 
 
 def test_values_older_than_the_ttl_are_counted_apart_from_unknown_ones(served: Running) -> None:
@@ -239,6 +240,6 @@ def test_reads_whose_callers_have_gone_are_bounded_too(bundle: Path) -> None:
                 await asyncio.wait_for(call, 0.05)
 
     asyncio.run(leave())
-    assert hanging.reads == lookup.THREADS
+    assert hanging.reads == reads.THREADS
     assert served.metric("tidemill_store_open") == 1
     hanging.released.set()
