@@ -371,6 +371,23 @@ def test_a_dead_server_is_unavailable_and_named(uri: str, message: str) -> None:
     assert "tidemill up" in caught.value.hint
 
 
+def test_a_server_that_is_started_meanwhile_is_waited_for(tmp_path: Path) -> None:
+    port = servers.free_port()
+    client = Client(f"http://127.0.0.1:{port}", connect_seconds=30.0)
+    argv = [sys.executable, "-m", "http.server", str(port), "--directory", str(tmp_path)]
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.experiment, "any")
+        with pytest.raises(TimeoutError):
+            asked.result(0.5)
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            with pytest.raises(PermanentError, match="answered 404"):
+                asked.result(30)
+        finally:
+            process.terminate()
+            process.wait()
+
+
 def test_something_else_on_the_port_is_said(tmp_path: Path) -> None:
     port = servers.free_port()
     argv = [sys.executable, "-m", "http.server", str(port), "--directory", str(tmp_path)]

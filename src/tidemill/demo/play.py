@@ -29,7 +29,6 @@ from tidemill.demo.witness import Witness
 from tidemill.domain.months import months
 from tidemill.errors import StepFailed, UsageError
 from tidemill.local.platform import Platform
-from tidemill.ports.runs import RunResult, Watcher
 from tidemill.wiring import Project
 
 __all__ = ["play"]
@@ -57,14 +56,12 @@ def play(folder: Path, tell: Callable[[Event], None]) -> Story:
     project = Project.load(folder, env="demo", assignments=ports)
     poison = Poison(project, ports)
     with _platform(project, story), Clients(_url(project)) as clients:
-        try:
-            witness = _first_release(project, story, poison)
-            manifest = read_manifest(Path(_stable(project) or ""))
-            version = _force(project, story, poison)
-        finally:
-            poison.stop()
+        witness = _first_release(project, story)
+        manifest = read_manifest(Path(_stable(project) or ""))
         replay = Replay(project, clock, _schedule(project), manifest, clients)
-        failures = _live(project, replay, witness, story, version)
+        story.note(clock.now(), "a model is trained on shuffled labels", FORCED)
+        with poison:
+            failures = _live(project, replay, witness, story, poison)
         story.cpu_seconds = _cpu_seconds(project)
     witness.finish()
     story.performance_bound = project.settings.monitoring.performance_z
@@ -111,12 +108,12 @@ def _platform(project: Project, story: Story) -> Iterator[None]:
     specs = project.platform_specs()
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with story.waiting("MLflow starts"):  # of all that starts, what the training waits for
-            names = project.platform.begin(spec for spec in specs if spec.name == "mlflow")
+        with story.waiting("the platform begins to start"):
+            # of all that starts, what the training waits for
+            project.platform.begin(spec for spec in specs if spec.name == "mlflow")
             project.source.read("flights", f"{START:%Y-%m}", START)  # parses the CSV for all others
             for spec in specs:
                 project.platform.processes.declare(spec)
-            project.platform.wait(names)
         yield
     finally:
         with story.waiting("the platform stops"):
@@ -133,17 +130,13 @@ def _url(project: Project) -> str:
     return f"{gateway}/v2/models/{project.settings.registry.model}/infer"
 
 
-def _first_release(project: Project, story: Story, poison: Poison) -> Witness:
+def _first_release(project: Project, story: Story) -> Witness:
     """Train on January to March while the platform starts, and release version 1."""
     story.note(START, "first training begins", "on what was known on 1 April: January to March")
-
-    def beside(run: RunResult) -> None:
-        done = {step.name for step in run.steps if step.state == "succeeded"}
-        if "training-set" in done and not poison.begun:  # behind it: version 1 is the sound one
-            story.note(START, "a model is trained on shuffled labels", FORCED)
-            poison.begin()
-
-    story.add_run("first training", _run(project, {"trigger": "demo"}, beside))
+    run = project.runs.launch("training", {"trigger": "demo"})
+    if run.state != "succeeded":
+        raise StepFailed(f"{run.run_id} {run.state}: {run.cause}", hint="see its run.log")
+    story.add_run("first training", run)
     with story.waiting("the rest of the platform starts"):
         project.platform.wait([spec.name for spec in project.platform_specs()])
     with story.waiting("first release"):
@@ -151,13 +144,6 @@ def _first_release(project: Project, story: Story, poison: Poison) -> Witness:
     witness = Witness(project, story)
     witness.look()
     return witness
-
-
-def _run(project: Project, parameters: dict[str, str], watch: Watcher) -> RunResult:
-    run = project.runs.launch("training", parameters, watch=watch)
-    if run.state != "succeeded":
-        raise StepFailed(f"{run.run_id} {run.state}: {run.cause}", hint="see its run.log")
-    return run
 
 
 def _stable(project: Project) -> str | None:
@@ -181,15 +167,17 @@ def _schedule(project: Project) -> pl.DataFrame:
 
 
 def _live(
-    project: Project, replay: Replay, witness: Witness, story: Story, poisoned: str
+    project: Project, replay: Replay, witness: Witness, story: Story, poison: Poison
 ) -> list[str]:
-    """Let months pass: a poisoned model is stopped, drift comes and a schedule, both retrain.
+    """Let months pass: a schedule and drift retrain, in between a poisoned model is stopped.
 
     Return what was not seen; empty when the loop closed.
     """
     meter = _Meter(project, story)
     wanted = {"schedule", "concept_drift"}
     ended = (witness.rolled_back, witness.promoted)
+    replay.play(END, watch=witness.look, done=lambda: "schedule" in witness.ran)
+    poisoned = _force(project, witness, story, poison)
     replay.play(END, watch=witness.look, done=lambda: any(poisoned in found for found in ended))
     replay.play(END, watch=witness.look, done=lambda: wanted <= witness.ran)
     replay.play(END, watch=witness.look, done=lambda: bool(witness.promoted))
@@ -235,11 +223,12 @@ class _Meter:
         )
 
 
-def _force(project: Project, story: Story, poison: Poison) -> str:
+def _force(project: Project, witness: Witness, story: Story, poison: Poison) -> str:
     """Force the poisoned model into a canary, and return its version."""
+    witness.look()
     with story.waiting("the training on shuffled labels ends"):
         run = poison.finish()
-    story.add_run("training on shuffled labels, beside the first", run, beside=True)
+    story.add_run("training on shuffled labels, beside the replay", run, beside=True)
     reference = str(run.step("register").outputs["Output"])
     with project.desk("local") as desk:
         desk.start(reference)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+import psutil
 
 from tidemill.errors import StepFailed
 from tidemill.wiring import Project
@@ -50,16 +52,13 @@ class Poison:
         self._command = broken.command("run", "training", *options, "--json")
         self._process: subprocess.Popen[str] | None = None
 
-    @property
-    def begun(self) -> bool:
-        """Whether the training was begun."""
-        return self._process is not None
-
-    def begin(self) -> None:
-        """Begin the training; nothing is released by it."""
+    def __enter__(self) -> Self:
+        """Begin the training, behind everything else on the machine; nothing is released by it."""
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        psutil.Process(self._process.pid).nice(10)
+        return self
 
     def finish(self) -> RunResult:
         """Wait until the model is registered; raises StepFailed with what went wrong."""
@@ -69,7 +68,7 @@ class Poison:
             raise StepFailed(f"the training on shuffled labels failed: {errors.strip()}")
         return self._runs.status(json.loads(answer)["run_id"])
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the training if it still runs; its steps end with it."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()

@@ -153,3 +153,6 @@ class RegistrySettings(Group):
     """Public key against which a bundle is verified before it is loaded."""
     token: Secret = ""
     """Bearer token of a remote MLflow; empty means none."""
+    connect_seconds: float = Field(default=1.5, ge=0)
+    """How long a step or command tries to connect. Longer outlives a restart of the server (seven
+    seconds here, a new pod takes more); shorter tells sooner that there is none."""

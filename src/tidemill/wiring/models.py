@@ -30,7 +30,10 @@ class ModelParts(DataParts):
         """The connection to MLflow."""
         from tidemill.adapters.mlflow.client import Client
 
-        return Client(self.settings.registry.uri, reveal(self.settings.registry.token))
+        registry = self.settings.registry
+        return Client(
+            registry.uri, reveal(registry.token), connect_seconds=registry.connect_seconds
+        )
 
     @cached_property
     def registry(self) -> MlflowRegistry:

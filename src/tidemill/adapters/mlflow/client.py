@@ -20,8 +20,10 @@ __all__ = ["Client", "now_ms", "pairs", "quoted"]
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 PROXY_SCHEME = "mlflow-artifacts:"
-CONNECT_RETRIES = 3
-"""Only connecting is retried (0, 0.5, 1 s apart): what may have been done is not sent twice."""
+CONNECT_PAUSE_SECONDS = 0.2
+IDLE = httpx.Limits(keepalive_expiry=1.0)
+"""Seconds that a connection is kept for the next call: MLflow closes an idle one after five, its
+older servers after two, and a call that is on its way by then is lost."""
 TIMEOUT = httpx.Timeout(30.0, connect=2.0)
 """Seconds without a byte; a server that was just started migrates nothing while it answers."""
 
@@ -29,13 +31,14 @@ TIMEOUT = httpx.Timeout(30.0, connect=2.0)
 class Client:
     """One MLflow server; a connection is opened with the first call."""
 
-    def __init__(self, uri: str, token: str = "") -> None:
+    def __init__(self, uri: str, token: str = "", *, connect_seconds: float = 1.5) -> None:
+        """Try to connect for `connect_seconds`, each time that there is no connection yet."""
         self.uri = uri.rstrip("/")
         self._http = httpx.Client(
             base_url=self.uri,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=TIMEOUT,
-            transport=httpx.HTTPTransport(retries=CONNECT_RETRIES),
+            transport=_Patient(connect_seconds),
         )
         weakref.finalize(self, self._http.close)
 
@@ -166,6 +169,24 @@ class Client:
                 text, hint="look at registry.token and the server's allowed hosts"
             )
         return PermanentError(text)
+
+
+class _Patient(httpx.HTTPTransport):
+    """Waits for a server that starts. What may have been done is not sent twice."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(limits=IDLE)
+        self._seconds = seconds
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        deadline = time.monotonic() + self._seconds
+        while True:
+            try:
+                return super().handle_request(request)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(CONNECT_PAUSE_SECONDS)
 
 
 def pairs(values: Mapping[str, object]) -> list[dict[str, str]]:
