@@ -216,7 +216,7 @@ def test_a_wrong_model_is_rolled_back_and_a_right_one_promoted(
         world.release(name, bias) for name, bias in (("good", -1.0), ("bad", -9.0), ("same", -1.01))
     )
     world.start(good)
-    world.wait(lambda state: state.phase == "stable")
+    world.wait(lambda state: state.serving is not None)
     with Load(world.url, world.folder) as load:
         hours = roll_back(world, bad, good)
         promote(world, better, Line(capsys, "retrain"))

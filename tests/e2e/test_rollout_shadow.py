@@ -181,7 +181,7 @@ def test_a_model_that_agrees_goes_on_and_one_that_does_not_never_meets_a_client(
 ) -> None:
     good, same, bad = world.release(-1.0), world.release(-1.001), world.release(-9.0)
     world.start(good)
-    world.wait(lambda state: state.phase == "stable")
+    world.wait(lambda state: state.serving is not None)
     with asking(world.url, 4) as answered:
         world.start(same)
         shadowing = world.wait(lambda s: bool(s.attempt and s.attempt.evidence.pairing.matched))
