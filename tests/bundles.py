@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from tidemill.bundle import FeatureService, InputColumn, Manifest, write_manifest
 from tidemill.steps.gate import seal
-from tidemill.testing.models import write_profile
+from tidemill.testing.models import write_golden_rows, write_profile
 
 DATA = "0123456789abcdef0123456789abcdef.dir"
 
@@ -65,19 +65,18 @@ def make_bundle(folder: Path, name: str, scale: float = 0.001, longest: int | No
     write_evidence(folder)
     (folder / "MODEL_CARD.md").write_text("# a model\n")
     write_profile(folder)
-    write_manifest(
-        folder,
-        Manifest(
-            name=name,
-            inputs=(
-                InputColumn("distance", "FP32", "request"),
-                InputColumn("carrier", "BYTES", "request"),
-            ),
-            output="probability",
-            row_id="flight_id",
-            features=FeatureService("flight_delay_v1", "flights", "sha256:" + "f" * 64, ()),
-            prior=0.2,
-            lineage={"data_version": DATA, "git_commit": "c" * 40, "seed": "1"},
+    manifest = Manifest(
+        name=name,
+        inputs=(
+            InputColumn("distance", "FP32", "request"),
+            InputColumn("carrier", "BYTES", "request"),
         ),
+        output="probability",
+        row_id="flight_id",
+        features=FeatureService("flight_delay_v1", "flights", "sha256:" + "f" * 64, ()),
+        prior=0.2,
+        lineage={"data_version": DATA, "git_commit": "c" * 40, "seed": "1"},
     )
+    write_manifest(folder, manifest)
+    write_golden_rows(folder, manifest)
     return folder

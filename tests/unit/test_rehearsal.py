@@ -30,6 +30,8 @@ class Servers:
         self.inputs = {"stable": dict(INPUTS), "canary": dict(INPUTS)}
         self.outputs = {"stable": "probability", "canary": "probability"}
         self.status, self.version, self.score = 200, "2", 0.3
+        self.digest, self.answered = "sha256:v2", "FP32"
+        self.shape = [1]
         self.fallback = ""
         self.rows: list[dict[str, object]] = []
 
@@ -45,11 +47,13 @@ class Servers:
                 }
                 for name, (datatype, origin, optional) in self.inputs[host].items()
             ]
-            outputs = [{"name": self.outputs[host], "datatype": "FP32"}]
-            return httpx.Response(200, json={"inputs": tensors, "outputs": outputs})
+            outputs = [{"name": self.outputs[host], "datatype": "FP32", "shape": [-1]}]
+            body = {"inputs": tensors, "outputs": outputs, "parameters": {"digest": self.digest}}
+            return httpx.Response(200, json=body)
         assert host == "canary", "stable is not asked to score"
         self.rows.append(json.loads(request.content))
-        outputs = [{"name": "probability", "data": [self.score]}]
+        scores = {"data": [self.score], "datatype": self.answered, "shape": self.shape}
+        outputs = [{"name": "probability", **scores}]
         marks = {"fallback": self.fallback} if self.fallback else {}
         body = {"model_version": self.version, "parameters": marks, "outputs": outputs}
         return httpx.Response(self.status, json=body)
@@ -86,6 +90,10 @@ def test_a_good_canary_is_asked_once_per_attempt(servers, rehearsal):
         ({"version": "7"}, "version 7, not 2"),
         ({"score": 1.5}, "1.5, not in"),
         ({"fallback": "prior"}, "failed on an empty row, prior answered"),
+        ({"digest": "sha256:v7"}, "serves the bundle sha256:v7, not sha256:v2"),
+        ({"answered": "FP64"}, r"answers one row with ['probability FP64[]']"),
+        ({"shape": [1, 2]}, r"of shape [1, 2], its metadata say ['probability FP32[]']"),
+        ({"shape": [3]}, "of shape [3]"),
     ],
 )
 def test_a_wrong_answer_is_named(servers, rehearsal, fault, says):

@@ -83,6 +83,7 @@ class Run:
 
     def package(self, gated: Path, out: Path, pii: Mapping[str, str] | None = None) -> None:
         package(
+            self.rows,
             self.trained,
             self.exported,
             self.evaluated,
@@ -298,6 +299,7 @@ def test_the_bundle_is_complete_and_agrees_with_its_graph(run: Run) -> None:
         "profile.json",
         "reference.parquet",
         "warmup.json",
+        "golden.json",
         "MODEL_CARD.md",
     }
     manifest = read_manifest(run.bundle)

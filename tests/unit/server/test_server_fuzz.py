@@ -29,7 +29,7 @@ def test_what_the_server_must_not_do_is_found(
     def broken(*_: Any) -> Any:
         raise ValueError("planted")
 
-    monkeypatch.setattr(validation, "_flat", broken)
+    monkeypatch.setattr(validation, "_list", broken)
     report = fuzz(tmp_path, 500)
     assert report.findings
     number, found = report.findings[0].removeprefix("input ").split(": ", 1)

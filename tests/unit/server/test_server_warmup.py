@@ -32,7 +32,7 @@ def test_the_requests_are_scored_and_leave_no_trace(
 
     monkeypatch.setattr(Model, "predict", counted)
     served = start(record(tmp_path, request(FULL), request(FULL | {"temp": None}, 32)))
-    assert scored == [1, 1, 32]  # the first is the row of defaults
+    assert scored == [1, 1, 32, 2]  # a row of defaults before them, the golden rows after them
     assert served.metric("tidemill_requests_total", outcome="ok") == 0
     assert served.metric("tidemill_rows_total") == 0
     assert served.log.close(10) == 0
