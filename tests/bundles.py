@@ -13,6 +13,7 @@ from tidemill.steps.gate import seal
 from tidemill.testing.models import write_golden_rows, write_profile
 
 DATA = "0123456789abcdef0123456789abcdef.dir"
+FEATURES = FeatureService("flight_delay_v1", "flights", "sha256:" + "f" * 64, ())
 
 
 def model(scale: float, longest: int | None = None) -> bytes:
@@ -59,7 +60,13 @@ def write_evidence(folder: Path, *, passed: bool = True, override: str = "") -> 
     (folder / "evidence.json").write_text(json.dumps(seal(evidence)))
 
 
-def make_bundle(folder: Path, name: str, scale: float = 0.001, longest: int | None = None) -> Path:
+def make_bundle(
+    folder: Path,
+    name: str,
+    scale: float = 0.001,
+    longest: int | None = None,
+    features: FeatureService = FEATURES,
+) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(model(scale, longest))
     write_evidence(folder)
@@ -73,7 +80,7 @@ def make_bundle(folder: Path, name: str, scale: float = 0.001, longest: int | No
         ),
         output="probability",
         row_id="flight_id",
-        features=FeatureService("flight_delay_v1", "flights", "sha256:" + "f" * 64, ()),
+        features=features,
         prior=0.2,
         lineage={"data_version": DATA, "git_commit": "c" * 40, "seed": "1"},
     )
