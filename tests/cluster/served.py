@@ -101,10 +101,18 @@ class World:
     def release(self, version: str, bias: float) -> dict[str, Any]:
         """Put a bundle on the volume; return the resource's `model`."""
         bundle = write_bundle(self.folder / version, manifest=MANIFEST, bias=bias)
+        return self.place(bundle, self.sign(bundle, version))
+
+    def place(self, bundle: Path, model: dict[str, Any]) -> dict[str, Any]:
+        """Put a bundle on the volume where the servers of `model` look for it."""
+        bundle.rename(self.folder / "models/bundles" / model["digest"][7:17])
+        return model
+
+    def sign(self, bundle: Path, version: str) -> dict[str, Any]:
+        """Sign a bundle; return the resource's `model`."""
         self.signer.sign(bundle)
         digest = verify(bundle, self.folder / "keys/signing.pub")
         low, high = tails(read_profile(bundle).score)
-        bundle.rename(self.folder / "models/bundles" / digest[7:17])
         return {
             "name": NAME,
             "version": version,

@@ -145,3 +145,26 @@ def test_a_canary_that_fails_its_rehearsal_never_gets_traffic(found):
     ending = world.state.history[0]
     assert ending.outcome == "rolled_back"
     assert (found or "did not answer a request of our own before the deadline") in ending.reason
+
+
+def test_a_canary_whose_server_refuses_to_start_is_given_up_at_once():
+    world = World()
+    world.deploy()
+    world.servers.refused["v2"] = "ended with exit code 3: golden row 7"
+    world.want("v2")
+    world.run(2)
+    (ending,) = world.state.history
+    assert ending.reason == (
+        "the canary's server refuses to start: ended with exit code 3: golden row 7"
+    )
+    assert world.weight("v1") == TOTAL
+
+
+def test_a_canary_that_refuses_to_start_again_loses_its_traffic_for_good():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.servers.refused["v2"] = "ended with exit code 3: 'model.onnx' is not what was signed"
+    world.run(3)
+    assert [d.action for d in world.store.log][-3:] == ["hold", "rollback", "complete"]
