@@ -13,6 +13,11 @@ from tidemill.steps.gate import seal
 from tidemill.testing.models import write_golden_rows, write_profile
 
 DATA = "0123456789abcdef0123456789abcdef.dir"
+SHORT = {"flight_id": "f1", "distance": 5.0, "carrier": "UA"}
+"""A row for `make_bundle`."""
+LONG = SHORT | {"distance": 100.0}
+"""A row for which a model has no entry whose `longest` is LONGEST: it fails."""
+LONGEST = 10
 FEATURES = FeatureService("flight_delay_v1", "flights", "sha256:" + "f" * 64, ())
 
 

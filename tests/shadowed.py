@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from tests.serving import FULL, body
 
-__all__ = ["asking"]
+__all__ = ["QUIET", "asking"]
 
 QUIET = FULL | {"temp": 120.0, "carrier_late_rate_7d": 0.0}
 """A row that the model scores below its threshold; it scores FULL above."""

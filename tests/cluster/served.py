@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,8 @@ import httpx
 from tests.cluster.node.images import Image
 from tests.cluster.rollouts import IMAGE, ROOT, client, eventually, install, manifest
 from tests.cluster.workloads import Workloads
-from tests.shadowed import asking
+from tests.serving import FULL
+from tests.shadowed import QUIET, asking
 
 from tidemill.adapters.kubernetes.client import ROLLOUTS, SERVICES, KubeClient, Manifest
 from tidemill.adapters.signing import Signer
@@ -150,9 +151,9 @@ class World:
         self.wait(promoted)
 
     @contextmanager
-    def clients(self) -> Iterator[None]:
-        """Ask all the while."""
-        with asking(self.url, 2) as self.answered:
+    def clients(self, rows: Sequence[dict[str, Any]] = (FULL, QUIET)) -> Iterator[None]:
+        """Ask for the `rows` all the while."""
+        with asking(self.url, 2, rows) as self.answered:
             yield
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.bundles import make_bundle
+from tests.bundles import LONG, LONGEST, SHORT, make_bundle
 from tests.rollout_machine import RolloutMachine, started
 from tests.shadowed import asking
 
@@ -21,10 +21,6 @@ pytestmark = pytest.mark.slow
 
 MODEL = "sick-flights"
 METRICS = [{"name": "errors", "event": "error", "pass_ratio": 2.0, "max_rate": 0.05}]
-SHORT = {"flight_id": "f1", "distance": 5.0, "carrier": "UA"}
-LONG = SHORT | {"distance": 100.0}
-"""A row for which a model whose longest distance is 10 has no entry."""
-LONGEST = 10
 
 
 class World(RolloutMachine):
