@@ -80,7 +80,8 @@ def test_a_failing_stable_freezes_the_rollout_of_its_cure(make: Make) -> None:
             assert world.log[-1].reason == "stable is above max_rate in errors"
             assert world.condition("StableHealthy") == ("False", "AboveMaxRate")
             assert not [a for a in world.log[-1].evidence if a.verdict == "harm"]
-        assert answered[cure.version] > 0
+            world.wait(lambda _: answered[cure.version] > 20)  # it keeps what it has
+            assert world.state.phase == "paused"
         assert answered["failed"] == 0
 
 
