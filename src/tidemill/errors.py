@@ -46,6 +46,8 @@ __all__ = [
 SPOKEN = "tidemill: "
 """What an error begins with where a command ends with it."""
 HINT = "\n  → "
+MAX_SPOKEN = 600
+"""A refused bundle's error names its folder, a row and two scores; a list may be far longer."""
 
 
 class TidemillError(Exception):
@@ -147,7 +149,7 @@ class StepFailed(PermanentError):
 def last_error(output: str) -> str:
     """Return the message of the error that a command ended with, from what it printed.
 
-    Without its hint; empty when the output has no such error.
+    Without its hint, on one line, MAX_SPOKEN characters of it; empty when there is no such error.
     """
     _, found, said = f"\n{output}".rpartition(f"\n{SPOKEN}")
-    return said.partition(HINT)[0].strip() if found else ""
+    return " ".join(said.partition(HINT)[0].split())[:MAX_SPOKEN] if found else ""

@@ -149,7 +149,7 @@ def test_a_command_of_ours_that_ends_is_told_by_its_error(platform: Platform) ->
     spec = ProcessSpec("broken", (sys.executable, "-c", code), ready_url="http://x/")
     with pytest.raises(Unavailable) as told:
         platform.up([spec])
-    assert "ended with exit code 3: the model scores 0.3,\nnot 0.2\n  → its log" in str(told.value)
+    assert "ended with exit code 3: the model scores 0.3, not 0.2\n  → its log" in str(told.value)
     assert platform.processes.statuses()["broken"].exit_code == 3
 
 

@@ -47,8 +47,6 @@ SILENT_PROBES = 15
 BACKOFF_SECONDS = (0.5, 1, 2, 5, 10)
 LOG_TAIL_BYTES = 4096
 """Of a log, where the reason of an end is looked for."""
-MAX_DETAIL = 600
-"""Characters of such a reason; a refused bundle's names its folder, the row and two scores."""
 HEALTHY_SECONDS = 30.0
 """A process that was ready this long starts its back-off anew."""
 
@@ -333,9 +331,9 @@ def _last_words(log: Path) -> str:
         file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
         text = file.read().decode(errors="replace").strip()
     if error := last_error(text):
-        return f": {error[:MAX_DETAIL]}"
+        return f": {error}"
     lines = text.splitlines()
-    return f"; last line: {lines[-1][:MAX_DETAIL] if lines else '(nothing was printed)'}"
+    return f"; last line: {lines[-1][:300] if lines else '(nothing was printed)'}"
 
 
 def serve(folder: PlatformFolder, logs: Path, stopped: Callable[[], bool]) -> None:

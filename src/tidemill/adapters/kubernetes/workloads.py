@@ -210,8 +210,7 @@ def _refusal(pod: Manifest) -> str:
         state = container.get("state", {})
         ended = state.get("terminated") or container.get("lastState", {}).get("terminated", {})
         if not container.get("ready") and ended.get("exitCode") == Refused.exit_code:
-            message = ended.get("message", "").strip()
-            why = last_error(message) or message or "the pod's log says why"
+            why = last_error(ended.get("message", "")) or "the pod's log says why"
             return f"ended with exit code {Refused.exit_code}: {why}"
     return ""
 
