@@ -30,7 +30,10 @@ def package(
     run_id = project.tracker(run).run_id
     lineage = {"data_version": data_version, "git_commit": git_commit, "run_id": run_id}
     package(
-        *(Path(part.path) for part in (trained, exported, evaluated, evidence, bundle)),
+        *(
+            Path(part.path)
+            for part in (training_set, trained, exported, evaluated, evidence, bundle)
+        ),
         name=project.settings.registry.model,
         row_id=project.settings.serving.row_id,
         features=pinned_service(Path(training_set.path)),

@@ -10,9 +10,15 @@ from onnx import TensorProto, helper
 
 from tidemill.bundle import FeatureService, InputColumn, Manifest, write_manifest
 from tidemill.steps.gate import seal
-from tidemill.testing.models import write_profile
+from tidemill.testing.models import write_golden_rows, write_profile
 
 DATA = "0123456789abcdef0123456789abcdef.dir"
+SHORT = {"flight_id": "f1", "distance": 5.0, "carrier": "UA"}
+"""A row for `make_bundle`."""
+LONG = SHORT | {"distance": 100.0}
+"""A row for which a model has no entry whose `longest` is LONGEST: it fails."""
+LONGEST = 10
+FEATURES = FeatureService("flight_delay_v1", "flights", "sha256:" + "f" * 64, ())
 
 
 def model(scale: float, longest: int | None = None) -> bytes:
@@ -59,25 +65,30 @@ def write_evidence(folder: Path, *, passed: bool = True, override: str = "") -> 
     (folder / "evidence.json").write_text(json.dumps(seal(evidence)))
 
 
-def make_bundle(folder: Path, name: str, scale: float = 0.001, longest: int | None = None) -> Path:
+def make_bundle(
+    folder: Path,
+    name: str,
+    scale: float = 0.001,
+    longest: int | None = None,
+    features: FeatureService = FEATURES,
+) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.onnx").write_bytes(model(scale, longest))
     write_evidence(folder)
     (folder / "MODEL_CARD.md").write_text("# a model\n")
     write_profile(folder)
-    write_manifest(
-        folder,
-        Manifest(
-            name=name,
-            inputs=(
-                InputColumn("distance", "FP32", "request"),
-                InputColumn("carrier", "BYTES", "request"),
-            ),
-            output="probability",
-            row_id="flight_id",
-            features=FeatureService("flight_delay_v1", "flights", "sha256:" + "f" * 64, ()),
-            prior=0.2,
-            lineage={"data_version": DATA, "git_commit": "c" * 40, "seed": "1"},
+    manifest = Manifest(
+        name=name,
+        inputs=(
+            InputColumn("distance", "FP32", "request"),
+            InputColumn("carrier", "BYTES", "request"),
         ),
+        output="probability",
+        row_id="flight_id",
+        features=features,
+        prior=0.2,
+        lineage={"data_version": DATA, "git_commit": "c" * 40, "seed": "1"},
     )
+    write_manifest(folder, manifest)
+    write_golden_rows(folder, manifest)
     return folder

@@ -40,7 +40,14 @@ __all__ = [
     "Timeout",
     "Unavailable",
     "UsageError",
+    "last_error",
 ]
+
+SPOKEN = "tidemill: "
+"""What an error begins with where a command ends with it."""
+HINT = "\n  → "
+MAX_SPOKEN = 600
+"""A refused bundle's error names its folder, a row and two scores; a list may be far longer."""
 
 
 class TidemillError(Exception):
@@ -58,7 +65,12 @@ class TidemillError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n  → {self.hint}" if self.hint else self.message
+        return f"{self.message}{HINT}{self.hint}" if self.hint else self.message
+
+    @property
+    def spoken(self) -> str:
+        """What a command prints when it ends with this error."""
+        return f"{SPOKEN}{self}"
 
 
 class RetryableError(TidemillError):
@@ -132,3 +144,12 @@ class MissingExtra(PermanentError):
 
 class StepFailed(PermanentError):
     """A pipeline step failed."""
+
+
+def last_error(output: str) -> str:
+    """Return the message of the error that a command ended with, from what it printed.
+
+    Without its hint, on one line, MAX_SPOKEN characters of it; empty when there is no such error.
+    """
+    _, found, said = f"\n{output}".rpartition(f"\n{SPOKEN}")
+    return " ".join(said.partition(HINT)[0].split())[:MAX_SPOKEN] if found else ""

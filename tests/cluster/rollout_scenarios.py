@@ -383,7 +383,7 @@ def shadowed(world: ResourceWorld) -> None:
 
 
 def unfit(world: ResourceWorld) -> None:
-    """S16: a canary that answers wrongly when it is asked first meets no client."""
+    """S16: a canary that answers wrongly or refuses to start meets no client."""
     world.deploy()
     world.traffic.rehearsal = None
     world.want("v2")
@@ -392,6 +392,12 @@ def unfit(world: ResourceWorld) -> None:
     world.traffic.rehearsal = "its score is 2"
     world.run_until("stable")
     assert world.state.history[0].reason == "the canary failed its rehearsal: its score is 2"
+    world.servers.refused[world.revisions["v3"].revision] = "golden row 7 scores 0.3"
+    world.want("v3")
+    world.run_until("rolling_back")
+    world.run_until("stable")
+    refused = "the canary's server refuses to start: golden row 7 scores 0.3"
+    assert world.state.history[0].reason == refused
     assert all(decision.weight in (0, 10_000) for decision in world.store.log)
 
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,8 @@ import httpx
 from tests.cluster.node.images import Image
 from tests.cluster.rollouts import IMAGE, ROOT, client, eventually, install, manifest
 from tests.cluster.workloads import Workloads
-from tests.shadowed import asking
+from tests.serving import FULL
+from tests.shadowed import QUIET, asking
 
 from tidemill.adapters.kubernetes.client import ROLLOUTS, SERVICES, KubeClient, Manifest
 from tidemill.adapters.signing import Signer
@@ -101,10 +102,18 @@ class World:
     def release(self, version: str, bias: float) -> dict[str, Any]:
         """Put a bundle on the volume; return the resource's `model`."""
         bundle = write_bundle(self.folder / version, manifest=MANIFEST, bias=bias)
+        return self.place(bundle, self.sign(bundle, version))
+
+    def place(self, bundle: Path, model: dict[str, Any]) -> dict[str, Any]:
+        """Put a bundle on the volume where the servers of `model` look for it."""
+        bundle.rename(self.folder / "models/bundles" / model["digest"][7:17])
+        return model
+
+    def sign(self, bundle: Path, version: str) -> dict[str, Any]:
+        """Sign a bundle; return the resource's `model`."""
         self.signer.sign(bundle)
         digest = verify(bundle, self.folder / "keys/signing.pub")
         low, high = tails(read_profile(bundle).score)
-        bundle.rename(self.folder / "models/bundles" / digest[7:17])
         return {
             "name": NAME,
             "version": version,
@@ -142,9 +151,9 @@ class World:
         self.wait(promoted)
 
     @contextmanager
-    def clients(self) -> Iterator[None]:
-        """Ask all the while."""
-        with asking(self.url, 2) as self.answered:
+    def clients(self, rows: Sequence[dict[str, Any]] = (FULL, QUIET)) -> Iterator[None]:
+        """Ask for the `rows` all the while."""
+        with asking(self.url, 2, rows) as self.answered:
             yield
 
 

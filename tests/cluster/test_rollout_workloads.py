@@ -17,7 +17,7 @@ from tidemill.adapters.kubernetes.owned import REVISION, ROLLOUT, Owner
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
 from tidemill.adapters.kubernetes.workloads import DeploymentWorkloads
 from tidemill.domain.rollout.model import Revision
-from tidemill.errors import NotFound, Unavailable
+from tidemill.errors import IntegrityError, NotFound, Unavailable
 
 NAME = "flight-delay"
 
@@ -200,6 +200,32 @@ def test_why_a_server_does_not_start(api, owned, servers, revision):
         set_status(api, PODS, name, owned.namespace, {"containerStatuses": [container]})
     detail = eventually(lambda: _detail(servers, revision, "CrashLoop"))
     assert detail == "CrashLoopBackOff: back-off 10s restarting"
+
+
+@pytest.mark.parametrize("kind", ["containerStatuses", "initContainerStatuses"])
+def test_a_pod_that_refuses_to_start_says_so(api, owned, servers, revision, kind):
+    servers.ensure(revision)
+    assert not servers.observe()[revision.revision].refused
+    mine = chosen(revision)
+    pods = eventually(lambda: len(p := api.select(PODS, owned.namespace, mine)) == 2 and p)
+    error = IntegrityError("/b: golden row 7 is 0.3", hint="do not serve it")
+    ended = {"exitCode": 3, "message": f'{{"event": "model loaded"}}\n{error.spoken}'}
+    container = {
+        "name": "server",
+        "image": "",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 1,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": ended},
+    }
+    name = pods[0]["metadata"]["name"]
+    set_status(api, PODS, name, owned.namespace, {kind: [container]})
+    seen = eventually(lambda: (w := servers.observe()[revision.revision]).refused and w)
+    assert seen.detail == "ended with exit code 3: /b: golden row 7 is 0.3"
+    again = {"state": {"terminated": {"exitCode": 0}}} if kind[0] == "i" else {"ready": True}
+    set_status(api, PODS, name, owned.namespace, {kind: [container | again]})
+    eventually(lambda: not servers.observe()[revision.revision].refused)
 
 
 def _detail(servers: DeploymentWorkloads, revision: Revision, part: str) -> str:

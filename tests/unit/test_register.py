@@ -92,3 +92,11 @@ def test_evidence_that_was_edited_is_not_enough(world: World) -> None:
     with pytest.raises(IntegrityError, match="changed after it was sealed"):
         world.register()
     world.assert_untouched()
+
+
+@pytest.mark.parametrize("name", ["golden.json", "evidence.json"])
+def test_a_bundle_that_lacks_a_part_is_not_registered(world: World, name: str) -> None:
+    (world.bundle / name).unlink()
+    with pytest.raises(IntegrityError, match=f"{name} is missing"):
+        world.register()
+    world.assert_untouched()

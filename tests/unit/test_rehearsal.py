@@ -30,6 +30,8 @@ class Servers:
         self.inputs = {"stable": dict(INPUTS), "canary": dict(INPUTS)}
         self.outputs = {"stable": "probability", "canary": "probability"}
         self.status, self.version, self.score = 200, "2", 0.3
+        self.digest, self.answered = "sha256:v2", "FP32"
+        self.shape = [1]
         self.fallback = ""
         self.rows: list[dict[str, object]] = []
 
@@ -45,11 +47,13 @@ class Servers:
                 }
                 for name, (datatype, origin, optional) in self.inputs[host].items()
             ]
-            outputs = [{"name": self.outputs[host], "datatype": "FP32"}]
-            return httpx.Response(200, json={"inputs": tensors, "outputs": outputs})
+            outputs = [{"name": self.outputs[host], "datatype": "FP32", "shape": [-1]}]
+            body = {"inputs": tensors, "outputs": outputs, "parameters": {"digest": self.digest}}
+            return httpx.Response(200, json=body)
         assert host == "canary", "stable is not asked to score"
         self.rows.append(json.loads(request.content))
-        outputs = [{"name": "probability", "data": [self.score]}]
+        scores = {"data": [self.score], "datatype": self.answered, "shape": self.shape}
+        outputs = [{"name": "probability", **scores}]
         marks = {"fallback": self.fallback} if self.fallback else {}
         body = {"model_version": self.version, "parameters": marks, "outputs": outputs}
         return httpx.Response(self.status, json=body)
@@ -86,6 +90,10 @@ def test_a_good_canary_is_asked_once_per_attempt(servers, rehearsal):
         ({"version": "7"}, "version 7, not 2"),
         ({"score": 1.5}, "1.5, not in"),
         ({"fallback": "prior"}, "failed on an empty row, prior answered"),
+        ({"digest": "sha256:v7"}, "serves the bundle sha256:v7, not sha256:v2"),
+        ({"answered": "FP64"}, r"answers one row with ['probability FP64[]']"),
+        ({"shape": [1, 2]}, r"of shape [1, 2], its metadata say ['probability FP32[]']"),
+        ({"shape": [3]}, "of shape [3]"),
     ],
 )
 def test_a_wrong_answer_is_named(servers, rehearsal, fault, says):
@@ -137,3 +145,26 @@ def test_a_canary_that_fails_its_rehearsal_never_gets_traffic(found):
     ending = world.state.history[0]
     assert ending.outcome == "rolled_back"
     assert (found or "did not answer a request of our own before the deadline") in ending.reason
+
+
+def test_a_canary_whose_server_refuses_to_start_is_given_up_at_once():
+    world = World()
+    world.deploy()
+    world.servers.refused["v2"] = "ended with exit code 3: golden row 7"
+    world.want("v2")
+    world.run(2)
+    (ending,) = world.state.history
+    assert ending.reason == (
+        "the canary's server refuses to start: ended with exit code 3: golden row 7"
+    )
+    assert world.weight("v1") == TOTAL
+
+
+def test_a_canary_that_refuses_to_start_again_loses_its_traffic_for_good():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.servers.refused["v2"] = "ended with exit code 3: 'model.onnx' is not what was signed"
+    world.run(3)
+    assert [d.action for d in world.store.log][-3:] == ["hold", "rollback", "complete"]

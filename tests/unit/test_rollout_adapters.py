@@ -277,6 +277,7 @@ class FakeProcesses:
     def __init__(self) -> None:
         self.specs = {}
         self.states = {}
+        self.exit_code = None
 
     def declare(self, spec) -> None:
         self.specs[spec.name] = spec
@@ -286,7 +287,9 @@ class FakeProcesses:
 
     def statuses(self):
         names = {**dict.fromkeys(self.specs, "ready"), **self.states}
-        return {n: ProcessStatus(n, s, 1, 0, "", "why") for n, s in names.items()}
+        return {
+            n: ProcessStatus(n, s, 1, 0, "", "why", 0, self.exit_code) for n, s in names.items()
+        }
 
 
 def test_a_server_per_revision_on_a_port_of_its_own():
@@ -304,6 +307,17 @@ def test_a_server_per_revision_on_a_port_of_its_own():
     assert set(servers.observe()) == {"v2"}
     assert servers.observe()["v2"].address == "127.0.0.1:18102"
     assert list(servers.observe()["v2"].shadows.values()) == ["127.0.0.1:18103"]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "refused"), [(None, False), (1, False), (-9, False), (3, True)]
+)
+def test_a_server_that_a_rule_keeps_from_starting_refused(exit_code, refused):
+    processes = FakeProcesses()
+    processes.states, processes.exit_code = {"model-v1-18100-18101": "backoff"}, exit_code
+    servers = ProcessWorkloads(processes, lambda r, p, s: (r.revision, str(p), str(s)), (0, 0))
+    seen = servers.observe()["v1"]
+    assert (seen.refused, seen.detail) == (refused, "why")
 
 
 def test_a_server_that_an_older_release_declared_takes_no_shadows():

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tidemill.errors import Timeout, Unavailable, UsageError
+from tidemill.errors import Refused, Timeout, Unavailable, UsageError
 from tidemill.local import supervisor
 from tidemill.local.folder import PlatformFolder
 from tidemill.local.platform import Platform
@@ -141,6 +141,16 @@ def test_a_failing_process_names_its_exit_and_last_line(platform: Platform) -> N
     code = "import sys; print('no such table: flights'); sys.exit(3)"
     with pytest.raises(Unavailable, match=r"exit code 3; last line: no such table: flights"):
         platform.up([ProcessSpec("broken", (sys.executable, "-c", code), ready_url="http://x/")])
+
+
+def test_a_command_of_ours_that_ends_is_told_by_its_error(platform: Platform) -> None:
+    error = Refused("the model scores 0.3,\nnot 0.2", hint="do not serve it")
+    code = f"import sys; print('ready\\n' + {error.spoken!r}); sys.exit(3)"
+    spec = ProcessSpec("broken", (sys.executable, "-c", code), ready_url="http://x/")
+    with pytest.raises(Unavailable) as told:
+        platform.up([spec])
+    assert "ended with exit code 3: the model scores 0.3, not 0.2\n  → its log" in str(told.value)
+    assert platform.processes.statuses()["broken"].exit_code == 3
 
 
 def test_a_taken_port_names_its_holder(platform: Platform) -> None:

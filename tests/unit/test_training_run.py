@@ -26,6 +26,7 @@ from tidemill import server
 from tidemill.bundle import (
     FeatureService,
     digest,
+    read_golden,
     read_manifest,
     read_profile,
     write_manifest,
@@ -83,6 +84,7 @@ class Run:
 
     def package(self, gated: Path, out: Path, pii: Mapping[str, str] | None = None) -> None:
         package(
+            self.rows,
             self.trained,
             self.exported,
             self.evaluated,
@@ -298,6 +300,7 @@ def test_the_bundle_is_complete_and_agrees_with_its_graph(run: Run) -> None:
         "profile.json",
         "reference.parquet",
         "warmup.json",
+        "golden.json",
         "MODEL_CARD.md",
     }
     manifest = read_manifest(run.bundle)
@@ -324,6 +327,11 @@ def test_private_columns_are_in_the_manifest_and_in_no_sample(run: Run, tmp_path
     requests = json.loads((tmp_path / "bundle/warmup.json").read_text())
     data = {tensor["name"]: tensor["data"] for tensor in requests[1]["inputs"]}
     assert {name: set(data[name]) for name in manifest.pii} == {n: {None} for n in manifest.pii}
+    golden = read_golden(tmp_path / "bundle")
+    assert golden
+    data = {tensor["name"]: tensor["data"] for tensor in golden.request["inputs"]}
+    assert {name: set(data[name]) for name in manifest.pii} == {n: {None} for n in manifest.pii}
+    assert not [row for row in golden.rows if any(name in row for name in manifest.pii)]
     assert digest(run.bundle) != digest(tmp_path / "bundle")
 
 
@@ -352,6 +360,27 @@ def test_a_server_takes_the_requests_that_the_bundle_recorded(run: Run, tmp_path
     (served / "warmup.json").write_text(json.dumps(requests))
     with pytest.raises(IntegrityError, match="does not take"):
         server.warm_up(model, served)
+
+
+def test_golden_rows_are_held_out_ones_as_the_model_scored_them(run: Run, tmp_path: Path) -> None:
+    golden = read_golden(run.bundle)
+    assert golden
+    assert golden.tolerance == 1e-5, "the gate's"
+    assert golden.rows.count("held out") == 32
+    assert len(golden.rows) == len(golden.scores) <= 64
+    assert {"nothing known", "carrier unknown", "distance missing"} <= set(golden.rows)
+    data = {tensor["name"]: tensor["data"] for tensor in golden.request["inputs"]}
+    asked = pl.DataFrame(data, schema_overrides={"carrier": pl.String})
+    runtime = OnnxModel(run.bundle / "model.onnx")
+    assert golden.scores == tuple(runtime.score(asked).tolist())
+    record = read_record(run.trained)
+    test = record.split.test_rows(pl.read_parquet(run.rows))
+    places = zip(data["sched_minute"], data["carrier"], data["distance"], strict=True)
+    known = set(test.select("sched_minute", "carrier", "distance").iter_rows())
+    assert set(list(places)[:32]) <= known
+    run.package(run.gated, tmp_path / "again")
+    files = {path.name: path.read_bytes() for path in run.bundle.iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
 
 
 def test_evidence_of_another_model_is_refused(run: Run, tmp_path: Path) -> None:

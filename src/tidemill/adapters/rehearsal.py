@@ -50,14 +50,14 @@ class Rehearsal:
         try:
             known = self._metadata(there, stable)
             offered = self._metadata(here, canary)
-            if differs := _differs(known, offered):
+            if differs := _other_bundle(offered, canary) or _differs(known, offered):
                 return differs
             answer = self._client.post(f"{_model(here, canary)}/infer", json=_row(offered))
             if answer.status_code == STARTING:
                 return None
             if answer.status_code != httpx.codes.OK:
                 return f"it answered an empty row with {answer.status_code}: {answer.text:.200}"
-            return _wrong(answer.json(), canary)
+            return _wrong(answer.json(), offered, canary)
         except (httpx.HTTPError, ValueError):
             return None
         except (KeyError, IndexError, TypeError) as error:
@@ -73,6 +73,12 @@ def _model(address: str, revision: Revision) -> str:
     return f"http://{address}/v2/models/{revision.model}"
 
 
+def _other_bundle(offered: Any, canary: Revision) -> str:
+    """Say which bundle it serves if it is another: one that is signed may be in the wrong place."""
+    served = offered["parameters"]["digest"]
+    return "" if served == canary.digest else f"it serves the bundle {served}, not {canary.digest}"
+
+
 def _differs(known: Any, offered: Any) -> str:
     """Say where a client of stable would be refused or misled; empty when nowhere."""
     before, after = _inputs(known), _inputs(offered)
@@ -82,8 +88,13 @@ def _differs(known: Any, offered: Any) -> str:
     for name, (datatype, _, optional) in after.items():
         if name not in before and not optional:
             return f"the canary needs the input '{name}' ({datatype}), stable does not"
-    answers = [[(o["name"], o["datatype"]) for o in body["outputs"]] for body in (known, offered)]
+    answers = [_outputs(body["outputs"]) for body in (known, offered)]
     return "" if answers[0] == answers[1] else f"the outputs are {answers[1]}, not {answers[0]}"
+
+
+def _outputs(tensors: Any) -> list[str]:
+    """Name each output with its datatype and its shape, the rows left out."""
+    return [f"{o['name']} {o['datatype']}{o['shape'][1:]}" for o in tensors]
 
 
 def _inputs(body: Any) -> dict[str, tuple[str, str, bool]]:
@@ -115,10 +126,14 @@ def _empty(name: str, datatype: str, shape: list[int]) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "shape": shape, "data": data}
 
 
-def _wrong(answer: Any, canary: Revision) -> str:
+def _wrong(answer: Any, offered: Any, canary: Revision) -> str:
     if answer["model_version"] != canary.version:
         return f"it answers as version {answer['model_version']}, not {canary.version}"
-    if fallback := answer.get("parameters", {}).get("fallback"):
+    if fallback := answer["parameters"].get("fallback"):
         return f"its model failed on an empty row, {fallback} answered instead"
+    promised, found = _outputs(offered["outputs"]), _outputs(answer["outputs"])
+    shape = answer["outputs"][0]["shape"]
+    if found != promised or shape[0] != 1:
+        return f"it answers one row with {found} of shape {shape}, its metadata say {promised}"
     (score,) = answer["outputs"][0]["data"]
     return "" if 0 <= score <= 1 else f"its score of an empty row is {score}, not in [0, 1]"

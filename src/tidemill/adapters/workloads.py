@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from tidemill.domain.rollout.model import Revision, Workload
-from tidemill.errors import Unavailable
+from tidemill.errors import Refused, Unavailable
 from tidemill.ports.processes import Processes, ProcessSpec, ProcessStatus
 
 __all__ = ["ProcessWorkloads"]
@@ -70,6 +70,7 @@ class ProcessWorkloads:
                 desired=1,
                 address=f"{self._host}:{ports[0]}",
                 detail=status.detail,
+                refused=status.exit_code == Refused.exit_code,
                 shadows={status.name: f"{self._host}:{ports[1]}"} if len(ports) > 1 else {},
             )
             for revision, ports, status in self._servers()

@@ -9,11 +9,22 @@ from pathlib import Path
 
 from tidemill.errors import IntegrityError
 
-__all__ = ["FETCH", "SIGNATURE", "WARM_UP", "digest", "hashes", "identity", "revision"]
+__all__ = [
+    "FETCH",
+    "GOLDEN",
+    "SIGNATURE",
+    "WARM_UP",
+    "digest",
+    "hashes",
+    "identity",
+    "revision",
+]
 
 SIGNATURE = "model.sig"
 WARM_UP = "warmup.json"
 """A list of requests as a server of the Open Inference Protocol takes them; optional."""
+GOLDEN = "golden.json"
+"""Rows with the scores that they must get (`bundle.golden`); older bundles lack it."""
 FETCH = "remove the folder and fetch the bundle again: tidemill registry fetch NAME/VERSION FOLDER"
 
 

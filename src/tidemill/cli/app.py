@@ -176,7 +176,7 @@ def main(args: list[str] | None = None) -> None:
         _globals, rest = split(sys.argv[1:] if args is None else args)
         app(args=rest, prog_name="tidemill")
     except TidemillError as error:
-        typer.secho(f"tidemill: {error}", fg="red", err=True)
+        typer.secho(error.spoken, fg="red", err=True)
         sys.exit(error.exit_code)
     finally:
         _globals = Globals()

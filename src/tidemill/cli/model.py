@@ -130,6 +130,7 @@ def package() -> None:
     rows, folder, _ = _places(project)
     steps = (folder / name for name in ("trained", "exported", "evaluated", "gated", "bundle"))
     run(
+        rows,
         *steps,
         name=project.settings.registry.model,
         row_id=project.settings.serving.row_id,

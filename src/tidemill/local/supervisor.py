@@ -25,7 +25,7 @@ from typing import IO
 import httpx
 import psutil
 
-from tidemill.errors import Conflict
+from tidemill.errors import Conflict, last_error
 from tidemill.local.folder import PlatformFolder, Running
 from tidemill.ports.processes import ProcessSpec, ProcessState, ProcessStatus
 
@@ -45,6 +45,8 @@ PROBE_SECONDS = 2.0
 SILENT_PROBES = 15
 """A process that was ready and leaves this many probes in a row without any answer hangs."""
 BACKOFF_SECONDS = (0.5, 1, 2, 5, 10)
+LOG_TAIL_BYTES = 4096
+"""Of a log, where the reason of an end is looked for."""
 HEALTHY_SECONDS = 30.0
 """A process that was ready this long starts its back-off anew."""
 
@@ -98,6 +100,7 @@ class History:
     failures: int = 0
     retry_at: float = 0.0
     detail: str = ""
+    exit_code: int | None = None
 
 
 class Supervisor:
@@ -207,10 +210,11 @@ class Supervisor:
             return
         code = child.popen.returncode if child.popen else None
         how = "ended" if code is None else f"ended with {_exit(code)}"
-        self._failed(name, f"{how}; last line: {_last_line(self.logs / f'{name}.log')}")
+        self._failed(name, f"{how}{_last_words(self.logs / f'{name}.log')}", code)
 
-    def _failed(self, name: str, detail: str) -> None:
+    def _failed(self, name: str, detail: str, exit_code: int | None = None) -> None:
         past = self._past(name)
+        past.exit_code = exit_code
         wait = BACKOFF_SECONDS[min(past.failures, len(BACKOFF_SECONDS) - 1)]
         past.failures += 1
         past.retry_at = time.monotonic() + wait
@@ -256,6 +260,7 @@ class Supervisor:
                 since=self._since[name][1],
                 detail="" if state == "ready" else _detail(child, past),
                 failures=past.failures,
+                exit_code=None if child and child.was_ready else past.exit_code,
             )
         if seen != self._published:
             self.folder.publish(seen)
@@ -320,11 +325,15 @@ def _exit(code: int) -> str:
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
 
-def _last_line(log: Path) -> str:
+def _last_words(log: Path) -> str:
+    """Return the error that a command of ours ended with, or else the last line."""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 4096))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "(nothing was printed)"
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        text = file.read().decode(errors="replace").strip()
+    if error := last_error(text):
+        return f": {error}"
+    lines = text.splitlines()
+    return f"; last line: {lines[-1][:300] if lines else '(nothing was printed)'}"
 
 
 def serve(folder: PlatformFolder, logs: Path, stopped: Callable[[], bool]) -> None:

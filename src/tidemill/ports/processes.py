@@ -40,9 +40,11 @@ class ProcessStatus:
     since: str
     """Instant of the last change of state, ISO 8601 UTC, wall clock."""
     detail: str = ""
-    """Why it is not ready: exit code and the last line of its log, or what its URL answers."""
+    """Why it is not ready: exit code and its last error or line, or what its URL answers."""
     failures: int = 0
     """Failures in a row: it starts at 0 again after the process was healthy for a while."""
+    exit_code: int | None = None
+    """Of its last end, negative for a signal, until it is ready again; None: it did not end."""
 
 
 class Processes(Protocol):

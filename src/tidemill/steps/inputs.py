@@ -12,10 +12,20 @@ from tidemill.bundle import InputColumn
 from tidemill.errors import ConfigError
 from tidemill.settings.model import ModelInput
 
-__all__ = ["OUTPUT", "Columns", "category_columns", "number_columns", "raw_columns", "to_arrays"]
+__all__ = [
+    "OUTPUT",
+    "UNKNOWN",
+    "Columns",
+    "category_columns",
+    "number_columns",
+    "raw_columns",
+    "to_arrays",
+]
 
 OUTPUT = "probability"
 """Name of the graph's only output: float32 `[N]`."""
+UNKNOWN = "\N{REPLACEMENT CHARACTER} never seen"
+"""A category that no training set holds."""
 
 Columns = dict[str, NDArray[np.generic]]
 """Raw columns by name, rank 1: float32 with NaN for missing, or str with "" for missing."""

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from tidemill.bundle import WARM_UP, FeatureService, InputColumn, Manifest, write_manifest
+from tidemill.bundle import WARM_UP, FeatureService, Manifest, write_golden, write_manifest
 from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps.card import model_card
 from tidemill.steps.gate import check_evidence
+from tidemill.steps.golden import golden_rows
 from tidemill.steps.inputs import OUTPUT, raw_columns
+from tidemill.steps.periods import read_training_set
 from tidemill.steps.private import private_columns
 from tidemill.steps.profile import build_profile
 from tidemill.steps.record import TrainingRecord, read_record
+from tidemill.steps.requests import request, sample
 
 __all__ = ["package"]
 
@@ -27,6 +29,7 @@ WARM_UP_ROWS = (1, 32)
 
 
 def package(
+    training_set: Path,
     trained: Path,
     exported: Path,
     evaluated: Path,
@@ -43,7 +46,8 @@ def package(
     """Write the unsigned bundle of a gated model into the folder `out`, replacing what is there.
 
     `lineage` brings what training cannot know: data_version, git_commit, run_id. `pii` are the
-    contract's private columns (`Contract.pii`): nothing of their values is written. Raises
+    contract's private columns (`Contract.pii`): nothing of their values is written. `training_set`
+    is what `trained` was trained with: its test rows become golden ones. Raises
     IntegrityError when the evidence was changed, or belongs to another model or evaluation, and
     Refused when a gate did not pass and nobody overrode it.
     """
@@ -72,13 +76,13 @@ def package(
     shutil.copyfile(gated / "evidence.json", fresh / "evidence.json")
     write_manifest(fresh, manifest)
     (fresh / "profile.json").write_text(json.dumps(profile, sort_keys=True) + "\n")
-    _sample(oof, monitoring.report_rows, record.settings.seed).write_parquet(
-        fresh / "reference.parquet"
-    )
-    requests = [
-        _request(_sample(oof, rows, record.settings.seed), manifest.inputs) for rows in WARM_UP_ROWS
-    ]
+    seed = record.settings.seed
+    sample(oof, monitoring.report_rows, seed).write_parquet(fresh / "reference.parquet")
+    requests = [request(sample(oof, rows, seed), manifest.inputs) for rows in WARM_UP_ROWS]
     (fresh / WARM_UP).write_text(json.dumps(requests, allow_nan=False) + "\n")
+    held_out = record.split.test_rows(read_training_set(training_set, record.settings))
+    bounds = evidence["settings"]["thresholds"]
+    write_golden(fresh, golden_rows(held_out, onnx, manifest, bounds, seed=seed))
     card = model_card(manifest, record, json.loads(evaluation.read_text()), evidence)
     (fresh / "MODEL_CARD.md").write_text(card)
     shutil.rmtree(out, ignore_errors=True)
@@ -94,37 +98,3 @@ def _lineage(record: TrainingRecord) -> dict[str, str]:
         "seed": str(record.settings.seed),
         "training_set_sha256": record.split.data_sha256,
     }
-
-
-def _sample(oof: pl.DataFrame, rows: int, seed: int) -> pl.DataFrame:
-    """Return at most `rows` rows, drawn evenly, in their order."""
-    if oof.height <= rows:
-        return oof
-    return oof.with_row_index("_").sample(rows, seed=seed).sort("_").drop("_")
-
-
-def _request(rows: pl.DataFrame, columns: Sequence[InputColumn]) -> dict[str, Any]:
-    """Return rows as a request of the Open Inference Protocol, in which null is missing.
-
-    A column that the rows lack, a private one, is missing in all of them.
-    """
-    return {
-        "inputs": [
-            {
-                "name": column.name,
-                "datatype": column.datatype,
-                "shape": [rows.height],
-                "data": _values(rows, column),
-            }
-            for column in columns
-        ]
-    }
-
-
-def _values(rows: pl.DataFrame, column: InputColumn) -> list[Any]:
-    if column.name not in rows.columns:
-        return [None] * rows.height
-    values = rows[column.name]
-    if column.datatype == "FP32":
-        values = values.cast(pl.Float32).fill_nan(None)
-    return values.to_list()

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tidemill.steps.examples import examples
-from tidemill.steps.inputs import category_columns, number_columns
+from tidemill.steps.inputs import UNKNOWN, category_columns, number_columns
 from tidemill.steps.model import ProbabilityModel
 from tidemill.steps.periods import read_training_set
 from tidemill.steps.record import TrainingRecord
@@ -21,7 +21,6 @@ from tidemill.steps.scoring import OnnxModel
 
 __all__ = ["Parity", "check_parity", "edge_rows", "read_parity"]
 
-UNKNOWN = "\N{REPLACEMENT CHARACTER} never seen"
 DECISION = 0.5
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tidemill.bundle import Manifest, hashes, read_manifest
+from tidemill.bundle import GOLDEN, Manifest, hashes, read_manifest
 from tidemill.domain.ledger import Record, newest
 from tidemill.errors import IntegrityError
 from tidemill.ports.clock import Clock
@@ -16,8 +16,9 @@ from tidemill.steps.promote import promote
 __all__ = ["lineage_tags", "register"]
 
 CHALLENGER = "challenger"
-REQUIRED = ("model.onnx", "manifest.json", "evidence.json")
-"""What a bundle must hold to be registered; the rest is asked for by whoever reads it."""
+REQUIRED = ("model.onnx", "manifest.json", "evidence.json", GOLDEN)
+"""What a bundle must hold to be registered; the rest is asked for by whoever reads it. Nothing else
+asks for golden rows: a server cannot tell a bundle that never had any from an older one."""
 
 
 def register(

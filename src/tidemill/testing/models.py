@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from tidemill.bundle import (
     FeatureField,
     FeatureService,
     FeatureView,
+    Golden,
     InputColumn,
     Manifest,
+    write_golden,
     write_manifest,
 )
 from tidemill.domain.profile import FeatureProfile, PerformanceProfile, Profile
 
-__all__ = ["MANIFEST", "MEANS", "PROFILE", "SLOPES", "VALUES", "write_bundle", "write_profile"]
+__all__ = [
+    "MANIFEST",
+    "MEANS",
+    "PROFILE",
+    "SLOPES",
+    "VALUES",
+    "write_bundle",
+    "write_golden_rows",
+    "write_profile",
+]
 
 VALUES = {"carrier": ("AA", "B6", "UA"), "origin": ("EWR", "JFK", "LGA")}
 """Known values of categories; a value adds 0.1 times its place, from 1; other columns know "A"."""
@@ -98,18 +112,54 @@ def write_bundle(folder: Path, *, manifest: Manifest = MANIFEST, bias: float = -
     """Write a bundle, unsigned, whose model is a logistic regression; return `folder`.
 
     The graph has the manifest's inputs. `bias` shifts every score: two biases are two versions. The
-    profile knows the scores alone.
+    profile knows the scores alone. It has two golden rows, which ONNX Runtime scored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(_graph(manifest, bias), folder / "model.onnx")
     write_manifest(folder, manifest)
     write_profile(folder)
+    write_golden_rows(folder, manifest)
     return folder
 
 
 def write_profile(folder: Path) -> None:
     """Write a reference profile that knows a model's scores and nothing else."""
     (folder / "profile.json").write_text(json.dumps(asdict(PROFILE)))
+
+
+def write_golden_rows(folder: Path, manifest: Manifest, *, off: float = 0.0) -> None:
+    """Score a usual row and one of which nothing is known, and write both with their scores.
+
+    `off` is added to the second score: not 0, it is not what the model says.
+    """
+    request = {"inputs": [_golden_tensor(column) for column in manifest.inputs]}
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    path, providers = folder / "model.onnx", ["CPUExecutionProvider"]
+    session = ort.InferenceSession(path, options, providers=providers)
+    feed = {tensor["name"]: _array(tensor) for tensor in request["inputs"]}
+    usual, unknown = session.run([manifest.output], feed)[0].reshape(-1).tolist()
+    rows = ("usual", "nothing known")
+    write_golden(folder, Golden(request, rows, (usual, unknown + off), tolerance=1e-5))
+
+
+def _golden_tensor(column: InputColumn) -> dict[str, Any]:
+    known = (
+        VALUES.get(column.name, ("A",))[0]
+        if column.datatype == "BYTES"
+        else MEANS.get(column.name, 0.0)
+    )
+    data = [known] * column.width + [None] * column.width
+    shape = [2, column.width] if column.width > 1 else [2]
+    return {"name": column.name, "datatype": column.datatype, "shape": shape, "data": data}
+
+
+def _array(tensor: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """Return a tensor as the graph takes it: null is NaN or the empty string."""
+    if tensor["datatype"] == "BYTES":
+        return np.array([value or "" for value in tensor["data"]], np.object_)
+    return np.array(tensor["data"], np.float32).reshape(tensor["shape"])
 
 
 def _graph(manifest: Manifest, bias: float) -> onnx.ModelProto:

@@ -88,6 +88,8 @@ class FakeServers:
     running: dict[str, int] = field(default_factory=dict)
     """Number of the start, by revision."""
     broken: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Why a server refuses to start, by revision."""
     silent: bool = False
     """Nobody can see the servers."""
     starts: int = 0
@@ -113,10 +115,12 @@ class FakeServers:
             raise Unavailable("the servers cannot be seen")
         return {
             revision: Workload(
-                0 if revision in self.broken else 1,
+                0 if revision in self.broken | self.refused.keys() else 1,
                 1,
                 f"127.0.0.1:{8100 + start}",
+                self.refused.get(revision, ""),
                 shadows={f"server-{start}": f"127.0.0.1:{9100 + start}"},
+                refused=revision in self.refused,
             )
             for revision, start in self.running.items()
         }

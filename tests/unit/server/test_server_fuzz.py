@@ -26,7 +26,9 @@ def test_mutated_requests_are_answered_or_refused(tmp_path: Path) -> None:
 def test_what_the_server_must_not_do_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> Any:
+    def broken(_: Any, data: list[Any], *__: Any) -> Any:
+        if len(data) == 2:  # the golden rows, which are checked before anybody asks
+            return data
         raise ValueError("planted")
 
     monkeypatch.setattr(validation, "_flat", broken)

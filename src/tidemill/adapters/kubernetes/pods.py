@@ -117,6 +117,8 @@ def _container(name: str, image: str, arguments: list[str], runtime: Runtime) ->
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
+        # Why it refuses to start is the last that it says; the controller reads it from the status.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "models", "mountPath": "/models", "readOnly": read_only},
             {"name": "state", "mountPath": "/project/.tidemill"},

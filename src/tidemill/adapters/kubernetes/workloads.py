@@ -15,7 +15,7 @@ from tidemill.adapters.kubernetes.owned import REVISION, ROLLOUT, Applied, Owner
 from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT, SHADOW_PORT, server_pod
 from tidemill.adapters.kubernetes.runtime import Runtime
 from tidemill.domain.rollout.model import Revision, Workload
-from tidemill.errors import NotFound, Refused, Unavailable
+from tidemill.errors import NotFound, Refused, Unavailable, last_error
 
 __all__ = ["DeploymentWorkloads"]
 
@@ -97,18 +97,20 @@ class DeploymentWorkloads:
 
     def _workload(self, revision: str, deployment: Manifest, pods: list[Manifest]) -> Workload:
         status, metadata = deployment.get("status", {}), deployment["metadata"]
+        refusal = next(filter(None, map(_refusal, pods)), "")
         current = status.get("observedGeneration", 0) >= metadata["generation"]
         return Workload(
             # Of an older generation, too: only the number of servers makes another one.
             ready=status.get("availableReplicas", 0),
             desired=deployment["spec"]["replicas"],
             address=self._address(revision),
-            detail="" if current and not _waiting(status) else _detail(status, pods),
+            detail=refusal or ("" if current and not _waiting(status) else _detail(status, pods)),
             servers={pod["metadata"]["uid"]: _host(pod) for pod in pods if _answers(pod)},
             shadows={
                 pod["metadata"]["uid"]: _host(pod, SHADOW_PORT) for pod in pods if _answers(pod)
             },
             grown_from=_grown_from(deployment, deployment["spec"]["replicas"]),
+            refused=bool(refusal),
         )
 
 
@@ -197,14 +199,27 @@ def _waiting(status: Mapping[str, Any]) -> bool:
     return bool(status.get("availableReplicas", 0) < status.get("replicas", 1))
 
 
+def _containers(pod: Manifest) -> list[Manifest]:
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def _refusal(pod: Manifest) -> str:
+    """Say what a pod's container refused to go on for the last time it ended; empty if nothing."""
+    for container in _containers(pod):
+        state = container.get("state", {})
+        ended = state.get("terminated") or container.get("lastState", {}).get("terminated", {})
+        if not container.get("ready") and ended.get("exitCode") == Refused.exit_code:
+            why = last_error(ended.get("message", "")) or "the pod's log says why"
+            return f"ended with exit code {Refused.exit_code}: {why}"
+    return ""
+
+
 def _detail(status: Mapping[str, Any], pods: list[Manifest]) -> str:
     """Say why servers are missing: a pod's own reason, else the Deployment's."""
     for pod in pods:
         found = pod.get("status", {})
-        for container in (
-            *found.get("initContainerStatuses", []),
-            *found.get("containerStatuses", []),
-        ):
+        for container in _containers(pod):
             waiting = container.get("state", {}).get("waiting", {})
             if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
                 return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")

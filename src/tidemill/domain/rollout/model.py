@@ -323,6 +323,9 @@ class Workload:
     """Where each server takes mirrored requests and tells what it answered, by name."""
     grown_from: int = 0
     """Not 0: it had so many servers when more were asked for, which are not all ready yet."""
+    refused: bool = False
+    """A server ended because a rule said no, as a bundle's that is not what was signed; `detail`
+    has it. It will say so again."""
 
     def carries(self, weight: int) -> bool:
         """Whether enough servers are ready for `weight`; those being added are not lost ones."""

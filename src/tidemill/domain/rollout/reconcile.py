@@ -179,6 +179,9 @@ def _stable(snapshot: Snapshot, now: Now) -> Move | None:
 def _preparing(snapshot: Snapshot, now: Now) -> Move | None:
     state, attempt = snapshot.state, snapshot.attempt
     step = attempt.plan.steps[attempt.step]
+    seen = (snapshot.workloads or {}).get(attempt.canary.revision)
+    if seen and seen.refused:
+        return roll_back(snapshot, now, f"the canary's server refuses to start: {seen.detail}")
     if snapshot.reading.rehearsal:
         reason = f"the canary failed its rehearsal: {snapshot.reading.rehearsal}"
         return roll_back(snapshot, now, reason)
