@@ -1,11 +1,11 @@
 {{/*
 The settings that all parts share, as YAML: those of the values, and where the release's own MLflow
-listens.
+listens: with its namespace, because the pods of pipeline runs have another.
 */}}
 {{- define "tidemill.settings" -}}
 {{- $settings := deepCopy .Values.settings -}}
 {{- if .Values.mlflow.enabled -}}
-{{- $uri := printf "http://%s:5000" (include "tidemill.name" (dict "root" . "part" "mlflow")) -}}
+{{- $uri := printf "http://%s.%s:5000" (include "tidemill.name" (dict "root" . "part" "mlflow")) .Release.Namespace -}}
 {{- $settings = mergeOverwrite $settings (dict "registry" (dict "uri" $uri)) -}}
 {{- end -}}
 {{ toYaml $settings }}

@@ -38,6 +38,11 @@ class StepResources(Group):
     `templateDefaults.retryStrategy` (docs: pipelines)."""
     timeout_seconds: int = Field(default=3600, ge=1)
     """Active deadline of the pod."""
+    secret_files: dict[
+        Annotated[str, Field(pattern=r"^/")], Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")]
+    ] = Field(default_factory=dict)
+    """Folder in the pod → Kubernetes secret whose keys are files there: the key that `register`
+    signs with. No other step's pod sees them."""
 
 
 class KfpSettings(Group):
