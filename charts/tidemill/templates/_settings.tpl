@@ -1,11 +1,11 @@
 {{/*
 The settings that all parts share, as YAML: those of the values, and where the release's own MLflow
-listens: with its namespace, because the pods of pipeline runs have another.
+listens.
 */}}
 {{- define "tidemill.settings" -}}
 {{- $settings := deepCopy .Values.settings -}}
 {{- if .Values.mlflow.enabled -}}
-{{- $uri := printf "http://%s.%s:5000" (include "tidemill.name" (dict "root" . "part" "mlflow")) .Release.Namespace -}}
+{{- $uri := printf "http://%s:5000" (include "tidemill.name" (dict "root" . "part" "mlflow")) -}}
 {{- $settings = mergeOverwrite $settings (dict "registry" (dict "uri" $uri)) -}}
 {{- end -}}
 {{ toYaml $settings }}
@@ -52,6 +52,18 @@ A run that the retrain trigger starts orders its rollout there, too.
   value: {{ dig "rollout" "target" "kubernetes" .tree | toJson | quote }}
 - name: TIDEMILL_ROLLOUT__KUBERNETES__NAMESPACE
   value: {{ dig "rollout" "kubernetes" "namespace" .root.Release.Namespace .tree | toJson | quote }}
+{{- end -}}
+
+{{/*
+Environment variables of the retrain trigger, a list. It hands its settings to the pods of a run,
+which have another namespace: they reach the release's MLflow by its name with the namespace.
+*/}}
+{{- define "tidemill.trigger" -}}
+{{ include "tidemill.rollouts" (dict "root" . "tree" (include "tidemill.settings" . | fromYaml)) }}
+{{- if .Values.mlflow.enabled }}
+- name: TIDEMILL_REGISTRY__URI
+  value: {{ printf "http://%s.%s:5000" (include "tidemill.name" (dict "root" . "part" "mlflow")) .Release.Namespace | toJson | quote }}
+{{- end }}
 {{- end -}}
 
 {{/* Name of a model's ConfigMap: its content is in its name, so that a revision keeps its own. */}}

@@ -53,7 +53,8 @@ def explain(error: Any, host: str, run_id: str) -> TidemillError:
 def _message(body: object) -> str:
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         return str(json.loads(str(body))["message"])
-    return str(body).strip()[:200]
+    said = str(body).strip()
+    return "a web page" if said.startswith("<") else said[:200]
 
 
 def result(run: Any) -> RunResult:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -252,8 +253,8 @@ class KfpRuns:
         except api.ApiException as error:
             raise explain(error, host, run_id) from error
         except (HTTPError, OSError) as error:
-            # Of urllib3's nested errors the innermost.
-            reason = str(getattr(error, "reason", error)).rpartition(": ")[2]
+            # Of urllib3's nested errors the inner one, without the pool that it names.
+            reason = re.sub(r"^\w+\(.*?\): ", "", str(getattr(error, "reason", error)))
             raise Unavailable(
                 f"the Kubeflow Pipelines API at {host} does not answer: {reason}", hint=PLACE
             ) from error
