@@ -96,6 +96,15 @@ def test_resume_retries_the_failed_steps(kfp: FakeKfp, connect: Connect) -> None
         connect().launch("training", resume=failed.run_id)
 
 
+def test_a_run_is_resumed_by_the_name_of_its_file(kfp: FakeKfp, connect: Connect) -> None:
+    kfp.script = ("FAILED",)
+    asked = {"model": "m@champion", "data_version": "d", "start": "2013-01-01", "end": "2013-02-01"}
+    failed = connect().launch("batch_scoring", asked)
+    assert failed.pipeline == "batch_scoring"
+    kfp.script = ("SUCCEEDED",)
+    assert connect().launch("batch_scoring", resume=failed.run_id).state == "succeeded"
+
+
 def test_resume_waits_for_a_run_that_still_goes_on(kfp: FakeKfp, connect: Connect) -> None:
     kfp.script = ("RUNNING", "RUNNING", "SUCCEEDED")
     submitted = connect().submit("training", {})

@@ -73,10 +73,11 @@ def result(run: Any) -> RunResult:
         state = "cancelled"
     failed = [step for step in steps if step.state == "failed"]
     said = failed[0].cause if failed else (run.error.message if run.error else "")
-    ends = {"failed": said or run.state, "cancelled": "it was terminated"}
+    ends = {"failed": said or "no step failed", "cancelled": "it was terminated"}
     return RunResult(
         run.run_id,
-        ir.get("pipelineInfo", {}).get("name", run.display_name),
+        # KFP writes batch-scoring for the pipeline in batch_scoring.py.
+        ir.get("pipelineInfo", {}).get("name", run.display_name).replace("-", "_"),
         state,
         parameters=(run.runtime_config and run.runtime_config.parameters) or {},
         started_at=run.created_at.isoformat() if run.created_at else "",

@@ -25,7 +25,7 @@ from tidemill.adapters.kfp.answers import PLACE, explain, result
 from tidemill.adapters.kfp.compile import compile_pipeline, step_names
 from tidemill.adapters.kfp.lint import refuse
 from tidemill.adapters.kfp.parameters import bind, context
-from tidemill.adapters.kfp.printed import exception_of, is_refusal, without_noise
+from tidemill.adapters.kfp.printed import is_refusal, last_words, without_noise
 from tidemill.errors import ConfigError, NotFound, Unavailable, UsageError
 from tidemill.ports.clock import Clock
 from tidemill.ports.runs import RunResult, StepResult, Watcher
@@ -124,6 +124,8 @@ class KfpRuns:
             run = result(self._runs.run_service_get_run(run_id=run_id))
         if run.state != "failed":
             return run
+        if not any(step.state == "failed" for step in run.steps):
+            return replace(run, cause=f"{run.cause}; {self._look(run_id)}")
         steps = tuple(self._with_cause(run_id, step) for step in run.steps)
         cause = next((one.cause for one in steps if one.state == "failed"), run.cause)
         refused = is_refusal(cause.partition(": ")[2])
@@ -132,10 +134,15 @@ class KfpRuns:
     def _with_cause(self, run_id: str, step: StepResult) -> StepResult:
         if step.state != "failed":
             return step
-        with contextlib.suppress(NotFound):
-            if cause := exception_of(self.log(run_id, step.name).splitlines()):
-                return replace(step, cause=f"{step.name}: {cause}")
-        return step
+        try:
+            cause = last_words(self.log(run_id, step.name).splitlines())
+        except NotFound:  # its pod never started, or was killed
+            cause = f"it left no log; {self._look(run_id)}"
+        return replace(step, cause=f"{step.name}: {cause}") if cause else step
+
+    def _look(self, run_id: str) -> str:
+        place = f"--namespace {self._namespace} --selector pipeline/runid={run_id}"
+        return f"why: kubectl describe workflow {place}"
 
     def cancel(self, run_id: str) -> None:
         """Terminate a run, which takes some seconds: its exit handler still runs."""
@@ -165,11 +172,10 @@ class KfpRuns:
         if not text.startswith('{"error_message":'):
             return text
         said = json.loads(text)["error_message"].rpartition(", ")[2]
-        namespace = self.execution.kfp.namespace or "kubeflow"
         raise NotFound(
             f"the backend has no log of {step}: {said}",
-            hint=f"while its pod is there: kubectl logs --namespace {namespace} --container main "
-            f"--prefix --tail -1 --selector pipeline/runid={run_id}",
+            hint=f"while its pod is there: kubectl logs --namespace {self._namespace} --container "
+            f"main --prefix --tail -1 --selector pipeline/runid={run_id}",
         )
 
     def _plan(self, pipeline: str, parameters: Mapping[str, Any]) -> RunResult:
@@ -226,6 +232,11 @@ class KfpRuns:
             body = api.V2beta1Experiment(display_name=settings.experiment, **place)
             created = service.experiment_service_create_experiment(experiment=body)
         return str(created.experiment_id)
+
+    @property
+    def _namespace(self) -> str:
+        """Return where the pods of runs are; a single-user backend has its own there."""
+        return self.execution.kfp.namespace or "kubeflow"
 
     @cached_property
     def _client(self) -> Any:

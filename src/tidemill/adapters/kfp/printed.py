@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 
 from tidemill import errors
 
-__all__ = ["cause_of", "exception_of", "is_refusal", "without_colour", "without_noise"]
+__all__ = ["cause_of", "is_refusal", "last_words", "without_colour", "without_noise"]
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 NOISE = re.compile(
@@ -41,17 +41,24 @@ def without_colour(text: str) -> str:
 
 def cause_of(lines: Iterable[str], code: int) -> str:
     """Return the last exception of a step's output, or how its process ended."""
-    if cause := exception_of(lines := list(lines)):
+    if cause := _exception(lines := list(lines)):
         return cause
     if code < 0 or code > 128:
         return f"killed by signal {-code if code < 0 else code - 128}"
-    last = next((line for line in reversed(lines) if line.strip()), "")
-    return f"exit code {code}: {last.strip()}" if last else f"exit code {code}, no output"
+    last = _last(lines)
+    return f"exit code {code}: {last}" if last else f"exit code {code}, no output"
 
 
-def exception_of(lines: Iterable[str]) -> str:
-    """Return the last exception of a step's output, `Type: message`, or ""."""
-    listed = list(lines)
+def last_words(lines: Iterable[str]) -> str:
+    """Return the last exception of a step's output, `Type: message`, or else its last line."""
+    return _exception(lines := list(lines)) or _last(lines)
+
+
+def _last(lines: Sequence[str]) -> str:
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _exception(listed: Sequence[str]) -> str:
     starts = [i for i, line in enumerate(listed) if line.startswith("Traceback (most recent call")]
     body = iter(listed[starts[-1] + 1 :] if starts else [])
     for line in body:
