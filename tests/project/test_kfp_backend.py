@@ -68,7 +68,7 @@ def test_a_failed_run_names_its_step(kfp: FakeKfp, connect: Connect) -> None:
     kfp.script, kfp.failing = ("RUNNING", "FAILED"), "validate"
     run = connect().launch("training")
     assert run.state == "failed"
-    assert run.cause == "validate: see its log: tidemill logs run-1 validate --on kfp"
+    assert run.cause == "validate: log of pod-validate", "the last that it printed"
     assert connect().log("run-1", "validate") == "log of pod-validate\n"
     with pytest.raises(NotFound, match="no step 'nothing'"):
         connect().log("run-1", "nothing")
@@ -132,9 +132,7 @@ def test_an_unknown_run_and_a_dead_api_are_told_apart(kfp: FakeKfp, connect: Con
         connect(kfp={}).status("run-1")
 
 
-def test_nothing_is_stored_for_a_run_that_is_refused(
-    kfp: FakeKfp, root_project: Project
-) -> None:
+def test_nothing_is_stored_for_a_run_that_is_refused(kfp: FakeKfp, root_project: Project) -> None:
     stored: list[str] = []
     for settings, given in (({"host": kfp.url}, {"rollout": "perhaps"}), ({"host": DEAD}, {})):
         runs = KfpRuns(
