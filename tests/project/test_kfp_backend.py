@@ -142,7 +142,7 @@ def test_nothing_is_stored_for_a_run_that_is_refused(kfp: FakeKfp, root_project:
             lambda name: str(stored.append(name)),
             root_project.clock,
         )
-        with pytest.raises(TidemillError, match="expected true or false|does not answer"):
+        with pytest.raises(TidemillError, match=r"expected true or false|does not answer"):
             runs.submit("training", given)
     assert not stored
 

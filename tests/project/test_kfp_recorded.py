@@ -1,9 +1,9 @@
 """What a real Kubeflow Pipelines 2.17 answered, read as tidemill reads it.
 
-`kfp_recorded/` holds answers of its API server to the reference project's training: a run whose step
-`register` failed, one that was terminated while its step `train` waited for a node, the archived log
-of the former step, and what the server says of a log that it has not. Of the runs the definition,
-inputs and outputs are left out; addresses are replaced.
+`kfp_recorded/` holds answers of its API server to the reference project's training: a run whose
+step `register` failed, one that was terminated while its step `train` waited for a node, the
+archived log of the former step, and what the server says of a log that it has not. Of the runs the
+definition, inputs and outputs are left out; addresses are replaced.
 """
 
 import json
