@@ -26,7 +26,7 @@ from tidemill.adapters.kfp.compile import compile_pipeline, step_names
 from tidemill.adapters.kfp.lint import refuse
 from tidemill.adapters.kfp.parameters import bind, context
 from tidemill.adapters.kfp.printed import is_refusal, last_words, without_noise
-from tidemill.errors import ConfigError, NotFound, Unavailable, UsageError
+from tidemill.errors import ConfigError, NotFound, TidemillError, Unavailable, UsageError
 from tidemill.ports.clock import Clock
 from tidemill.ports.runs import RunResult, StepResult, Watcher
 from tidemill.settings.execution import ExecutionSettings
@@ -136,7 +136,7 @@ class KfpRuns:
             return step
         try:
             cause = last_words(self.log(run_id, step.name).splitlines())
-        except NotFound:  # its pod never started, or was killed
+        except TidemillError:  # its pod never started, or was killed; a run has ended all the same
             cause = f"it left no log; {self._look(run_id)}"
         return replace(step, cause=f"{step.name}: {cause}") if cause else step
 
