@@ -15,9 +15,9 @@ def baselines(
     scores: Output[Dataset],
 ) -> None:
     """Fit the baselines to the rows that the model is trained on; score the held-out ones."""
-    from datetime import datetime
     from pathlib import Path
 
+    from tidemill.domain.instants import instant
     from tidemill.steps.baselines import fit_baselines
     from tidemill.steps.training_data import read_training_data
     from tidemill.wiring import Project
@@ -26,7 +26,7 @@ def baselines(
     data = read_training_data(
         Path(training_set.path),
         project.settings.training,
-        as_of=datetime.fromisoformat(as_of),
+        as_of=instant(as_of),
         maturity_hours=project.settings.monitoring.maturity_hours,
     )
     fit_baselines(data, Path(scores.path), tracker=project.tracker(run))

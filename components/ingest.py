@@ -11,8 +11,7 @@ def ingest(config: str, as_of: str, run: str) -> int:
 
     The run's record is begun first: without its tracker nothing after this would come to an end.
     """
-    from datetime import datetime
-
+    from tidemill.domain.instants import instant
     from tidemill.domain.months import months
     from tidemill.steps.ingest import ingest
     from tidemill.wiring import Project
@@ -24,6 +23,6 @@ def ingest(config: str, as_of: str, run: str) -> int:
         project.partitions,
         project.objects,
         months=months(project.settings.data.start, project.settings.data.end),
-        as_of=datetime.fromisoformat(as_of),
+        as_of=instant(as_of),
     )
     return sum(one.outcome == "recorded" for one in done)

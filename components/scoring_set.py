@@ -11,9 +11,9 @@ def scoring_set(
     config: str, start: str, end: str, features: Input[Dataset], rows: Output[Dataset]
 ) -> int:
     """Join every event predicted in [`start`, `end`) through Feast; return how many."""
-    from datetime import datetime
     from pathlib import Path
 
+    from tidemill.domain.instants import instant
     from tidemill.steps.scoring_set import scoring_set
     from tidemill.wiring import Project
 
@@ -24,6 +24,6 @@ def scoring_set(
         project.features,
         service=project.settings.features.service,
         label=project.settings.training.label,
-        start=datetime.fromisoformat(start),
-        end=datetime.fromisoformat(end),
+        start=instant(start),
+        end=instant(end),
     )

@@ -16,9 +16,9 @@ def train(
     trained: Output[Model],
 ) -> None:
     """Train on labels that were mature at `as_of`; a killed training continues where it was."""
-    from datetime import datetime
     from pathlib import Path
 
+    from tidemill.domain.instants import instant
     from tidemill.steps.train import train
     from tidemill.steps.training_data import read_training_data
     from tidemill.wiring import Project
@@ -27,7 +27,7 @@ def train(
     data = read_training_data(
         Path(training_set.path),
         project.settings.training,
-        as_of=datetime.fromisoformat(as_of),
+        as_of=instant(as_of),
         maturity_hours=project.settings.monitoring.maturity_hours,
     )
     train(data, Path(trained.path), tracker=project.tracker(run, {"trigger": trigger}))

@@ -12,9 +12,9 @@ def training_set(
 ) -> int:
     """Join the rows predicted from `start` ("": the first) to `as_of`; return how many."""
     from dataclasses import asdict
-    from datetime import datetime
     from pathlib import Path
 
+    from tidemill.domain.instants import instant
     from tidemill.steps.training_set import training_set as build
     from tidemill.wiring import Project
 
@@ -25,8 +25,8 @@ def training_set(
         project.features,
         service=project.settings.features.service,
         label=project.settings.training.label,
-        as_of=datetime.fromisoformat(as_of),
-        start=datetime.fromisoformat(start) if start else None,
+        as_of=instant(as_of),
+        start=instant(start) if start else None,
     )
     training_set.metadata.update(asdict(built))
     return built.rows

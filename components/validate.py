@@ -14,9 +14,9 @@ def validate(
 
     The report is kept with the objects too: a backend drops what a failed step wrote.
     """
-    from datetime import datetime
     from pathlib import Path
 
+    from tidemill.domain.instants import instant
     from tidemill.domain.months import months
     from tidemill.steps.validate import validate
     from tidemill.wiring import Project
@@ -27,7 +27,7 @@ def validate(
         project.objects,
         project.contract,
         months=months(project.settings.data.start, project.settings.data.end),
-        as_of=datetime.fromisoformat(as_of),
+        as_of=instant(as_of),
         folder=Path(dataset.path),
     )
     found.write(Path(report.path))

@@ -119,6 +119,18 @@ def test_rollouts_are_looked_for_on_the_cluster_unless_the_settings_say_otherwis
     assert variables(other, pod) == {target: '"local"', namespace: '"models"'}
 
 
+def test_the_pods_of_a_triggered_run_reach_mlflow_from_their_namespace() -> None:
+    def told(values: dict[str, Any]) -> list[str]:
+        pod = dict(pods(render(values)))["StatefulSet/tidemill-retrain"]
+        env = pod["containers"][0]["env"]
+        return [one["value"] for one in env if one["name"] == "TIDEMILL_REGISTRY__URI"]
+
+    given = RENDERED["everything"]
+    assert told(given) == ['"http://tidemill-mlflow.ml:5000"']
+    own = given["settings"] | {"registry": {"uri": "http://mlflow.example.com"}}
+    assert told(given | {"mlflow": {"enabled": False}, "settings": own}) == []
+
+
 @pytest.mark.parametrize(("scope", "kind"), [("Namespace", "Role"), ("Cluster", "ClusterRole")])
 def test_the_scope_decides_where_the_role_holds(scope: str, kind: str) -> None:
     objects = render(RENDERED["everything"] | {"controller": {"scope": scope}})

@@ -39,6 +39,8 @@ class FakeKfp:
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
+    recorded: dict[str, str] = field(default_factory=dict)
+    """Answers by path that are given as they are, in place of those made here."""
 
     def __enter__(self) -> FakeKfp:
         handler = type("Handler", (_Handler,), {"fake": self})
@@ -101,7 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlparse(self.path)
         if self._refused():
             return
-        if url.path == "/apis/v2beta1/experiments":
+        if url.path in self.fake.recorded:
+            self._answer(self.fake.recorded[url.path])
+        elif url.path == "/apis/v2beta1/experiments":
             wanted = json.loads(parse_qs(url.query)["filter"][0])["predicates"][0]["stringValue"]
             found = [e for e in self.fake.experiments.values() if e["display_name"] == wanted]
             self._answer({"experiments": found})

@@ -21,7 +21,7 @@ execution:
   environment: {LEVEL: "3"}
   resources:
     default: {cpu: "2", memory: 3Gi, timeout_seconds: 60}
-    double: {gpu: 4, retries: 2}
+    double: {gpu: 4, retries: 2, secret_files: {/keys: signing}}
   kfp:
     secrets: {AWS_ACCESS_KEY_ID: s3/access}
 """
@@ -70,6 +70,9 @@ def test_the_settings_reach_every_step_also_in_loops(flows: Project) -> None:
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert pods["exec-say"]["activeDeadlineSeconds"] == "60"
     assert pods["exec-double"]["secretAsEnv"][0]["secretName"] == "s3"
+    (mounted,) = pods["exec-double"]["secretAsVolume"]
+    assert (mounted["secretName"], mounted["mountPath"]) == ("signing", "/keys")
+    assert "secretAsVolume" not in pods["exec-say"], "no other step sees it"
 
 
 def test_an_image_is_replaced_by_its_digest() -> None:

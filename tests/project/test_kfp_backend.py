@@ -13,12 +13,13 @@ from tests.project.kfp_api import FakeKfp
 
 from tidemill.adapters.kfp.backend import KfpRuns
 from tidemill.cli.app import main
-from tidemill.errors import ConfigError, NotFound, Unavailable, UsageError
+from tidemill.errors import ConfigError, NotFound, TidemillError, Unavailable, UsageError
 from tidemill.ports.runs import RunResult
 from tidemill.settings.execution import ExecutionSettings
 from tidemill.wiring import Project
 
 Connect = Callable[..., KfpRuns]
+DEAD = "http://127.0.0.1:9"
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_a_failed_run_names_its_step(kfp: FakeKfp, connect: Connect) -> None:
     kfp.script, kfp.failing = ("RUNNING", "FAILED"), "validate"
     run = connect().launch("training")
     assert run.state == "failed"
-    assert run.cause.startswith("validate: see its log: tidemill logs run-1 validate")
+    assert run.cause == "validate: log of pod-validate", "the last that it printed"
     assert connect().log("run-1", "validate") == "log of pod-validate\n"
     with pytest.raises(NotFound, match="no step 'nothing'"):
         connect().log("run-1", "nothing")
@@ -95,6 +96,15 @@ def test_resume_retries_the_failed_steps(kfp: FakeKfp, connect: Connect) -> None
         connect().launch("training", resume=failed.run_id)
 
 
+def test_a_run_is_resumed_by_the_name_of_its_file(kfp: FakeKfp, connect: Connect) -> None:
+    kfp.script = ("FAILED",)
+    asked = {"model": "m@champion", "data_version": "d", "start": "2013-01-01", "end": "2013-02-01"}
+    failed = connect().launch("batch_scoring", asked)
+    assert failed.pipeline == "batch_scoring"
+    kfp.script = ("SUCCEEDED",)
+    assert connect().launch("batch_scoring", resume=failed.run_id).state == "succeeded"
+
+
 def test_resume_waits_for_a_run_that_still_goes_on(kfp: FakeKfp, connect: Connect) -> None:
     kfp.script = ("RUNNING", "RUNNING", "SUCCEEDED")
     submitted = connect().submit("training", {})
@@ -112,11 +122,29 @@ def test_the_token_is_sent(kfp: FakeKfp, connect: Connect) -> None:
 def test_an_unknown_run_and_a_dead_api_are_told_apart(kfp: FakeKfp, connect: Connect) -> None:
     with pytest.raises(NotFound, match="knows no run nothing"):
         connect().status("nothing")
-    closed = connect(kfp={"host": "http://127.0.0.1:9"})
-    with pytest.raises(Unavailable, match="does not answer"):
+    closed = connect(kfp={"host": DEAD})
+    with pytest.raises(Unavailable, match=r"9 does not answer: [^()]*Connection refused"):
         closed.status("run-1")
+    elsewhere = connect(kfp={"host": f"{kfp.url}/pipeline"})
+    with pytest.raises(ConfigError, match=r"there is no Kubeflow Pipelines API at .*: 404"):
+        elsewhere.submit("training", {})
     with pytest.raises(ConfigError, match=r"execution\.kfp\.host is empty"):
         connect(kfp={}).status("run-1")
+
+
+def test_nothing_is_stored_for_a_run_that_is_refused(kfp: FakeKfp, root_project: Project) -> None:
+    stored: list[str] = []
+    for settings, given in (({"host": kfp.url}, {"rollout": "perhaps"}), ({"host": DEAD}, {})):
+        runs = KfpRuns(
+            root_project.root,
+            ExecutionSettings.model_validate({"kfp": settings}),
+            "",
+            lambda name: str(stored.append(name)),
+            root_project.clock,
+        )
+        with pytest.raises(TidemillError, match=r"expected true or false|does not answer"):
+            runs.submit("training", given)
+    assert not stored
 
 
 def test_a_dry_run_asks_nobody(kfp: FakeKfp, connect: Connect) -> None:
@@ -148,5 +176,8 @@ def test_the_verbs(kfp: FakeKfp, flows: Project, monkeypatch: pytest.MonkeyPatch
         return output.getvalue()
 
     assert said("logs", "run-7", "work") == "log of pod-work\n\n"
+    printed = "[/tmp] is no markup, and nothing is wrapped" + " …" * 200 + "\n"
+    kfp.recorded["/apis/v1alpha1/runs/run-7/nodes/pod-work/log"] = printed
+    assert said("logs", "run-7", "work") == printed + "\n"
     assert said("cancel", "run-7") == "run-7 cancelled\n"
     assert "failed" in said("watch", "run-7")

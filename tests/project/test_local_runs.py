@@ -250,7 +250,7 @@ def test_a_condition_that_kfp_cannot_read_fails_the_run(flows: Project) -> None:
     [
         ("chian", {}, UsageError, "no pipeline 'chian'"),
         ("chain", {"sise": 3}, UsageError, "'sise'"),
-        ("chain", {"size": "many"}, UsageError, "size='many' is no NUMBER_INTEGER"),
+        ("chain", {"size": "many"}, UsageError, "size='many': expected a whole number"),
         ("chain", {"as_of": "python3.11"}, UsageError, "'python3'"),
         ("branches", {}, UsageError, "needs the parameter numbers"),
         ("broken", {}, ConfigError, "always false on a local run"),

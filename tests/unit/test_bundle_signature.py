@@ -154,6 +154,16 @@ def test_both_refuse(name: str, bundle: Path, public_key: Path) -> None:
         oracle(bundle, public_key)
 
 
+def test_half_a_pair_makes_no_new_one(bundle: Path, signer: Signer, public_key: Path) -> None:
+    """A pod has the project's public key, and its own private one only if that is mounted."""
+    private = public_key.with_suffix(".pem")
+    private.unlink()
+    with pytest.raises(IntegrityError, match="there is no private key") as caught:
+        signer.sign(bundle)
+    assert "execution.resources.register.secret_files" in caught.value.hint
+    assert not private.exists()
+
+
 def test_both_refuse_another_key(bundle: Path, tmp_path: Path) -> None:
     other = Signer(tmp_path / "other.pem", tmp_path / "other.pub").ensure_key()
     with pytest.raises(IntegrityError, match="its key is"):
@@ -252,6 +262,7 @@ def test_the_key_is_private_kept_and_paired(
     signer.sign(bundle)
     assert private.read_bytes() == before
     assert sorted(p.name for p in private.parent.iterdir()) == ["signing.pem", "signing.pub"]
+    Signer(tmp_path / "other.pem", tmp_path / "other.pub").ensure_key()
     other = Signer(tmp_path / "other.pem", public_key)
     with pytest.raises(IntegrityError, match="is not the public key of"):
         other.sign(bundle)

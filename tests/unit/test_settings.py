@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from tidemill.errors import ConfigError
 from tidemill.settings import Loaded, Settings, find_project, load
 from tidemill.settings.base import SECRET, looks_secret
-from tidemill.settings.check import check
+from tidemill.settings.check import check, check_pods
 from tidemill.settings.export import SCHEMA_FILE, schema_text
 from tidemill.settings.load import _merge, _models
 from tidemill.settings.sources import Layer, Origin, overrides
@@ -274,6 +274,28 @@ def test_settings_that_clash_are_found(assignment: str, says: str) -> None:
     settings = load(ROOT, variables={}, assignments=[assignment]).settings
     problems = check(settings, ROOT)
     assert any(says in problem for problem in problems), problems
+
+
+PODS = {
+    "storage.objects": "s3://bucket/state",
+    "storage.database": "postgresql+psycopg://tidemill@db/tidemill",
+    "data.versions.remote": "s3://bucket/versions",
+    "registry.uri": "http://mlflow.ml:5000",
+    "registry.signing_key": "/keys/signing.pem",
+    "registry.verify_key": "configs/signing.pub",
+}
+"""Settings with which a run's pods can work."""
+
+
+def test_what_pods_would_keep_to_themselves_is_found() -> None:
+    def found(values: dict[str, str]) -> list[str]:
+        assignments = [f"{key}={value}" for key, value in values.items()]
+        return check_pods(load(ROOT, variables={}, assignments=assignments).settings)
+
+    assert found(PODS) == []
+    for key in PODS:
+        (problem,) = found({name: value for name, value in PODS.items() if name != key})
+        assert problem.startswith(f"{key} is ")
 
 
 def test_a_shadow_step_needs_servers_of_one_process() -> None:

@@ -54,6 +54,18 @@ A run that the retrain trigger starts orders its rollout there, too.
   value: {{ dig "rollout" "kubernetes" "namespace" .root.Release.Namespace .tree | toJson | quote }}
 {{- end -}}
 
+{{/*
+Environment variables of the retrain trigger, a list. It hands its settings to the pods of a run,
+which have another namespace: they reach the release's MLflow by its name with the namespace.
+*/}}
+{{- define "tidemill.trigger" -}}
+{{ include "tidemill.rollouts" (dict "root" . "tree" (include "tidemill.settings" . | fromYaml)) }}
+{{- if .Values.mlflow.enabled }}
+- name: TIDEMILL_REGISTRY__URI
+  value: {{ printf "http://%s.%s:5000" (include "tidemill.name" (dict "root" . "part" "mlflow")) .Release.Namespace | toJson | quote }}
+{{- end }}
+{{- end -}}
+
 {{/* Name of a model's ConfigMap: its content is in its name, so that a revision keeps its own. */}}
 {{- define "tidemill.modelConfig" -}}
 {{- $content := include "tidemill.environment" (dict "root" .root "tree" (include "tidemill.modelSettings" . | fromYaml)) -}}

@@ -15,7 +15,7 @@ __all__ = ["Signer"]
 
 
 class Signer:
-    """Signs bundles with a private key, which the first use generates."""
+    """Signs bundles with a private key, which the first use of a project without keys generates."""
 
     def __init__(self, private_key: Path, public_key: Path) -> None:
         self._private = private_key
@@ -52,13 +52,20 @@ class Signer:
         return path
 
     def ensure_key(self) -> Path:
-        """Generate the key pair if there is no private key, and return the public key's path.
+        """Generate the key pair if there is none, and return the public key's path.
 
-        Two processes that generate at once end with one pair: the first file wins.
+        Two processes that generate at once end with one pair: the first file wins. Raises
+        IntegrityError for half a pair.
         """
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
 
+        # In this order: who generates writes the private key first.
+        if self._public.exists() and not self._private.exists():
+            raise IntegrityError(
+                f"there is no private key {self._private} to the public key {self._public}",
+                hint="restore it; in a pod mount it: execution.resources.register.secret_files",
+            )
         if not self._private.exists():
             pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
                 serialization.Encoding.PEM,

@@ -54,12 +54,16 @@ def _leaves(value: Any, at: str) -> list[tuple[str, Any]]:
 
 @app.command()
 def check() -> None:
-    """Check the settings against one another and against the project; exit 2 when they clash."""
+    """Check the settings against one another and against the project; exit 2 when they clash.
+
+    With `execution.target: kfp` also whether a run's pods can work with them.
+    """
     from tidemill.settings.check import check as cross_check
-    from tidemill.settings.check import refuse
+    from tidemill.settings.check import check_pods, refuse
 
     project = open_project()
-    refuse([*cross_check(project.settings, project.root), *_service(project)])
+    pods = check_pods(project.settings) if project.settings.execution.target == "kfp" else []
+    refuse([*cross_check(project.settings, project.root), *pods, *_service(project)])
     emit({"problems": []}, "the settings agree with one another and with the project")
 
 

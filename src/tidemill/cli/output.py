@@ -33,9 +33,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
 
 
 def emit(body: Any, human: Any = None) -> None:
-    """Print `body` as JSON with `--json`, else `human` (text or a rich renderable)."""
+    """Print `body` as JSON with `--json`, else `human` (text as it is, or a rich renderable)."""
     if globals_of().json or human is None:
         typer.echo(json.dumps(body, indent=1, default=_plain))
+    elif isinstance(human, str):  # rich would wrap it, and take what is in brackets for markup
+        typer.echo(human)
     else:
         console().print(human, highlight=False)
 

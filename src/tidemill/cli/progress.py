@@ -95,14 +95,17 @@ def _seconds(step: StepResult) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(step.started_at)).total_seconds()
 
 
-def finish(run: RunResult) -> None:
-    """Print how a run ended and exit with the code of its state; the cause is the last line."""
+def finish(run: RunResult, on: str) -> None:
+    """Print how a run ended and exit with the code of its state; the cause is the last line.
+
+    `on` is where it ran, if the command was told.
+    """
     emit(asdict(run) | {"work_seconds": run.work_seconds}, step_table(run))
-    _tell_end(run)
+    _tell_end(run, on)
     raise SystemExit(EXIT_CODES.get(run.state, 1))
 
 
-def _tell_end(run: RunResult) -> None:
+def _tell_end(run: RunResult, on: str = "") -> None:
     if run.state == "succeeded":
         share = 1 - run.work_seconds / run.wall_seconds if run.wall_seconds else 0.0
         typer.echo(
@@ -113,6 +116,7 @@ def _tell_end(run: RunResult) -> None:
         for step in run.steps:
             if step.state == "failed" and step.log:
                 typer.echo(f"log: {step.log}", err=True)
-        typer.echo(f"resume: tidemill run {run.pipeline} --resume {run.run_id}", err=True)
+        place = f" --on {on}" if on else ""
+        typer.echo(f"resume: tidemill run {run.pipeline} --resume {run.run_id}{place}", err=True)
         cause = " ".join(run.cause.split())
         typer.secho(f"{run.run_id} {run.state.replace('_', ' ')}: {cause}", fg="red", err=True)

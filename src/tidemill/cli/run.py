@@ -30,7 +30,7 @@ def _run(
         run = runs.launch(
             pipeline, parameters(param or []), resume=resume, dry_run=dry_run, watch=watch
         )
-    finish(run)
+    finish(run, on)
 
 
 def parameters(assignments: list[str]) -> dict[str, str]:

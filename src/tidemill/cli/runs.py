@@ -32,6 +32,7 @@ def _submit(
     """Start a run on Kubeflow Pipelines and print its id, without waiting."""
     run_id = open_checked().backend.submit(pipeline, parameters(param or []))
     emit({"run_id": run_id}, run_id)
+    typer.echo(f"follow it: tidemill watch {run_id} --on kfp", err=True)
 
 
 @watch.command()
@@ -49,7 +50,7 @@ def _watch(run_id: RunId, on: On = "") -> None:
             time.sleep(LOOK_SECONDS)
             run = runs.status(run_id)
         see(run)
-    finish(run)
+    finish(run, on)
 
 
 @logs.command()
@@ -78,4 +79,5 @@ def _cancel(run_id: RunId, on: On = "") -> None:
     runs = open_project().runs_on(on)
     runs.cancel(run_id)
     run = runs.status(run_id)
-    emit({"run_id": run_id, "state": run.state}, f"{run_id} {run.state}")
+    stands = "is being stopped" if run.state == "running" else run.state
+    emit({"run_id": run_id, "state": run.state}, f"{run_id} {stands}")

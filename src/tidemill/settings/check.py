@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
+from urllib.parse import urlsplit
 
 from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
 from tidemill.errors import ConfigError
@@ -11,6 +12,11 @@ from tidemill.settings.schema import Settings
 
 __all__ = ["check", "refuse"]
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+KEYS = {
+    "signing_key": "mount it with execution.resources.register.secret_files",
+    "verify_key": "put it into the images, configs/signing.pub",
+}
 SPINE = frozenset({"month"})
 """Columns besides the model's inputs that every spine holds, so that a gate may slice by them."""
 
@@ -29,11 +35,33 @@ def check(settings: Settings, root: Path) -> list[str]:
     ]
 
 
-def refuse(problems: Sequence[str]) -> None:
+def check_pods(settings: Settings) -> list[str]:
+    """Return what the pods of a pipeline backend could not reach, or would each have anew."""
+    return list(_pods(settings))
+
+
+def _pods(settings: Settings) -> Iterator[str]:
+    storage, registry = settings.storage, settings.registry
+    remote = settings.data.versions.remote
+    if not storage.objects.startswith("s3://"):
+        yield f"storage.objects is {storage.objects}, which no pod can read: set s3://bucket/prefix"
+    if storage.database.startswith("sqlite"):
+        yield f"storage.database is {storage.database}, a file of each pod: name a PostgreSQL"
+    if "://" not in remote:
+        yield f"data.versions.remote is {remote}, a folder of each pod: set s3://bucket/prefix"
+    if urlsplit(registry.uri).hostname in LOOPBACK:
+        yield f"registry.uri is {registry.uri}, in a pod that pod itself: name an MLflow server"
+    kept = PurePath(storage.state)
+    for name in ("signing_key", "verify_key"):
+        if (key := PurePath(getattr(registry, name))).is_relative_to(kept):
+            yield f"registry.{name} is {key}, which no pod has: {KEYS[name]}"
+
+
+def refuse(problems: Sequence[str], why: str = "the settings clash") -> None:
     """Raise ConfigError that lists the problems, if there are any."""
     if problems:
         raise ConfigError(
-            "the settings clash:\n" + "\n".join(f"  - {p}" for p in problems),
+            f"{why}:\n" + "\n".join(f"  - {p}" for p in problems),
             hint="where each value comes from: tidemill config show --explain",
         )
 

@@ -22,6 +22,12 @@ def _pinned(image: str) -> str:
     return image
 
 
+def _absolute(folder: str) -> str:
+    if not folder.startswith("/"):
+        raise ValueError(f"'{folder}' is no absolute path of a folder in the pod")
+    return folder
+
+
 class StepResources(Group):
     """Resources of one step's pod; on one machine only `retries` acts."""
 
@@ -38,6 +44,12 @@ class StepResources(Group):
     `templateDefaults.retryStrategy` (docs: pipelines)."""
     timeout_seconds: int = Field(default=3600, ge=1)
     """Active deadline of the pod."""
+    secret_files: dict[
+        Annotated[str, AfterValidator(_absolute)],
+        Annotated[str, Field(pattern=r"^[a-z0-9.-]+$")],
+    ] = Field(default_factory=dict)
+    """Folder in the pod → Kubernetes secret whose keys are files there: the key that `register`
+    signs with. No other step's pod sees them."""
 
 
 class KfpSettings(Group):

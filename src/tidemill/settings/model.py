@@ -148,7 +148,8 @@ class RegistrySettings(Group):
     model: str = "flight-delay"
     """Registered model name."""
     signing_key: str = ".tidemill/keys/signing.pem"
-    """EC P-256 private key that signs bundles; generated on first use, file mode 0600."""
+    """EC P-256 private key that signs bundles; generated on first use, file mode 0600. On a cluster
+    a path in the pod of `register` (`execution.resources`, `secret_files`)."""
     verify_key: str = ".tidemill/keys/signing.pub"
     """Public key against which a bundle is verified before it is loaded."""
     token: Secret = ""

@@ -148,7 +148,7 @@ class ClusterSettings(Group):
     """Servers per revision; one alone cannot be moved to another node without a gap."""
     bundles_claim: str = ""
     """PersistentVolumeClaim that holds bundles under `bundles/<revision>`; empty: an init container
-    with `execution.images.control` fetches the bundle from the registry."""
+    with `execution.images.registry` fetches the bundle from the registry."""
     requests: dict[str, str] = Field(default={"cpu": "500m", "memory": "512Mi"})
     """What the scheduler keeps free for one server, Kubernetes quantities."""
     limits: dict[str, str] = Field(default={"memory": "1Gi"})

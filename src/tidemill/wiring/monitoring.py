@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tidemill.errors import ConfigError, UsageError
+from tidemill.errors import UsageError
+from tidemill.settings.check import check_pods, refuse
 from tidemill.settings.secrets import reveal
 from tidemill.wiring.rollout import RolloutParts
 
@@ -146,12 +147,9 @@ class MonitoringParts(RolloutParts):
         """Store the resolved configuration for the pods of run `name`; return its URL.
 
         A pod opens it in its image's project folder; the environment names the S3 endpoint.
+        Raises ConfigError for settings with which pods would keep things to themselves.
         """
-        if not self.settings.storage.objects.startswith("s3://"):
-            raise ConfigError(
-                f"storage.objects is {self.settings.storage.objects}, which no pod can read",
-                hint="set it to s3://bucket/prefix in configs/<env>.yaml",
-            )
+        refuse(check_pods(self.settings), "the pods of a run cannot work with these settings")
         content = self._resolved(Path()).encode()
         return self.objects.put(f"runs/{name}/settings.json", content)
 

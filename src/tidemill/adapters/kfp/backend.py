@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,31 +21,33 @@ import kfp_server_api as api
 from google.protobuf.json_format import MessageToDict
 from urllib3.exceptions import HTTPError
 
+from tidemill.adapters.kfp.answers import PLACE, explain, result
 from tidemill.adapters.kfp.compile import compile_pipeline, step_names
 from tidemill.adapters.kfp.lint import refuse
 from tidemill.adapters.kfp.parameters import bind, context
+from tidemill.adapters.kfp.printed import is_refusal, last_words, without_noise
 from tidemill.errors import ConfigError, NotFound, TidemillError, Unavailable, UsageError
 from tidemill.ports.clock import Clock
-from tidemill.ports.runs import RunResult, RunState, StepResult, StepState, Watcher
+from tidemill.ports.runs import RunResult, StepResult, Watcher
 from tidemill.settings.execution import ExecutionSettings
 
 __all__ = ["KfpRuns"]
 
-RUN_STATES: dict[str, RunState] = {
-    "SUCCEEDED": "succeeded",
-    "SKIPPED": "succeeded",
-    "FAILED": "failed",
-    "CANCELED": "cancelled",
-}
-STEP_STATES: dict[str, StepState] = {
-    "PENDING": "pending",
-    "SUCCEEDED": "succeeded",
-    "SKIPPED": "skipped",
-    "FAILED": "failed",
-    "CANCELED": "failed",
-}
 LOG = "/apis/v1alpha1/runs/{run_id}/nodes/{node_id}/log"
-"""Served by the API server outside the described API; the node is the step's pod."""
+"""Served by the API server outside the described API; the node is the first child of the step. What
+cannot be read is told with status 200, as an object with `error_message`."""
+
+TIMEOUT = (5.0, 60.0)
+"""Seconds to connect to the API, and between two bytes of its answer."""
+
+
+class Client(api.ApiClient):  # type: ignore[misc]
+    """The generated client, which would wait for an answer for ever."""
+
+    def call_api(self, *args: Any, _request_timeout: Any = None, **kwargs: Any) -> Any:
+        """Call the API; raises urllib3's errors and ApiException."""
+        timeout = _request_timeout or TIMEOUT
+        return super().call_api(*args, _request_timeout=timeout, **kwargs)
 
 
 @dataclass
@@ -70,7 +73,7 @@ class KfpRuns:
         """Submit a pipeline and wait for its end; see `tidemill.ports.runs.Runs`.
 
         An interrupted wait leaves the run going on. After `execution.timeout_seconds` the run is
-        terminated. A refused gate shows as `failed`: the backend does not tell the two apart.
+        terminated.
         """
         if resume and dry_run:
             raise UsageError(
@@ -88,15 +91,19 @@ class KfpRuns:
         definition = compile_pipeline(self.root, pipeline, self.execution, "kfp")
         refuse(pipeline, definition.ir)
         name = f"{pipeline}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-        known = context(self.root, self.publish_settings(name), self.clock.now(), name)
+        known = context(self.root, "", self.clock.now(), name)
         arguments = bind(pipeline, definition.ir, parameters, known)
+        experiment = self._experiment()
+        # Nothing is stored for a run that is refused.
+        if "config" in arguments and not arguments["config"]:
+            arguments["config"] = self.publish_settings(name)
         spec = {
             "pipeline_spec": definition.ir,
             "platform_spec": MessageToDict(definition.graph.platform_spec),
         }
         settings = self.execution.kfp
         body = api.V2beta1Run(
-            experiment_id=self._experiment(),
+            experiment_id=experiment,
             display_name=name,
             pipeline_spec=spec,
             runtime_config=api.V2beta1RuntimeConfig(
@@ -109,35 +116,67 @@ class KfpRuns:
         return run_id
 
     def status(self, run_id: str) -> RunResult:
-        """Return a run as it is now; raises NotFound."""
+        """Return a run as it is now; raises NotFound.
+
+        What a step failed of is read in its log: the backend says only that it did.
+        """
         with self._explained(run_id):
-            return _result(self._runs.run_service_get_run(run_id=run_id))
+            run = result(self._runs.run_service_get_run(run_id=run_id))
+        if run.state != "failed":
+            return run
+        if not any(step.state == "failed" for step in run.steps):
+            return replace(run, cause=f"{run.cause}; {self._look(run_id)}")
+        steps = tuple(self._with_cause(run_id, step) for step in run.steps)
+        cause = next((one.cause for one in steps if one.state == "failed"), run.cause)
+        refused = is_refusal(cause.partition(": ")[2])
+        return replace(run, state="refused" if refused else "failed", steps=steps, cause=cause)
+
+    def _with_cause(self, run_id: str, step: StepResult) -> StepResult:
+        if step.state != "failed":
+            return step
+        try:
+            cause = last_words(self.log(run_id, step.name).splitlines())
+        except TidemillError:  # its pod never started, or was killed; a run has ended all the same
+            cause = f"it left no log; {self._look(run_id)}"
+        return replace(step, cause=f"{step.name}: {cause}") if cause else step
+
+    def _look(self, run_id: str) -> str:
+        place = f"--namespace {self._namespace} --selector pipeline/runid={run_id}"
+        return f"why: kubectl describe workflow {place}"
 
     def cancel(self, run_id: str) -> None:
-        """Terminate a run; KFP 2.17 then reports it as failed."""
+        """Terminate a run, which takes some seconds: its exit handler still runs."""
         with self._explained(run_id):
             self._runs.run_service_terminate_run(run_id=run_id)
 
     def log(self, run_id: str, step: str) -> str:
-        """Return what a step printed, as long as its pod or the archive of its log exists."""
+        """Return what a finished step printed, without what KFP says of itself.
+
+        It comes from the archive of logs; a single-user backend finds none of a running pod's.
+        Raises NotFound when there is none.
+        """
         with self._explained(run_id):
             details = self._runs.run_service_get_run(run_id=run_id).run_details
             tasks = {t.display_name: t for t in details.task_details or []}
             if step not in tasks:
                 raise NotFound.among("step", step, filter(None, tasks))
-            pods = [child.pod_name for child in tasks[step].child_tasks or []]
-            return "".join(self._pod_log(run_id, pod) for pod in pods if pod)
+            nodes = [child.pod_name for child in tasks[step].child_tasks or []]
+            lines = "".join(self._node_log(run_id, node, step) for node in nodes if node)
+        return "".join(without_noise(lines.splitlines(keepends=True)))
 
-    def _pod_log(self, run_id: str, pod: str) -> str:
-        text, _, _ = self._client.call_api(
-            LOG,
-            "GET",
-            path_params={"run_id": run_id, "node_id": pod},
-            header_params={"Accept": "text/plain"},
-            response_type="str",
-            auth_settings=["Bearer"],
+    def _node_log(self, run_id: str, node: str, step: str) -> str:
+        self._client.call_api(
+            LOG, "GET", path_params={"run_id": run_id, "node_id": node}, auth_settings=["Bearer"]
         )
-        return str(text)
+        text = str(self._client.last_response.data)
+        if not text.startswith('{"error_message":'):
+            return text
+        said = json.loads(text)["error_message"].rpartition(", ")[2]
+        raise NotFound(
+            f"the backend has no log of {step}: {said}",
+            hint=f"while its pod is there: kubectl logs --namespace {self._namespace} --container "
+            f"main --prefix --tail -1 --selector pipeline/runid={run_id}",
+        )
 
     def _plan(self, pipeline: str, parameters: Mapping[str, Any]) -> RunResult:
         definition = compile_pipeline(self.root, pipeline, self.execution, "kfp")
@@ -194,6 +233,11 @@ class KfpRuns:
             created = service.experiment_service_create_experiment(experiment=body)
         return str(created.experiment_id)
 
+    @property
+    def _namespace(self) -> str:
+        """Return where the pods of runs are; a single-user backend has its own there."""
+        return self.execution.kfp.namespace or "kubeflow"
+
     @cached_property
     def _client(self) -> Any:
         host = self.execution.kfp.host
@@ -206,7 +250,7 @@ class KfpRuns:
         if self.token:
             configuration.api_key = {"authorization": self.token}
             configuration.api_key_prefix = {"authorization": "Bearer"}
-        return api.ApiClient(configuration)
+        return Client(configuration)
 
     @cached_property
     def _runs(self) -> Any:
@@ -218,66 +262,10 @@ class KfpRuns:
         try:
             yield
         except api.ApiException as error:
-            raise _explain(error, host, run_id) from error
+            raise explain(error, host, run_id) from error
         except (HTTPError, OSError) as error:
+            # Of urllib3's nested errors the inner one, without the pool that it names.
+            reason = re.sub(r"^\w+\(.*?\): ", "", str(getattr(error, "reason", error)))
             raise Unavailable(
-                f"the Kubeflow Pipelines API at {host} does not answer: {error}",
-                hint="check execution.kfp.host; does it include the path of the API?",
+                f"the Kubeflow Pipelines API at {host} does not answer: {reason}", hint=PLACE
             ) from error
-
-
-def _explain(error: Any, host: str, run_id: str) -> TidemillError:
-    said = f"{error.status} {error.reason}: {_message(error.body)}"
-    if error.status == 404 and run_id:
-        return NotFound(f"{host} knows no run {run_id}", hint="tidemill logs and watch take its id")
-    if error.status in (401, 403):
-        return ConfigError(
-            f"the Kubeflow Pipelines API at {host} refused: {said}",
-            hint="check execution.kfp.token and the rights of its owner in the namespace",
-        )
-    return Unavailable(f"the Kubeflow Pipelines API at {host} said {said}")
-
-
-def _message(body: object) -> str:
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        return str(json.loads(str(body))["message"])
-    return str(body)[:200]
-
-
-def _result(run: Any) -> RunResult:
-    spec = run.pipeline_spec or {}
-    ir = spec.get("pipeline_spec", spec)
-    tasks = {t.display_name: t for t in (run.run_details and run.run_details.task_details) or []}
-    steps = tuple(_step(name, tasks.get(name)) for name in (step_names(ir) if ir else tasks))
-    state = RUN_STATES.get(run.state, "running")
-    failed = [step for step in steps if step.state == "failed"]
-    cause = failed[0].cause if failed else (run.error.message if run.error else "")
-    return RunResult(
-        run.run_id,
-        ir.get("pipelineInfo", {}).get("name", run.display_name),
-        state,
-        parameters=(run.runtime_config and run.runtime_config.parameters) or {},
-        started_at=run.created_at.isoformat() if run.created_at else "",
-        wall_seconds=_seconds(run.created_at, run.finished_at),
-        steps=steps,
-        cause=(cause or run.state) if state in ("failed", "cancelled") else "",
-    )
-
-
-def _step(name: str, task: Any) -> StepResult:
-    if task is None:
-        return StepResult(name)
-    state = STEP_STATES.get(task.state, "running")
-    said = task.error.message if task.error else f"see its log: tidemill logs {task.run_id} {name}"
-    return StepResult(
-        name,
-        state,
-        started_at=task.start_time.isoformat() if task.start_time else "",
-        wall_seconds=_seconds(task.start_time, task.end_time),
-        cause=f"{name}: {said}" if state == "failed" else "",
-    )
-
-
-def _seconds(start: Any, end: Any) -> float:
-    # Unfinished tasks end in the year 1.
-    return (end - start).total_seconds() if start and end and end > start else 0.0

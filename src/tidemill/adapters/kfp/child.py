@@ -23,9 +23,10 @@ from tidemill.adapters.kfp.imports import imports_of
 from tidemill.adapters.kfp.lint import refuse
 from tidemill.adapters.kfp.memo import Memo, version_of
 from tidemill.adapters.kfp.parameters import bind
+from tidemill.adapters.kfp.printed import is_refusal, without_colour
 from tidemill.adapters.kfp.record import RunFolder
 from tidemill.adapters.kfp.sdk import components, local
-from tidemill.adapters.kfp.step import Steps, without_colour
+from tidemill.adapters.kfp.step import Steps
 from tidemill.adapters.kfp.warm import Warm
 from tidemill.settings.execution import ExecutionSettings
 
@@ -134,17 +135,12 @@ def _verdict(
 ) -> dict[str, Any]:
     failed = [step for step in folder.result().steps if step.state == "failed"]
     if failed:
-        refused = _is_refusal(failed[0].cause)
+        refused = is_refusal(failed[0].cause)
         cause = f"{failed[0].name}: {failed[0].cause}"
         return {"state": "refused" if refused else "failed", "cause": cause}
     if silent:
         cause = f"KFP could not evaluate a condition and went on: {silent[0]}"
     return {"state": "failed" if cause else "succeeded", "cause": cause, "outputs": outputs}
-
-
-def _is_refusal(cause: str) -> bool:
-    kind = getattr(errors, cause.partition(":")[0], None)
-    return isinstance(kind, type) and issubclass(kind, errors.Refused)
 
 
 def _plain(value: Any) -> Any:

@@ -78,11 +78,19 @@ READERS: dict[str, tuple[type | tuple[type, ...], Callable[[str], Any]]] = {
     "LIST": (list, json.loads),
     "STRUCT": (dict, json.loads),
 }
+KINDS = {
+    "STRING": "a text",
+    "NUMBER_INTEGER": "a whole number",
+    "NUMBER_DOUBLE": "a number",
+    "BOOLEAN": "true or false",
+    "LIST": "a list as JSON",
+    "STRUCT": "an object as JSON",
+}
 
 
 def _typed(name: str, value: Any, declared: str) -> Any:
     kind, read = READERS[declared]
-    wrong = UsageError(f"{name}={value!r} is no {declared}")
+    wrong = UsageError(f"{name}={value!r}: expected {KINDS[declared]}")
     if "python3" in str(value):
         raise UsageError(f"{name}: a local run replaces 'python3' in values by a path")
     if isinstance(value, str):

@@ -50,3 +50,5 @@ def _configure_pod(task: Any, execution: ExecutionSettings, wanted: Any) -> None
     for variable, place in execution.kfp.secrets.items():
         secret, key = place.split("/")
         kubernetes.use_secret_as_env(task, secret, {key: variable})
+    for folder, secret in wanted.secret_files.items():
+        kubernetes.use_secret_as_volume(task, secret, folder)

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from tidemill.adapters.kfp.memo import Memo
+from tidemill.adapters.kfp.printed import cause_of, without_noise
 from tidemill.adapters.kfp.record import RunFolder
 from tidemill.adapters.kfp.warm import Warm
 
-__all__ = ["Steps", "cause_of", "without_colour"]
+__all__ = ["Steps"]
 
 TAIL = 400
 """Lines kept in memory of a running step: the traceback is among the last."""
-COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-EXECUTOR_NOISE = re.compile(
-    r"\[KFP Executor .*\]: (Looking for component `|Loading KFP component \"|Wrote executor output"
-    r"|Did not write output file)"
-)
-EXECUTOR_INPUT = re.compile(r"\[KFP Executor .*\]: Got executor_input:")
 
 
 class Steps:
@@ -78,7 +71,7 @@ class Steps:
         tail: deque[str] = deque(maxlen=TAIL)
         with log.open("a") as file:
             process = (self.warm and self.warm.begin(command, env)) or Cold(command, env)
-            for line in _without_noise(process.output):
+            for line in without_noise(process.output):
                 file.write(line)
                 file.flush()
                 tail.append(line.rstrip("\n"))
@@ -121,39 +114,6 @@ def _outputs(request: dict[str, Any]) -> dict[str, Any]:
     file = Path(request["outputs"]["outputFile"])
     values = json.loads(file.read_text()).get("parameterValues", {}) if file.exists() else {}
     return dict(values)
-
-
-def _without_noise(lines: Iterable[str]) -> Iterator[str]:
-    """Drop what KFP's executor tells about itself, and colours."""
-    in_request = False
-    for line in lines:
-        if EXECUTOR_INPUT.match(line):
-            in_request = True
-        elif in_request:
-            in_request = line.rstrip() != "}"
-        elif not EXECUTOR_NOISE.match(line):
-            yield without_colour(line)
-
-
-def without_colour(text: str) -> str:
-    """Return `text` without terminal escapes."""
-    return COLOUR.sub("", text)
-
-
-def cause_of(lines: Iterable[str], code: int) -> str:
-    """Return the last exception of a step's output, or how its process ended."""
-    listed = list(lines)
-    starts = [i for i, line in enumerate(listed) if line.startswith("Traceback (most recent call")]
-    body = iter(listed[starts[-1] + 1 :] if starts else [])
-    for line in body:
-        if re.match(r"[A-Za-z_][\w.]*(:|$)", line):
-            name, colon, message = line.partition(":")
-            more = takewhile(lambda extra: extra.startswith("  "), body)
-            return "\n".join([name.rpartition(".")[2] + colon + message, *more])
-    if code < 0 or code > 128:
-        return f"killed by signal {-code if code < 0 else code - 128}"
-    last = next((line for line in reversed(listed) if line.strip()), "")
-    return f"exit code {code}: {last.strip()}" if last else f"exit code {code}, no output"
 
 
 def _now() -> str:
