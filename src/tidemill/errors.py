@@ -30,6 +30,7 @@ __all__ = [
     "Conflict",
     "DataError",
     "IntegrityError",
+    "Mismatch",
     "MissingExtra",
     "NotFound",
     "PermanentError",
@@ -122,6 +123,12 @@ class Refused(PermanentError):
 
 class IntegrityError(Refused):
     """Bytes are not what was signed, hashed or pinned."""
+
+
+class Mismatch(IntegrityError):
+    """Two things, each sound, do not belong together: the other one may still follow."""
+
+    exit_code = 1
 
 
 class DataError(PermanentError):

@@ -119,7 +119,7 @@ def test_another_feature_definition_is_refused(project: Project) -> None:
     features = replace(MANIFEST.features, digest="sha256:" + "6" * 64)
     write_bundle(project.bundle, manifest=replace(MANIFEST, features=features))
     code, said = project.refused("--no-verify")
-    assert code == 3
+    assert code == 1, "the store may still be filled: a rollout does not give up at once"
     assert "sha256:6666" in said
     assert "sha256:5555" in said
 

@@ -21,7 +21,7 @@ from tidemill.adapters.online import open_online
 from tidemill.adapters.online_redis import connect
 from tidemill.adapters.online_store import OnlineStore
 from tidemill.bundle import FeatureView
-from tidemill.errors import Conflict, IntegrityError, Refused, Unavailable
+from tidemill.errors import Conflict, IntegrityError, Mismatch, Refused, Unavailable
 from tidemill.ports.features import Value
 from tidemill.settings.features import FeatureSettings, RedisOnline, SqliteOnline
 
@@ -259,9 +259,9 @@ def test_a_service_that_changed_in_place_is_refused(shops: Shops) -> None:
         shops.fill(2)
     shops.online.verify(pinned)
     shops.repository().materialise("shops", shops.folder, NOON + timedelta(hours=2), replace=True)
-    with pytest.raises(IntegrityError, match="pinned to shops@"):
+    with pytest.raises(Mismatch, match="pinned to shops@"):
         shops.online.verify(pinned)
-    with pytest.raises(IntegrityError, match="no such service"):
+    with pytest.raises(Mismatch, match="no such service"):
         shops.online.verify(replace(pinned, name="other"))
 
 

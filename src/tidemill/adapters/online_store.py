@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from tidemill.adapters.feast_wire import decode, entity_key
 from tidemill.bundle import FeatureService, FeatureView
-from tidemill.errors import IntegrityError, Unavailable
+from tidemill.errors import Mismatch, Unavailable
 from tidemill.ports.features import OnlineBatch, Value
 
 __all__ = ["NEVER_FILLED", "Filled", "OnlineStore", "Row"]
@@ -74,7 +74,7 @@ class OnlineStore(ABC):
         return OnlineBatch(columns, filled.as_of if filled else None, stale)
 
     def verify(self, service: FeatureService) -> None:
-        """Raise IntegrityError unless the store was filled for exactly this definition.
+        """Raise Mismatch unless the store was filled for exactly this definition.
 
         Raises Unavailable when the store does not answer or was never filled.
         """
@@ -83,7 +83,7 @@ class OnlineStore(ABC):
             raise Unavailable("the online store was never filled", hint=NEVER_FILLED)
         held = filled.services.get(service.name)
         if held != service.digest:
-            raise IntegrityError(
+            raise Mismatch(
                 f"the model is pinned to {service.name}@{service.digest[:17]}, the online store "
                 f"holds {f'{service.name}@{held[:17]}' if held else 'no such service'}",
                 hint="serve a model trained with that definition, or materialise the pinned one",

@@ -65,7 +65,7 @@ class OnlineReader(Protocol):
         ...
 
     def verify(self, service: FeatureService) -> None:
-        """Raise IntegrityError unless the store holds exactly this definition of the service.
+        """Raise Mismatch unless the store holds exactly this definition of the service.
 
         Raises Unavailable when the store does not answer or was never materialised.
         """

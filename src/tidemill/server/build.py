@@ -138,7 +138,7 @@ def _trained(manifest: Manifest) -> float | None:
 def verify_features(model: Model, reader: OnlineReader) -> None:
     """Refuse a model whose features are not defined as those in the online store.
 
-    Raises IntegrityError that names both digests. A store that does not answer is no reason to stay
+    Raises Mismatch that names both digests. A store that does not answer is no reason to stay
     down: features fall back to their defaults until it does, and is verified then.
     """
     try:

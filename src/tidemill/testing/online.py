@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tidemill.bundle import FeatureService, FeatureView
-from tidemill.errors import IntegrityError
+from tidemill.errors import Mismatch
 from tidemill.ports.features import OnlineBatch, Value
 
 __all__ = ["MemoryOnline"]
@@ -48,10 +48,10 @@ class MemoryOnline:
         return OnlineBatch(columns, self.as_of, stale)
 
     def verify(self, service: FeatureService) -> None:
-        """Raise IntegrityError unless the digests are equal."""
+        """Raise Mismatch unless the digests are equal."""
         self._fail()
         if service.digest != self.digest:
-            raise IntegrityError(f"pinned to {service.digest}, the store holds {self.digest}")
+            raise Mismatch(f"pinned to {service.digest}, the store holds {self.digest}")
 
     def _fail(self) -> None:
         if self.failure:
