@@ -296,7 +296,7 @@ def common(work: Work) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def training_set(steps: Steps, common: dict[str, str]) -> dict[str, Any]:
     """Two months of flights, from the source to the rows that a model is trained on."""
-    assert steps.run("ingest", **common)["Output"] > 0
+    assert steps.run("ingest", **common, run=RUN)["Output"] > 0
     dataset = steps.run("validate", **common, run=RUN)["dataset"]
     version = steps.run("publish", config=common["config"], dataset=dataset)["Output"]
     assert version.endswith(".dir")

@@ -10,13 +10,14 @@ from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
 from tidemill.errors import ConfigError
 from tidemill.settings.schema import Settings
 
-__all__ = ["check", "refuse"]
+__all__ = ["check", "check_pods", "refuse"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEYS = {
     "signing_key": "mount it with execution.resources.register.secret_files",
     "verify_key": "put it into the images, configs/signing.pub",
 }
+"""How pods get a key."""
 SPINE = frozenset({"month"})
 """Columns besides the model's inputs that every spine holds, so that a gate may slice by them."""
 
