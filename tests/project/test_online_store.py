@@ -20,7 +20,7 @@ from tidemill.adapters.feast import FeastRepository
 from tidemill.adapters.online import open_online
 from tidemill.adapters.online_redis import connect
 from tidemill.adapters.online_store import OnlineStore
-from tidemill.bundle import FeatureView
+from tidemill.bundle import FeatureField, FeatureView
 from tidemill.errors import Conflict, IntegrityError, Mismatch, Refused, Unavailable
 from tidemill.ports.features import Value
 from tidemill.settings.features import FeatureSettings, RedisOnline, SqliteOnline
@@ -147,15 +147,20 @@ def test_no_rows_are_no_error(shops: Shops) -> None:
 
 
 def test_more_keys_than_a_statement_takes(shops: Shops, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(online_sqlite, "MAX_KEYS", 2)
+    """Two views of different lengths: of the shorter one nothing is left for the last statement."""
+    monkeypatch.setattr(online_sqlite, "MAX_KEYS", 4)
     shops.sold(2.5, at=0)
     shops.fill(1)
+    other = replace(shops.view, join_keys=("store", "till"))
+    other = replace(other, fields=(FeatureField("mood", "BYTES"),))
     keys: dict[str, list[str | int | None]] = {
         "shop": ["b", "c", "d", "e", "a", "f"],
+        "store": ["a", "a", "a", "a", "a", "a"],
         "till": [1] * 6,
     }
-    batch = shops.online.read([shops.view], keys, NOON + timedelta(hours=1))
+    batch = shops.online.read([shops.view, other], keys, NOON + timedelta(hours=1))
     assert batch.columns["total"] == [None, None, None, None, 2.5, None]
+    assert batch.as_of == NOON + timedelta(hours=1)
 
 
 def test_the_ttl_is_enforced_at_the_moment_of_the_read(shops: Shops) -> None:

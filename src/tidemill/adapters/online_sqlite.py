@@ -44,12 +44,13 @@ class SqliteOnlineStore(OnlineStore):
         distinct = [(view, list(dict.fromkeys(identities))) for view, identities in wanted]
         stored: list[dict[bytes, Row]] = [{} for _ in wanted]
         longest = max((len(identities) for _, identities in distinct), default=0)
+        size = MAX_KEYS // max(len(wanted), 1)
         with self._errors():
             connection = self._connect()
             connection.execute("BEGIN")
             try:
                 record = self._record(connection)
-                for start in range(0, longest, size := MAX_KEYS // max(len(wanted), 1)):
+                for start in range(0, longest, size):
                     part = [(view, ids[start : start + size]) for view, ids in distinct]
                     self._add(connection, part, stored)
             finally:
@@ -89,7 +90,7 @@ class SqliteOnlineStore(OnlineStore):
         """Return this thread's connection, a new one when the file was lost or put back."""
         try:
             inode = self._path.stat().st_ino
-        except FileNotFoundError:
+        except OSError:  # opening it says why
             inode = 0
         held: tuple[int, sqlite3.Connection] | None = getattr(self._threads, "held", None)
         if held is None or held[0] != inode:

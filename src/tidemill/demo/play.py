@@ -135,6 +135,7 @@ def _first_release(project: Project, story: Story) -> Witness:
     story.note(START, "first training begins", "on what was known on 1 April: January to March")
     run = project.runs.launch("training", {"trigger": "demo"})
     if run.state != "succeeded":
+        project.platform.wait(["mlflow"], timeout=1.0)  # says why, if that is what did not start
         raise StepFailed(f"{run.run_id} {run.state}: {run.cause}", hint="see its run.log")
     story.add_run("first training", run)
     with story.waiting("the rest of the platform starts"):

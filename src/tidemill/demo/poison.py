@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 import psutil
@@ -57,7 +58,8 @@ class Poison:
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        psutil.Process(self._process.pid).nice(10)
+        with suppress(psutil.Error):  # it has ended already: `finish` tells why
+            psutil.Process(self._process.pid).nice(10)
         return self
 
     def finish(self) -> RunResult:

@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from tidemill.bundle import FeatureView
-from tidemill.errors import Unavailable
+from tidemill.errors import Mismatch, Unavailable
 from tidemill.ports.features import OnlineBatch
 
 __all__ = ["THREADS", "Reads"]
@@ -35,10 +35,12 @@ class _Asked(Struct, gc=False, eq=False):
     rows: int
     moment: datetime
     answer: asyncio.Future[OnlineBatch]
+    alone: bool = False
+    """It was part of a read that failed: it is read again without the others."""
 
 
 class Reads:
-    """Reads for the look-ups of one model; belongs to the event loop's thread."""
+    """Reads for the look-ups of one model; to be called in the event loop's thread."""
 
     def __init__(self, read: Callable[..., OnlineBatch]) -> None:
         """`read` is called on a thread, as `OnlineReader.read` is."""
@@ -59,7 +61,8 @@ class Reads:
         The caller sets the deadline: a read that ends too late holds its thread until then. Raises
         Unavailable when all threads are held by reads that nobody waits for any more.
         """
-        if len(self._running) >= THREADS and not any(map(_awaited, self._running.values())):
+        running = tuple(self._running.values())  # a copy: threads take away what ends
+        if len(running) >= THREADS and not any(map(_awaited, running)):
             raise Unavailable(f"all {THREADS} threads wait for reads that do not end")
         loop = asyncio.get_running_loop()
         asked = _Asked(views, keys, rows, moment, loop.create_future())
@@ -71,14 +74,24 @@ class Reads:
         """Read for all who wait, as far as threads are free."""
         self._waiting = [one for one in self._waiting if not one.answer.done()]
         while self._waiting and len(self._running) < THREADS:
-            self._submit(self._take())
+            together = self._take()
+            keys = {
+                name: list(chain.from_iterable(one.keys[name] for one in together))
+                for name in together[0].keys
+            }
+            moment = max(one.moment for one in together)
+            read = self._threads.submit(self._read, together[0].views, keys, moment)
+            self._running[read] = together
+            read.add_done_callback(self._running.pop)
+            asyncio.wrap_future(read).add_done_callback(partial(self._deliver, together))
 
     def _take(self) -> list[_Asked]:
         """Take the first who waits, and who can be read with it."""
         first, *others = self._waiting
         together, left, rows = [first], [], first.rows
         for one in others:
-            if one.views == first.views and rows + one.rows <= MAX_ROWS:
+            fits = one.views == first.views and rows + one.rows <= MAX_ROWS
+            if fits and not (first.alone or one.alone):
                 together.append(one)
                 rows += one.rows
             else:
@@ -86,30 +99,22 @@ class Reads:
         self._waiting = left
         return together
 
-    def _submit(self, together: list[_Asked]) -> None:
-        keys = {
-            name: list(chain.from_iterable(one.keys[name] for one in together))
-            for name in together[0].keys
-        }
-        moment = max(one.moment for one in together)
-        read = self._threads.submit(self._read, together[0].views, keys, moment)
-        self._running[read] = together
-        read.add_done_callback(self._running.pop)
-        asyncio.wrap_future(read).add_done_callback(partial(self._deliver, together))
-
     def _deliver(self, together: list[_Asked], read: asyncio.Future[OnlineBatch]) -> None:
         """Give each its rows; what one look-up may have spoilt is read again for each alone."""
         error, end = read.exception(), 0
+        again: list[_Asked] = []
         for one in together:
             begin, end = end, end + one.rows
             if one.answer.done():  # its deadline has passed, or its client is gone
                 continue
             if error is None:
                 one.answer.set_result(read.result().part(begin, end))
-            elif len(together) == 1 or isinstance(error, Unavailable):
+            elif len(together) == 1 or isinstance(error, Unavailable | Mismatch):
                 one.answer.set_exception(error)
             else:
-                self._submit([one])
+                one.alone = True
+                again.append(one)
+        self._waiting = again + self._waiting
         self._start()
 
 

@@ -197,8 +197,8 @@ class ServingSettings(Group):
     lookup_deadline_ms: float = Field(default=50.0, gt=0)
     """Online features that do not arrive in time become defaults, marked and counted."""
     lookup_failures: int = Field(default=5, ge=1)
-    """After so many failed reads in a row the online store is left alone: each costs its request
-    the deadline, and a store that restarts is hit by every request at once."""
+    """After so many failed look-ups in a row, which may have been one read, the online store is
+    left alone: each costs its request the deadline, and a store that restarts is hit by all."""
     lookup_pause_seconds: float = Field(default=0.5, gt=0)
     """Then one request tries it again after this long, at least the deadline; the pause doubles up
     to 30 s while it fails."""

@@ -36,13 +36,15 @@ class Store:
 
     sizes: list[int] = field(default_factory=list)
     down: bool = False
+    quick: int = 0
+    """Reads that are not held."""
     free: Event = field(default_factory=Event)
 
     def read(
         self, views: Sequence[FeatureView], keys: Mapping[str, Sequence[Any]], _: datetime
     ) -> OnlineBatch:
         self.sizes.append(len(keys["k"]))
-        assert self.free.wait(30)
+        assert len(self.sizes) <= self.quick or self.free.wait(30)
         if self.down:
             raise Unavailable("the store does not answer")
         if POISON in keys["k"]:
@@ -92,6 +94,27 @@ def test_a_look_up_that_spoils_a_read_fails_alone() -> None:
     assert store.sizes == [3, 1, 1, 1]
     assert [answers[0].columns, answers[2].columns] == [{"a": [1]}, {"a": [3]}]
     assert isinstance(answers[1], ValueError)
+
+
+def test_what_is_read_again_keeps_to_the_threads_and_to_who_still_waits() -> None:
+    store = Store(quick=1)
+
+    async def play() -> None:
+        pool = Reads(store.read)
+        asked = [asyncio.create_task(ask(pool, [n])) for n in (POISON, *range(20))]
+        while len(store.sizes) < 1 + reads.THREADS:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        assert len(store.sizes) == 1 + reads.THREADS
+        for one in asked[10:]:
+            one.cancel()
+        store.free.set()
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(done[0], ValueError)
+        assert [one.columns["a"] for one in done[1:10]] == [[n] for n in range(9)]
+        assert store.sizes == [21, *[1] * 10], "nobody is read for who has gone"
+
+    asyncio.run(play())
 
 
 def test_a_store_that_is_down_is_asked_once() -> None:

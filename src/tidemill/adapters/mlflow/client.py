@@ -21,9 +21,9 @@ API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 PROXY_SCHEME = "mlflow-artifacts:"
 CONNECT_PAUSE_SECONDS = 0.2
-IDLE = httpx.Limits(keepalive_expiry=1.0)
-"""Seconds that a connection is kept for the next call: MLflow closes an idle one after five, its
-older servers after two, and a call that is on its way by then is lost."""
+IDLE_SECONDS = 1.0
+"""For which a connection is kept for the next call: MLflow closes an idle one after five, its older
+servers after two, and a call that is on its way by then is lost."""
 TIMEOUT = httpx.Timeout(30.0, connect=2.0)
 """Seconds without a byte; a server that was just started migrates nothing while it answers."""
 
@@ -175,7 +175,7 @@ class _Patient(httpx.HTTPTransport):
     """Waits for a server that starts. What may have been done is not sent twice."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(limits=IDLE)
+        super().__init__(limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS))
         self._seconds = seconds
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
