@@ -83,6 +83,13 @@ def test_a_refusal_names_its_cause_and_skips_the_rest(flows: Project) -> None:
     assert "Traceback" in flows.runs.log(run.run_id, "work")
 
 
+def test_other_bytes_than_pinned_are_a_failure(flows: Project) -> None:
+    (flows.root / "work").write_text("doubt")
+    run = flows.runs.launch("chain")
+    assert run.state == "failed", "nobody judged the model"
+    assert run.cause == "work: IntegrityError: the key is not the pinned one"
+
+
 def test_resume_runs_only_what_did_not_finish(flows: Project) -> None:
     order = flows.root / "work"
     order.write_text("die")
