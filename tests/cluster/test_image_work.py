@@ -153,6 +153,7 @@ def values(references: dict[str, str], backing: Backing, host: str) -> dict[str,
             "execution": {
                 "target": "kfp",
                 "kfp": {"host": f"http://{host}:{KFP_PORT}", "poll_seconds": 0.5},
+                "resources": {"register": {"secret_files": {"/keys": "signing"}}},
             },
         },
         "secretName": "credentials",

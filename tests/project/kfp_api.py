@@ -41,6 +41,8 @@ class FakeKfp:
     looks: dict[str, int] = field(default_factory=dict)
     recorded: dict[str, str] = field(default_factory=dict)
     """Answers by path that are given as they are, in place of those made here."""
+    down: set[str] = field(default_factory=set)
+    """Paths that are answered with 503."""
 
     def __enter__(self) -> FakeKfp:
         handler = type("Handler", (_Handler,), {"fake": self})
@@ -103,7 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlparse(self.path)
         if self._refused():
             return
-        if url.path in self.fake.recorded:
+        if url.path in self.fake.down:
+            self._answer({"code": 14, "message": "the archive is down"}, 503)
+        elif url.path in self.fake.recorded:
             self._answer(self.fake.recorded[url.path])
         elif url.path == "/apis/v2beta1/experiments":
             wanted = json.loads(parse_qs(url.query)["filter"][0])["predicates"][0]["stringValue"]

@@ -38,6 +38,7 @@ def connect(kfp: FakeKfp, root_project: Project) -> Connect:
             root=root_project.root,
             execution=ExecutionSettings.model_validate(fields | settings),
             token=token,
+            check_settings=lambda: None,
             publish_settings=lambda name: f"s3://bucket/runs/{name}/settings.json",
             clock=root_project.clock,
         )
@@ -139,12 +140,23 @@ def test_nothing_is_stored_for_a_run_that_is_refused(kfp: FakeKfp, root_project:
             root_project.root,
             ExecutionSettings.model_validate({"kfp": settings}),
             "",
+            lambda: None,
             lambda name: str(stored.append(name)),
             root_project.clock,
         )
         with pytest.raises(TidemillError, match=r"expected true or false|does not answer"):
             runs.submit("training", given)
     assert not stored
+
+
+def test_settings_are_checked_before_the_backend_is_asked(
+    kfp: FakeKfp, root_project: Project
+) -> None:
+    host = f"execution.kfp.host={kfp.url}"
+    runs = Project.load(root_project.root, assignments=[host]).backend
+    with pytest.raises(ConfigError, match=r"pods of a run cannot work.*\n.*storage\.objects is"):
+        runs.submit("training", {})
+    assert (kfp.experiments, kfp.runs) == ({}, {})
 
 
 def test_a_dry_run_asks_nobody(kfp: FakeKfp, connect: Connect) -> None:

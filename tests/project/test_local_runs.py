@@ -83,6 +83,13 @@ def test_a_refusal_names_its_cause_and_skips_the_rest(flows: Project) -> None:
     assert "Traceback" in flows.runs.log(run.run_id, "work")
 
 
+def test_other_bytes_than_pinned_are_a_failure(flows: Project) -> None:
+    (flows.root / "work").write_text("doubt")
+    run = flows.runs.launch("chain")
+    assert run.state == "failed", "nobody judged the model"
+    assert run.cause == "work: IntegrityError: the key is not the pinned one"
+
+
 def test_resume_runs_only_what_did_not_finish(flows: Project) -> None:
     order = flows.root / "work"
     order.write_text("die")
@@ -273,8 +280,7 @@ def test_the_last_line_is_the_cause(flows: Project) -> None:
     assert lines[-1].endswith(
         "refused: work: Refused: auc 0.5 is below 0.62 → look at the evidence"
     )
-    assert lines[-2].startswith("resume: tidemill run chain --resume chain-")
-    assert Path(lines[-3].removeprefix("log: ")).read_text()
+    assert Path(lines[-2].removeprefix("log: ")).read_text(), "no resume: it would refuse again"
 
 
 def test_a_training_without_its_tracker_ends_in_the_first_step(tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ REFUSED = replace(
 )
 SHORT = [
     "log: /logs/gate.log",
-    "resume: tidemill run training --resume training-7",
     "training-7 refused: gate: Refused: auc 0.5 is below 0.62 → look at the evidence",
 ]
 """What is said last of a run that was refused."""
@@ -124,7 +123,8 @@ def test_ctrl_c_tells_the_end_and_is_exit_code_130(
         interrupted()
     assert stop.value.code == 130
     lines = screen.lines or capsys.readouterr().err.splitlines()
-    assert lines[-3:] == [*SHORT[:2], "training-7 cancelled: interrupted"]
+    resume = "resume: tidemill run training --resume training-7"
+    assert lines[-3:] == [SHORT[0], resume, "training-7 cancelled: interrupted"]
 
 
 def test_the_last_line_is_the_cause_and_names_the_step(capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +133,19 @@ def test_the_last_line_is_the_cause_and_names_the_step(capsys: pytest.CaptureFix
     told = capsys.readouterr()
     assert told.err.splitlines() == SHORT
     assert [line.split() for line in told.out.splitlines()][3] == ["failed", "gate", "3.3", "s"]
+
+
+@pytest.mark.parametrize("state", ["failed", "timed_out", "cancelled"])
+def test_the_hint_resumes_in_the_same_place(
+    state: RunState, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tidemill.cli.app._globals", Globals(env="prod"))
+    with pytest.raises(SystemExit):
+        finish(replace(REFUSED, state=state), "kfp")
+    assert (
+        "resume: tidemill run training --resume training-7 --on kfp --env prod\n"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_success_tells_its_time_and_the_share_of_orchestration(

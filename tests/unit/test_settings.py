@@ -283,19 +283,52 @@ PODS = {
     "registry.uri": "http://mlflow.ml:5000",
     "registry.signing_key": "/keys/signing.pem",
     "registry.verify_key": "configs/signing.pub",
+    "execution.resources": "{register: {secret_files: {/keys: tidemill-signing}}}",
 }
 """Settings with which a run's pods can work."""
 
 
-def test_what_pods_would_keep_to_themselves_is_found() -> None:
-    def found(values: dict[str, str]) -> list[str]:
-        assignments = [f"{key}={value}" for key, value in values.items()]
-        return check_pods(load(ROOT, variables={}, assignments=assignments).settings)
+def pods(**changed: str) -> list[str]:
+    """Check PODS with other values; `__` in a name is a dot, empty leaves the key out."""
+    values = PODS | {name.replace("__", "."): value for name, value in changed.items()}
+    assignments = [f"{key}={value}" for key, value in values.items() if value]
+    return check_pods(load(ROOT, variables={}, assignments=assignments).settings, ROOT)
 
-    assert found(PODS) == []
-    for key in PODS:
-        (problem,) = found({name: value for name, value in PODS.items() if name != key})
+
+def test_what_pods_would_keep_to_themselves_is_found() -> None:
+    assert pods() == []
+    for key in sorted(set(PODS) - {"execution.resources"}):
+        (problem,) = pods(**{key: ""})
         assert problem.startswith(f"{key} is ")
+
+
+@pytest.mark.parametrize(
+    "mounted",
+    [
+        "",
+        "{register: {secret_files: {/other: tidemill-signing}}}",
+        "{register: {secret_files: {/keys/signing.pem: tidemill-signing}}}",
+        "{default: {secret_files: {/keys: tidemill-signing}}}",
+    ],
+)
+def test_a_signing_key_that_nothing_mounts_is_found(mounted: str) -> None:
+    (problem,) = pods(execution__resources=mounted)
+    assert problem == (
+        "registry.signing_key is /keys/signing.pem, where no secret is mounted: set an absolute"
+        " path, and its folder with the secret's name in execution.resources.register.secret_files"
+    )
+
+
+@pytest.mark.parametrize("at", [str(ROOT / ".tidemill/keys/k.pub"), "configs/../.tidemill/k.pub"])
+def test_a_key_below_the_state_is_found_however_it_is_written(at: str) -> None:
+    (problem,) = pods(registry__verify_key=at)
+    assert problem.startswith(f"registry.verify_key is {at}, which no pod has")
+
+
+@pytest.mark.parametrize("remote", ["file:///data/versions", "/data/versions", "ssh://host/v"])
+def test_a_remote_that_pods_do_not_share_is_found(remote: str) -> None:
+    (problem,) = pods(data__versions__remote=remote)
+    assert problem.startswith(f"data.versions.remote is {remote}, which pods do not share")
 
 
 def test_a_shadow_step_needs_servers_of_one_process() -> None:

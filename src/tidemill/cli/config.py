@@ -62,8 +62,9 @@ def check() -> None:
     from tidemill.settings.check import check_pods, refuse
 
     project = open_project()
-    pods = check_pods(project.settings) if project.settings.execution.target == "kfp" else []
-    refuse([*cross_check(project.settings, project.root), *pods, *_service(project)])
+    settings, root = project.settings, project.root
+    pods = check_pods(settings, root) if settings.execution.target == "kfp" else []
+    refuse([*cross_check(settings, root), *pods, *_service(project)])
     emit({"problems": []}, "the settings agree with one another and with the project")
 
 

@@ -95,7 +95,7 @@ def _seconds(step: StepResult) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(step.started_at)).total_seconds()
 
 
-def finish(run: RunResult, on: str) -> None:
+def finish(run: RunResult, on: str = "") -> None:
     """Print how a run ended and exit with the code of its state; the cause is the last line.
 
     `on` is where it ran, if the command was told.
@@ -103,6 +103,14 @@ def finish(run: RunResult, on: str) -> None:
     emit(asdict(run) | {"work_seconds": run.work_seconds}, step_table(run))
     _tell_end(run, on)
     raise SystemExit(EXIT_CODES.get(run.state, 1))
+
+
+def _same(run: RunResult, on: str) -> str:
+    """Return the run's id with what chose its place on the command line."""
+    given = {"--on": on, "--env": globals_of().env}
+    return " ".join(
+        [run.run_id, *(f"{option} {value}" for option, value in given.items() if value)]
+    )
 
 
 def _tell_end(run: RunResult, on: str = "") -> None:
@@ -116,7 +124,7 @@ def _tell_end(run: RunResult, on: str = "") -> None:
         for step in run.steps:
             if step.state == "failed" and step.log:
                 typer.echo(f"log: {step.log}", err=True)
-        place = f" --on {on}" if on else ""
-        typer.echo(f"resume: tidemill run {run.pipeline} --resume {run.run_id}{place}", err=True)
+        if run.state != "refused":  # as it was started, it would be refused again
+            typer.echo(f"resume: tidemill run {run.pipeline} --resume {_same(run, on)}", err=True)
         cause = " ".join(run.cause.split())
         typer.secho(f"{run.run_id} {run.state.replace('_', ' ')}: {cause}", fg="red", err=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 __all__ = ["RunResult", "RunState", "Runs", "StepResult", "StepState", "Watcher"]
 
 RunState = Literal["planned", "running", "succeeded", "failed", "refused", "timed_out", "cancelled"]
-"""`planned`: a dry run. `refused`: a rule said no (a gate). Other failures of a step: `failed`."""
+"""`planned`: a dry run. `refused`: a rule said no about the model (a gate). Others are `failed`."""
 StepState = Literal["pending", "running", "succeeded", "reused", "failed", "skipped"]
 """`reused`: finished in an earlier attempt of the same run, with the same inputs and code."""
 

@@ -8,16 +8,12 @@ from urllib.parse import urlsplit
 
 from tidemill.domain.criteria import BASELINES, METRICS, PARITY_METRICS
 from tidemill.errors import ConfigError
+from tidemill.settings.execution import StepResources
 from tidemill.settings.schema import Settings
 
 __all__ = ["check", "check_pods", "refuse"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-KEYS = {
-    "signing_key": "mount it with execution.resources.register.secret_files",
-    "verify_key": "put it into the images, configs/signing.pub",
-}
-"""How pods get a key."""
 SPINE = frozenset({"month"})
 """Columns besides the model's inputs that every spine holds, so that a gate may slice by them."""
 
@@ -36,26 +32,41 @@ def check(settings: Settings, root: Path) -> list[str]:
     ]
 
 
-def check_pods(settings: Settings) -> list[str]:
-    """Return what the pods of a pipeline backend could not reach, or would each have anew."""
-    return list(_pods(settings))
+def check_pods(settings: Settings, root: Path) -> list[str]:
+    """Return what the pods of a pipeline backend could not reach, or would each have anew.
+
+    `root` is the project's folder, where paths of the settings begin.
+    """
+    return [*_stores(settings), *_keys(settings, root)]
 
 
-def _pods(settings: Settings) -> Iterator[str]:
+def _stores(settings: Settings) -> Iterator[str]:
     storage, registry = settings.storage, settings.registry
     remote = settings.data.versions.remote
     if not storage.objects.startswith("s3://"):
         yield f"storage.objects is {storage.objects}, which no pod can read: set s3://bucket/prefix"
     if storage.database.startswith("sqlite"):
         yield f"storage.database is {storage.database}, a file of each pod: name a PostgreSQL"
-    if "://" not in remote:
-        yield f"data.versions.remote is {remote}, a folder of each pod: set s3://bucket/prefix"
+    if not remote.startswith("s3://"):
+        yield f"data.versions.remote is {remote}, which pods do not share: set s3://bucket/prefix"
     if urlsplit(registry.uri).hostname in LOOPBACK:
         yield f"registry.uri is {registry.uri}, in a pod that pod itself: name an MLflow server"
-    kept = PurePath(storage.state)
-    for name in ("signing_key", "verify_key"):
-        if (key := PurePath(getattr(registry, name))).is_relative_to(kept):
-            yield f"registry.{name} is {key}, which no pod has: {KEYS[name]}"
+
+
+def _keys(settings: Settings, root: Path) -> Iterator[str]:
+    private, public = PurePath(settings.registry.signing_key), settings.registry.verify_key
+    register = settings.execution.resources.get("register", StepResources())
+    if private.parent not in map(PurePath, register.secret_files):
+        yield (
+            f"registry.signing_key is {private}, where no secret is mounted: set an absolute path,"
+            " and its folder with the secret's name in execution.resources.register.secret_files"
+        )
+    state = (root / settings.storage.state).resolve()
+    if (root / public).resolve().is_relative_to(state):
+        yield (
+            f"registry.verify_key is {public}, which no pod has: put it into the images,"
+            " configs/signing.pub"
+        )
 
 
 def refuse(problems: Sequence[str], why: str = "the settings clash") -> None:

@@ -141,15 +141,18 @@ class MonitoringParts(RolloutParts):
 
         execution = self.settings.execution
         token = reveal(execution.kfp.token)
-        return KfpRuns(self.root, execution, token, self.publish, self.clock)
+        return KfpRuns(self.root, execution, token, self.check_pods, self.publish, self.clock)
+
+    def check_pods(self) -> None:
+        """Raise ConfigError for settings with which a run's pods cannot work."""
+        problems = check_pods(self.settings, self.root)
+        refuse(problems, "the pods of a run cannot work with these settings")
 
     def publish(self, name: str) -> str:
         """Store the resolved configuration for the pods of run `name`; return its URL.
 
         A pod opens it in its image's project folder; the environment names the S3 endpoint.
-        Raises ConfigError for settings with which pods would keep things to themselves.
         """
-        refuse(check_pods(self.settings), "the pods of a run cannot work with these settings")
         content = self._resolved(Path()).encode()
         return self.objects.put(f"runs/{name}/settings.json", content)
 

@@ -34,8 +34,9 @@ from tidemill.settings.execution import ExecutionSettings
 __all__ = ["KfpRuns"]
 
 LOG = "/apis/v1alpha1/runs/{run_id}/nodes/{node_id}/log"
-"""Served by the API server outside the described API; the node is the first child of the step. What
-cannot be read is told with status 200, as an object with `error_message`."""
+"""Served by the API server outside the described API; the children of a step that began are
+its attempts, a node each. What cannot be read is told with status 200, as an object with
+`error_message`."""
 
 TIMEOUT = (5.0, 60.0)
 """Seconds to connect to the API, and between two bytes of its answer."""
@@ -57,6 +58,8 @@ class KfpRuns:
     root: Path
     execution: ExecutionSettings
     token: str
+    check_settings: Callable[[], None]
+    """Raises ConfigError for settings with which a run's pods cannot work."""
     publish_settings: Callable[[str], str]
     """Stores the resolved settings under a name where pods can read them; returns the URL."""
     clock: Clock
@@ -93,9 +96,12 @@ class KfpRuns:
         name = f"{pipeline}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
         known = context(self.root, "", self.clock.now(), name)
         arguments = bind(pipeline, definition.ir, parameters, known)
+        needs_settings = "config" in arguments and not arguments["config"]
+        # Nothing is stored, here or there, for a run that is refused.
+        if needs_settings:
+            self.check_settings()
         experiment = self._experiment()
-        # Nothing is stored for a run that is refused.
-        if "config" in arguments and not arguments["config"]:
+        if needs_settings:
             arguments["config"] = self.publish_settings(name)
         spec = {
             "pipeline_spec": definition.ir,
@@ -136,8 +142,10 @@ class KfpRuns:
             return step
         try:
             cause = last_words(self.log(run_id, step.name).splitlines())
-        except TidemillError:  # its pod never started, or was killed; a run has ended all the same
+        except NotFound:  # its pod never started, or was killed
             cause = f"it left no log; {self._look(run_id)}"
+        except TidemillError as error:  # the run has ended all the same
+            cause = f"its log cannot be read: {error.message}"
         return replace(step, cause=f"{step.name}: {cause}") if cause else step
 
     def _look(self, run_id: str) -> str:
@@ -152,17 +160,29 @@ class KfpRuns:
     def log(self, run_id: str, step: str) -> str:
         """Return what a finished step printed, without what KFP says of itself.
 
-        It comes from the archive of logs; a single-user backend finds none of a running pod's.
-        Raises NotFound when there is none.
+        All its attempts, in order. It comes from the archive of logs; a single-user backend finds
+        none of a running pod's. Raises NotFound when no attempt left one, Unavailable when one
+        cannot be read.
         """
         with self._explained(run_id):
             details = self._runs.run_service_get_run(run_id=run_id).run_details
             tasks = {t.display_name: t for t in details.task_details or []}
             if step not in tasks:
                 raise NotFound.among("step", step, filter(None, tasks))
-            nodes = [child.pod_name for child in tasks[step].child_tasks or []]
-            lines = "".join(self._node_log(run_id, node, step) for node in nodes if node)
-        return "".join(without_noise(lines.splitlines(keepends=True)))
+            nodes = [child.pod_name for child in tasks[step].child_tasks or [] if child.pod_name]
+            text = self._attempts(run_id, nodes, step)
+        return "".join(without_noise(text.splitlines(keepends=True)))
+
+    def _attempts(self, run_id: str, nodes: list[str], step: str) -> str:
+        logs, missing = [], None
+        for node in nodes:
+            try:
+                logs.append(self._node_log(run_id, node, step))
+            except NotFound as error:
+                missing = error
+        if missing and not logs:
+            raise missing
+        return "".join(logs)
 
     def _node_log(self, run_id: str, node: str, step: str) -> str:
         self._client.call_api(
@@ -172,8 +192,9 @@ class KfpRuns:
         if not text.startswith('{"error_message":'):
             return text
         said = json.loads(text)["error_message"].rpartition(", ")[2]
-        raise NotFound(
-            f"the backend has no log of {step}: {said}",
+        gone = re.search("NotFound|not found", text)  # the archive's code, Kubernetes' words
+        raise (NotFound if gone else Unavailable)(
+            f"the backend gives no log of {step}: {said}",
             hint=f"while its pod is there: kubectl logs --namespace {self._namespace} --container "
             f"main --prefix --tail -1 --selector pipeline/runid={run_id}",
         )

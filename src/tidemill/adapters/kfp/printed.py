@@ -70,6 +70,11 @@ def _exception(listed: Sequence[str]) -> str:
 
 
 def is_refusal(cause: str) -> bool:
-    """Return whether the exception is a rule that said no, such as a gate."""
+    """Return whether the exception is a rule that said no about the model, such as a gate.
+
+    Bytes that are not what was signed or pinned, as with a wrong key, say nothing about the model.
+    """
     kind = getattr(errors, cause.partition(":")[0], None)
-    return isinstance(kind, type) and issubclass(kind, errors.Refused)
+    if not isinstance(kind, type) or not issubclass(kind, errors.Refused):
+        return False
+    return not issubclass(kind, errors.IntegrityError)

@@ -19,14 +19,14 @@ def make(size: int, data: Output[Dataset]) -> int:
 
 @step
 def work(data: Input[Dataset], partial: Output[Dataset]) -> str:
-    """Refuse, wait, sleep with a child process, or be killed, as the file `work` says."""
+    """Refuse, doubt, wait, sleep with a child process, or be killed, as the file `work` says."""
     import os
     import subprocess
     import sys
     import time
     from pathlib import Path
 
-    from tidemill.errors import Refused
+    from tidemill.errors import IntegrityError, Refused
 
     order = Path("work").read_text() if Path("work").exists() else ""
     found = Path(partial.path)
@@ -35,6 +35,8 @@ def work(data: Input[Dataset], partial: Output[Dataset]) -> str:
     print(f"\x1b[31mworking\x1b[0m on {Path(data.path).read_text()}", flush=True)
     if order == "refuse":
         raise Refused("auc 0.5 is below 0.62", hint="look at the evidence")
+    if order == "doubt":
+        raise IntegrityError("the key is not the pinned one")
     if order == "die":
         os.kill(os.getpid(), 9)
     while order == "wait" and Path("work").exists():
