@@ -46,7 +46,8 @@ def _ask(
         for n in itertools.count(number):
             if stop.wait(PAUSE_SECONDS):
                 return
-            answer = client.post(url, json=body(rows[n % len(rows)]))
+            now = tuple(rows)
+            answer = client.post(url, json=body(now[n % len(now)]))
             if answer.status_code == 200:
                 answered[answer.json()["model_version"]] += 1
             else:

@@ -9,6 +9,7 @@
         │   └── ConfigError       the settings are wrong; names file, line, closest key
         ├── Refused               a rule said no: gate, governor, guard             (exit 3)
         │   └── IntegrityError    bytes are not what was signed, hashed or pinned
+        │       └── Mismatch      two sound things do not belong together           (exit 1)
         ├── DataError             input data breaks its contract
         ├── NotFound              the named thing does not exist; lists what does
         ├── MissingExtra          an optional dependency is not installed; names the pip line
@@ -157,6 +158,9 @@ def last_error(output: str) -> str:
     """Return the message of the error that a command ended with, from what it printed.
 
     Without its hint, on one line, MAX_SPOKEN characters of it; empty when there is no such error.
+    Of a message of several lines that has no hint it is the first: what follows may be another's.
     """
     _, found, said = f"\n{output}".rpartition(f"\n{SPOKEN}")
-    return " ".join(said.partition(HINT)[0].split())[:MAX_SPOKEN] if found else ""
+    message, hinted, _ = said.partition(HINT)
+    whole = message if hinted else message.partition("\n")[0]
+    return " ".join(whole.split())[:MAX_SPOKEN] if found else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import hashlib
 import json
 import os
 import stat
@@ -18,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.adapters.signing import Signer
-from tidemill.bundle import digest, hashes, verify
+from tidemill.bundle import digest, hashes, read_golden, read_manifest, verify
 from tidemill.bundle.content import identity
-from tidemill.errors import IntegrityError, NotFound
+from tidemill.errors import IntegrityError, NotFound, Unavailable
 
 
 def oracle(folder: Path, public_key: Path) -> None:
@@ -268,12 +270,43 @@ def test_the_key_is_private_kept_and_paired(
         other.sign(bundle)
 
 
-def test_an_empty_or_absent_folder_is_no_bundle(tmp_path: Path) -> None:
+def test_an_empty_folder_is_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(IntegrityError, match="holds no file"):
         digest(tmp_path / "empty")
-    with pytest.raises(IntegrityError, match="cannot be read"):
-        digest(tmp_path / "absent")
+
+
+def test_what_cannot_be_read_may_be_readable_later(
+    bundle: Path, public_key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for look in (digest, read_manifest, read_golden, lambda folder: verify(folder, public_key)):
+        with pytest.raises(Unavailable, match=r"cannot be read: .*absent: No such file"):
+            look(bundle.parent / "absent")
+    monkeypatch.setattr(hashlib, "file_digest", broken)
+    with pytest.raises(Unavailable, match=r"cannot be read: .*bundle/[^/]+: Input/output error"):
+        verify(bundle, public_key)
+    monkeypatch.setattr(Path, "iterdir", broken)
+    with pytest.raises(Unavailable, match=r"cannot be read: .*bundle/model\.sig: Input/output"):
+        verify(bundle, public_key)
+
+
+@pytest.mark.parametrize(
+    ("name", "look"), [("manifest.json", read_manifest), ("golden.json", read_golden)]
+)
+def test_a_file_that_gives_no_bytes_is_not_called_malformed(
+    tmp_path: Path, name: str, look: Callable[[Path], object]
+) -> None:
+    (tmp_path / name).symlink_to("/proc/self/mem")  # the kernel answers a read of it with EIO
+    with pytest.raises(Unavailable, match=rf"{name}: Input/output error"):
+        look(tmp_path)
+
+
+def test_a_bundle_without_a_manifest_is_none(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match=r"manifest\.json cannot be read \(there is none\)"):
+        read_manifest(tmp_path)
 
 
 def test_a_device_in_the_folder_is_refused_not_read(bundle: Path, public_key: Path) -> None:

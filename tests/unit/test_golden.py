@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidemill.bundle import Golden, read_golden, write_golden
-from tidemill.errors import IntegrityError
+from tidemill.errors import IntegrityError, Refused
 from tidemill.steps.golden import golden_rows
 from tidemill.testing.models import MANIFEST, write_bundle
 
@@ -76,8 +76,20 @@ def test_how_many_there_may_be(tmp_path: Path, scores: tuple[float, ...]) -> Non
 
 @pytest.mark.parametrize(
     "change",
-    [{"scores": [0.5]}, {"scores": ["high", 1]}, {"rows": [], "scores": []}, {"tolerance": None}],
-    ids=["a score less", "no score", "no rows", "no tolerance"],
+    [
+        {"scores": [0.5]},
+        {"scores": ["high", 1]},
+        {"rows": [], "scores": []},
+        {"rows": ["held out"] * 65, "scores": [0.5] * 65},
+        {"tolerance": None},
+        {"tolerance": math.nan},
+        {"tolerance": math.inf},
+        {"tolerance": -1e-5},
+    ],
+    ids=[
+        *("a score less", "no score", "no rows", "too many rows"),
+        *("no tolerance", "NaN as tolerance", "any tolerance", "a negative tolerance"),
+    ],
 )
 def test_what_is_malformed_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     path = write_golden(tmp_path, golden(0.25, 0.5))
@@ -108,6 +120,12 @@ def test_the_tolerance_is_that_of_the_parity_gate(
 ) -> None:
     onnx = write_bundle(tmp_path / "b") / "model.onnx"
     assert golden_rows(frame(5), onnx, MANIFEST, thresholds, seed=1).tolerance == tolerance
+
+
+def test_a_model_that_gives_a_real_row_no_number_is_not_packaged(tmp_path: Path) -> None:
+    onnx = write_bundle(tmp_path / "b", bias=math.nan) / "model.onnx"
+    with pytest.raises(Refused, match=r"gives 5 of 5 held-out rows no number \(NaN\)"):
+        golden_rows(frame(5), onnx, MANIFEST, {}, seed=1)
 
 
 def test_the_rows_are_real_ones_and_edges_and_the_same_for_the_same_seed(tmp_path: Path) -> None:

@@ -153,6 +153,60 @@ def test_a_command_of_ours_that_ends_is_told_by_its_error(platform: Platform) ->
     assert platform.processes.statuses()["broken"].exit_code == 3
 
 
+@pytest.fixture
+def inline(tmp_path: Path) -> Iterator[supervisor.Supervisor]:
+    made = supervisor.Supervisor(PlatformFolder(tmp_path / "platform"), tmp_path / "logs")
+    yield made
+    made.stop_all()
+
+
+def stepped(inline: supervisor.Supervisor, name: str) -> ProcessStatus:
+    inline.step()
+    return inline.folder.statuses()[name]
+
+
+def seen_after(inline: supervisor.Supervisor, restarts: int) -> ProcessStatus:
+    """Step until a process ended so often."""
+    until(lambda: stepped(inline, "server").restarts == restarts)
+    return stepped(inline, "server")
+
+
+def test_what_refused_and_was_withdrawn_starts_anew(
+    inline: supervisor.Supervisor, tmp_path: Path
+) -> None:
+    repaired = tmp_path / "repaired"
+    code = f"import os, sys, time; os.path.exists({str(repaired)!r}) or sys.exit(3); time.sleep(60)"
+    spec = ProcessSpec("server", (sys.executable, "-c", code))
+    inline.folder.declare(spec)
+    refused = seen_after(inline, 1)
+    assert (refused.state, refused.exit_code) == ("backoff", 3)
+    inline.folder.withdraw("server")
+    until(lambda: inline.step() or not inline.folder.statuses())
+    repaired.touch()
+    inline.folder.declare(spec)
+    seen: list[ProcessStatus] = []
+    until(lambda: seen.append(stepped(inline, "server")) or seen[-1].state == "ready")
+    assert {(s.exit_code, s.restarts, s.detail) for s in seen} == {(None, 0, "")}
+
+
+def test_an_end_is_not_blamed_on_what_an_earlier_start_said(
+    inline: supervisor.Supervisor, tmp_path: Path
+) -> None:
+    spoken = Unavailable("MLflow does not answer").spoken
+    code = f"""
+import os, pathlib, sys
+started = pathlib.Path({str(tmp_path / "started")!r})
+if started.exists():
+    os.kill(os.getpid(), 9)
+started.touch()
+sys.exit({spoken!r})
+"""
+    inline.folder.declare(ProcessSpec("server", (sys.executable, "-c", code)))
+    assert seen_after(inline, 1).detail == "ended with exit code 1: MLflow does not answer"
+    said = seen_after(inline, 2).detail
+    assert said == "ended with SIGKILL; last line: (nothing was printed)"
+
+
 def test_a_taken_port_names_its_holder(platform: Platform) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -173,18 +227,6 @@ def test_two_ups_share_one_supervisor(platform: Platform) -> None:
 def test_a_bad_name_is_refused(platform: Platform) -> None:
     with pytest.raises(UsageError, match="no process name"):
         platform.processes.declare(sleeper("../x"))
-
-
-@pytest.fixture
-def inline(tmp_path: Path) -> Iterator[supervisor.Supervisor]:
-    made = supervisor.Supervisor(PlatformFolder(tmp_path / "platform"), tmp_path / "logs")
-    yield made
-    made.stop_all()
-
-
-def stepped(inline: supervisor.Supervisor, name: str) -> ProcessStatus:
-    inline.step()
-    return inline.folder.statuses()[name]
 
 
 def test_two_declarations_within_one_tick_of_the_file_system_are_seen(

@@ -20,7 +20,7 @@ verification (`signature`).
 May not live here: signing (an adapter's work), a model's inference, any platform SDK.
 """
 
-from tidemill.bundle.content import GOLDEN, SIGNATURE, WARM_UP, digest, hashes, revision
+from tidemill.bundle.content import GOLDEN, SIGNATURE, WARM_UP, digest, hashes, read, revision
 from tidemill.bundle.golden import MAX_GOLDEN, Golden, read_golden, write_golden
 from tidemill.bundle.manifest import (
     FeatureField,
@@ -47,6 +47,7 @@ __all__ = [
     "Manifest",
     "digest",
     "hashes",
+    "read",
     "read_golden",
     "read_manifest",
     "read_profile",

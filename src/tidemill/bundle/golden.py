@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tidemill.bundle.content import FETCH, GOLDEN
+from tidemill.bundle.content import FETCH, GOLDEN, read
 from tidemill.errors import IntegrityError
 
 __all__ = ["MAX_GOLDEN", "Golden", "read_golden", "write_golden"]
@@ -70,17 +70,22 @@ def write_golden(folder: Path, golden: Golden) -> Path:
 
 
 def read_golden(folder: Path) -> Golden | None:
-    """Read `golden.json`; None when the bundle has none, IntegrityError when it is malformed."""
-    path = folder / GOLDEN
-    if not path.exists():
+    """Read `golden.json`; None when the bundle has none.
+
+    Raises IntegrityError when it is malformed, Unavailable when it cannot be read.
+    """
+    content = read(folder, GOLDEN)
+    if content is None:
         return None
     try:
-        body = json.loads(path.read_bytes())
+        body = json.loads(content)
         scores = tuple(math.nan if score is None else float(score) for score in body["scores"])
         golden = Golden(body["request"], tuple(body["rows"]), scores, float(body["tolerance"]))
-        if not len(golden.rows) == len(scores) > 0:
+        if len(golden.rows) != len(scores) or not 0 < len(scores) <= MAX_GOLDEN:
             raise ValueError(f"{len(golden.rows)} rows and {len(scores)} scores")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not 0 <= golden.tolerance < math.inf:  # nothing is further apart than NaN
+            raise ValueError(f"its tolerance is {golden.tolerance}")
+    except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{folder} is no model bundle: {GOLDEN} cannot be read ({error})", hint=FETCH
         ) from error

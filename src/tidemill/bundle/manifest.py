@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tidemill.bundle.content import FETCH
+from tidemill.bundle.content import FETCH, read
 from tidemill.errors import IntegrityError
 
 __all__ = [
@@ -128,11 +128,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `manifest.json`; raises IntegrityError when it is absent or malformed."""
-    path = folder / "manifest.json"
+    """Read `manifest.json`; raises IntegrityError when it is absent or malformed.
+
+    Raises Unavailable when it, or the folder, cannot be read.
+    """
     try:
-        return _manifest(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = read(folder, "manifest.json")
+        if content is None:
+            raise ValueError("there is none")
+        return _manifest(json.loads(content))
+    except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{folder} is no model bundle: manifest.json cannot be read ({error})",
             hint=FETCH,

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from tidemill.bundle.content import FETCH, SIGNATURE, hashes, identity
+from tidemill.bundle.content import FETCH, SIGNATURE, hashes, identity, read, unreadable
 from tidemill.errors import IntegrityError, NotFound
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def verify(folder: Path, public_key: Path) -> str:
     """Verify a bundle's signature and every file against it; return the bundle's digest.
 
     `public_key` is a PEM file with an EC P-256 key. Raises IntegrityError that names the file and
-    the reason, NotFound when there is no public key.
+    the reason, NotFound when there is no public key, Unavailable when the bundle cannot be read.
     """
     signed = _resources(_payload(folder, _key(public_key)))
     found = hashes(folder)
@@ -86,15 +86,12 @@ def _payload(folder: Path, key: EllipticCurvePublicKey) -> bytes:
 
     path = folder / SIGNATURE
     try:
-        envelope = _envelope(path, key)
+        envelope = _envelope(folder, key)
         payload = base64.b64decode(envelope["payload"], validate=True)
         (signature,) = envelope["signatures"]
         raw = base64.b64decode(signature["sig"], validate=True)
     except OSError as error:
-        raise IntegrityError(
-            f"{folder} is not signed: {SIGNATURE}: {error.strerror}",
-            hint=f"sign it: tidemill registry sign {folder}",
-        ) from error
+        raise unreadable(folder, SIGNATURE, error) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{path} is malformed: {_reason(error)}", hint=FETCH) from error
     try:
@@ -107,11 +104,15 @@ def _payload(folder: Path, key: EllipticCurvePublicKey) -> bytes:
     return payload
 
 
-def _envelope(path: Path, key: EllipticCurvePublicKey) -> Mapping[str, Any]:
-    if path.is_symlink():
+def _envelope(folder: Path, key: EllipticCurvePublicKey) -> Mapping[str, Any]:
+    if (folder / SIGNATURE).is_symlink():
         raise ValueError("it is a link")
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
+    content = read(folder, SIGNATURE, MAX_BYTES + 1)
+    if content is None:
+        raise IntegrityError(
+            f"{folder} is not signed: it has no {SIGNATURE}",
+            hint=f"sign it: tidemill registry sign {folder}",
+        )
     if len(content) > MAX_BYTES:
         raise ValueError(f"it is larger than {MAX_BYTES} bytes")
     body = json.loads(content)

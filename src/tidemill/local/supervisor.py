@@ -57,6 +57,8 @@ class Child:
 
     running: Running
     started: float
+    log_start: int
+    """Where in its log, in bytes, its own words begin: at its start, or when it was adopted."""
     popen: subprocess.Popen[bytes] | None = None
     """None when it was adopted from a former supervisor."""
     ready: bool = False
@@ -124,7 +126,7 @@ class Supervisor:
             if record.process() is None:
                 self.folder.forget(name)
             else:
-                self.children[name] = Child(record, time.monotonic())
+                self.children[name] = Child(record, time.monotonic(), _size(self._log(name)))
         end_strays(self.folder)
 
     def step(self) -> None:
@@ -141,6 +143,8 @@ class Supervisor:
         for name, spec in declared.items():
             if name not in self.children and time.monotonic() >= self._past(name).retry_at:
                 self._start(spec)
+        for name in self.history.keys() - declared.keys() - self.children.keys():
+            del self.history[name]  # withdrawn between two tries: declared again, it starts anew
         self._publish(declared)
 
     def stop_all(self) -> None:
@@ -165,12 +169,16 @@ class Supervisor:
     def _past(self, name: str) -> History:
         return self.history.setdefault(name, History())
 
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
     def _start(self, spec: ProcessSpec) -> None:
         taken = _holder(spec.port)
         if taken:
             self._failed(spec.name, f"port {spec.port} is taken by {taken}")
             return
-        log = self.logs / f"{spec.name}.log"
+        log = self._log(spec.name)
+        before = _size(log)
         try:
             with log.open("ab") as output:
                 popen = subprocess.Popen(
@@ -191,7 +199,7 @@ class Supervisor:
             return
         running = Running(popen.pid, psutil.Process(popen.pid).create_time(), spec)
         self.folder.record(running)
-        self.children[spec.name] = Child(running, time.monotonic(), popen)
+        self.children[spec.name] = Child(running, time.monotonic(), before, popen)
 
     def _ended(self, name: str, child: Child, *, expected: bool) -> None:
         del self.children[name]
@@ -210,7 +218,7 @@ class Supervisor:
             return
         code = child.popen.returncode if child.popen else None
         how = "ended" if code is None else f"ended with {_exit(code)}"
-        self._failed(name, f"{how}{_last_words(self.logs / f'{name}.log')}", code)
+        self._failed(name, f"{how}{_last_words(self._log(name), child.log_start)}", code)
 
     def _failed(self, name: str, detail: str, exit_code: int | None = None) -> None:
         past = self._past(name)
@@ -325,10 +333,14 @@ def _exit(code: int) -> str:
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
 
-def _last_words(log: Path) -> str:
-    """Return the error that a command of ours ended with, or else the last line."""
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def _last_words(log: Path, start: int) -> str:
+    """Return the error that a command of ours ended with, or else the last line, from a byte on."""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        file.seek(max(start, _size(log) - LOG_TAIL_BYTES))
         text = file.read().decode(errors="replace").strip()
     if error := last_error(text):
         return f": {error}"

@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from tidemill.bundle import GOLDEN, WARM_UP, read_golden
+from tidemill.bundle import GOLDEN, WARM_UP, read, read_golden
 from tidemill.errors import IntegrityError
 from tidemill.server.model import UNFIT, Model
 from tidemill.server.protocol import Rejected, decode
@@ -30,15 +30,15 @@ def warm_up(model: Model, folder: Path) -> None:
     """Score the requests and the golden rows of the bundle in `folder`; older ones lack either.
 
     Raises IntegrityError when the model does not take them, or gives a golden row another score:
-    it is not the one that was recorded.
+    it is not the one that was recorded. Raises Unavailable when they cannot be read.
     """
-    path = folder / WARM_UP
-    recorded: list[msgspec.Raw] = []
-    if path.exists():
-        try:
-            recorded = msgspec.json.decode(path.read_bytes(), type=list[msgspec.Raw])
-        except msgspec.DecodeError as error:
-            raise _unfit(folder, WARM_UP, str(error)) from error
+    content = read(folder, WARM_UP)
+    try:
+        recorded = msgspec.json.decode(
+            b"[]" if content is None else content, type=list[msgspec.Raw]
+        )
+    except msgspec.DecodeError as error:
+        raise _unfit(folder, WARM_UP, str(error)) from error
     for body in recorded:
         _score(model, folder, WARM_UP, bytes(body))
     _check_golden(model, folder)

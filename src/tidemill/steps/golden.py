@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from tidemill.bundle import MAX_GOLDEN, Golden, InputColumn, Manifest
 from tidemill.domain.criteria import BOUND
+from tidemill.errors import Refused
 from tidemill.steps.inputs import UNKNOWN
 from tidemill.steps.requests import request, sample
 from tidemill.steps.scoring import OnnxModel
@@ -34,7 +36,8 @@ def golden_rows(
 
     `held_out` are real rows that the model did not learn from, at least one. Its private columns
     (`manifest.pii`) are missing in all rows, and are scored as missing. `thresholds` are those of
-    the gates: the difference that parity allows is allowed here.
+    the gates: the difference that parity allows is allowed here. Raises Refused when the model
+    gives one of the real rows no number; at the edges it may.
     """
     columns = manifest.inputs
     numbers = [pl.col(c.name).cast(pl.Float32) for c in columns if c.datatype == "FP32"]
@@ -43,10 +46,16 @@ def golden_rows(
     real = sample(rows, REAL, seed)
     edges = list(_edges(manifest).items())[: MAX_GOLDEN - real.height]
     frame = pl.concat([real, *(real.head(1).with_columns(values) for _, values in edges)])
+    scores = OnnxModel(onnx).score(frame)
+    if silent := int(np.isnan(scores[: real.height]).sum()):
+        raise Refused(
+            f"the model gives {silent} of {real.height} held-out rows no number (NaN)",
+            hint="it must take missing values, as of the contract's private columns in these rows",
+        )
     return Golden(
         request=request(frame, columns),
         rows=("held out",) * real.height + tuple(name for name, _ in edges),
-        scores=tuple(OnnxModel(onnx).score(frame).tolist()),
+        scores=tuple(scores.tolist()),
         tolerance=_tolerance(thresholds),
     )
 

@@ -49,7 +49,8 @@ def package(
     contract's private columns (`Contract.pii`): nothing of their values is written. `training_set`
     is what `trained` was trained with: its test rows become golden ones. Raises
     IntegrityError when the evidence was changed, or belongs to another model or evaluation, and
-    Refused when a gate did not pass and nobody overrode it.
+    Refused when a gate did not pass and nobody overrode it, or the model gives a test row no
+    number.
     """
     record = read_record(trained)
     onnx, evaluation = exported / "model.onnx", evaluated / "evaluation.json"

@@ -97,14 +97,15 @@ class DeploymentWorkloads:
 
     def _workload(self, revision: str, deployment: Manifest, pods: list[Manifest]) -> Workload:
         status, metadata = deployment.get("status", {}), deployment["metadata"]
-        refusal = next(filter(None, map(_refusal, pods)), "")
+        own = [pod for pod in pods if _made_by(pod, deployment)]
+        refusal = next(filter(None, map(_refusal, own)), "")
         current = status.get("observedGeneration", 0) >= metadata["generation"]
         return Workload(
             # Of an older generation, too: only the number of servers makes another one.
             ready=status.get("availableReplicas", 0),
             desired=deployment["spec"]["replicas"],
             address=self._address(revision),
-            detail=refusal or ("" if current and not _waiting(status) else _detail(status, pods)),
+            detail=refusal or ("" if current and not _waiting(status) else _detail(status, own)),
             servers={pod["metadata"]["uid"]: _host(pod) for pod in pods if _answers(pod)},
             shadows={
                 pod["metadata"]["uid"]: _host(pod, SHADOW_PORT) for pod in pods if _answers(pod)
@@ -197,6 +198,16 @@ def _service(owner: Owner, revision: Revision, *, grpc: bool) -> Manifest:
 
 def _waiting(status: Mapping[str, Any]) -> bool:
     return bool(status.get("availableReplicas", 0) < status.get("replicas", 1))
+
+
+def _made_by(pod: Manifest, deployment: Manifest) -> bool:
+    """Whether a pod is this Deployment's, and stays: one of the same name may have been deleted.
+
+    Its pods are collected some seconds later; what they refused is no news. Times are in UTC to the
+    second, so their texts compare.
+    """
+    metadata, since = pod["metadata"], deployment["metadata"]["creationTimestamp"]
+    return "deletionTimestamp" not in metadata and bool(metadata["creationTimestamp"] >= since)
 
 
 def _containers(pod: Manifest) -> list[Manifest]:
