@@ -35,6 +35,21 @@ from tidemill.wiring import Project
 __all__ = ["RolloutMachine", "started"]
 
 
+def load_project(root: Path, settings: dict[str, Any]) -> Project:
+    """Write and load a project with `settings`, a gateway of free ports and a filled store."""
+    first = free_port()
+    gateway = {
+        "port": free_port(),
+        "admin_port": free_port(),
+        "server_ports": [first, min(first + 40, 65535)],
+    }
+    (root / "configs").mkdir(parents=True)
+    (root / "configs/base.yaml").write_text((ROOT / "configs/base.yaml").read_text())
+    (root / "configs/local.yaml").write_text(json.dumps({"gateway": gateway, **settings}))
+    fill(root / ".tidemill/feast/online.db", MANIFEST.features.digest)
+    return Project.load(root)
+
+
 class RolloutMachine:
     """A project with its platform up and a controller in this process."""
 
@@ -42,13 +57,7 @@ class RolloutMachine:
         self, folder: Path, patch: pytest.MonkeyPatch, model: str, rollout: dict[str, Any]
     ) -> None:
         """`rollout` are the settings of that name which are not those of every test."""
-        root, first = folder / "project", free_port()
         settings = {
-            "gateway": {
-                "port": free_port(),
-                "admin_port": free_port(),
-                "server_ports": [first, min(first + 40, 65535)],
-            },
             "serving": {"notice_seconds": 0.2, "log": {"flush_seconds": 0.2}},
             "rollout": {
                 "settle_seconds": 0.3,
@@ -57,12 +66,8 @@ class RolloutMachine:
                 **rollout,
             },
         }
-        (root / "configs").mkdir(parents=True)
-        (root / "configs/base.yaml").write_text((ROOT / "configs/base.yaml").read_text())
-        (root / "configs/local.yaml").write_text(json.dumps(settings))
         patch.setenv("OMP_NUM_THREADS", "1")
-        fill(root / ".tidemill/feast/online.db", MANIFEST.features.digest)
-        self.project = Project.load(root)
+        self.project = load_project(folder / "project", settings)
         self.folder = folder
         self.infer = f"/v2/models/{model}/infer"
         self.versions = itertools.count(1)

@@ -23,12 +23,16 @@ from tests.cluster.workloads import Workloads
 from tests.serving import FULL
 from tests.shadowed import QUIET, asking
 
+from tidemill.adapters.counters import ScrapedCounters
+from tidemill.adapters.evidence import ServerEvidence
 from tidemill.adapters.kubernetes.client import ROLLOUTS, SERVICES, KubeClient, Manifest
+from tidemill.adapters.outcomes import Outcomes
 from tidemill.adapters.signing import Signer
 from tidemill.bundle import read_profile, verify
 from tidemill.domain.scores import tails
 from tidemill.ports.rollout import EvidenceSource
 from tidemill.testing.models import MANIFEST, write_bundle
+from tidemill.testing.objects import MemoryObjects
 from tidemill.testing.rollout import FakeReleases
 from tidemill.wiring.kubernetes import RolloutFleet
 
@@ -181,6 +185,11 @@ class ClusterNames(httpx.HTTPTransport):
 class Now:
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+
+def scraped(_: str, asking: httpx.Client) -> ServerEvidence:
+    """Evidence that the controller scrapes from the pods itself."""
+    return ServerEvidence(Outcomes(MemoryObjects()), ScrapedCounters(asking), asking)
 
 
 W = TypeVar("W", bound=World)

@@ -6,14 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
 import pytest
-from tests.cluster.served import World, served_world
-
-from tidemill.adapters.counters import ScrapedCounters
-from tidemill.adapters.evidence import ServerEvidence
-from tidemill.adapters.outcomes import Outcomes
-from tidemill.testing.objects import MemoryObjects
+from tests.cluster.served import World, scraped, served_world
 
 pytestmark = pytest.mark.slow
 
@@ -25,15 +19,11 @@ METRICS = [{"name": "errors", "event": "error", "maxRate": "0.05"}]
 PAIRED = [{"name": "disagreement", "event": "flip", "maxRate": "0.05", "alphaShare": 20}]
 
 
-def evidence(_: str, asking: httpx.Client) -> ServerEvidence:
-    return ServerEvidence(Outcomes(MemoryObjects()), ScrapedCounters(asking), asking)
-
-
 @pytest.fixture
 def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[World]:
     analysis = {"metrics": METRICS, "paired": PAIRED}
     spec = {"strategy__steps": STEPS, "analysis__inline": analysis}
-    with served_world(cluster, node, namespace, tmp_path, evidence, {}, World, **spec) as world:
+    with served_world(cluster, node, namespace, tmp_path, scraped, {}, World, **spec) as world:
         yield world
 
 

@@ -7,16 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from tests.bundles import LONG, LONGEST, SHORT, make_bundle
-from tests.cluster.served import NAME, World, promoted, served_world
+from tests.cluster.served import NAME, World, promoted, scraped, served_world
 
-from tidemill.adapters.counters import ScrapedCounters
-from tidemill.adapters.evidence import ServerEvidence
-from tidemill.adapters.outcomes import Outcomes
 from tidemill.testing.models import MANIFEST
-from tidemill.testing.objects import MemoryObjects
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +19,6 @@ METRICS = [{"name": "errors", "event": "error", "passRatio": "2", "maxRate": "0.
 HALF = {"name": "c50", "weight": 5000}
 ENDLESS = [HALF | {"minEvents": 1_000_000}]
 SHORTER = [HALF | {"minEvents": 300, "gate": ["errors"]}]
-
-
-def evidence(_: str, asking: httpx.Client) -> ServerEvidence:
-    return ServerEvidence(Outcomes(MemoryObjects()), ScrapedCounters(asking), asking)
 
 
 class SickWorld(World):
@@ -44,7 +35,7 @@ def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[SickWorld]:
     spec = {"strategy__steps": ENDLESS, "analysis": {"inline": {"metrics": METRICS}}}
     settings: dict[str, str] = {}
     with served_world(
-        cluster, node, namespace, tmp_path, evidence, settings, SickWorld, **spec
+        cluster, node, namespace, tmp_path, scraped, settings, SickWorld, **spec
     ) as world:
         yield world
 

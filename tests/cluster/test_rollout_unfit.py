@@ -7,16 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import httpx
 import pytest
-from tests.cluster.served import World, served_world
+from tests.cluster.served import World, scraped, served_world
 from tests.unfit import corrupt, demanding, drifted, tampered
 
-from tidemill.adapters.counters import ScrapedCounters
-from tidemill.adapters.evidence import ServerEvidence
-from tidemill.adapters.outcomes import Outcomes
 from tidemill.testing.models import MANIFEST, write_bundle
-from tidemill.testing.objects import MemoryObjects
 
 pytestmark = pytest.mark.slow
 
@@ -33,10 +28,6 @@ REASONS = [
 ]
 
 
-def evidence(_: str, asking: httpx.Client) -> ServerEvidence:
-    return ServerEvidence(Outcomes(MemoryObjects()), ScrapedCounters(asking), asking)
-
-
 @pytest.fixture
 def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[World]:
     spec = {
@@ -44,7 +35,7 @@ def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[World]:
         "strategy__progressDeadlineSeconds": DEADLINE,
         "analysis": {"inline": {"metrics": METRICS}},
     }
-    with served_world(cluster, node, namespace, tmp_path, evidence, {}, World, **spec) as world:
+    with served_world(cluster, node, namespace, tmp_path, scraped, {}, World, **spec) as world:
         yield world
 
 

@@ -24,15 +24,14 @@ import pytest
 from tests.bundles import write_evidence
 from tests.command_line import Line
 from tests.registering import registered
-from tests.servers import free_port
-from tests.serving import FULL, ROOT, body, fill, wait_until
+from tests.rollout_machine import load_project
+from tests.serving import FULL, body, wait_until
 
 from tidemill.adapters.clock import ReplayClock
 from tidemill.domain.rollout.model import State
 from tidemill.ports.processes import ProcessSpec
 from tidemill.ports.registry import ModelVersion
 from tidemill.testing.models import MANIFEST, write_bundle
-from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
 
@@ -65,14 +64,7 @@ class World:
     """A project with its platform up, and the traffic and labels of its clients."""
 
     def __init__(self, folder: Path, uri: str, patch: pytest.MonkeyPatch) -> None:
-        root = folder / "project"
-        first = free_port()
         settings = {
-            "gateway": {
-                "port": free_port(),
-                "admin_port": free_port(),
-                "server_ports": [first, min(first + 40, 65535)],
-            },
             "registry": {"uri": uri},
             "serving": {"notice_seconds": 0.2, "log": {"flush_seconds": 0.2}},
             "monitoring": {"maturity_hours": 1},
@@ -92,15 +84,11 @@ class World:
                 "scale_down_seconds": 1,
             },
         }
-        (root / "configs").mkdir(parents=True)
-        (root / "configs/base.yaml").write_text((ROOT / "configs/base.yaml").read_text())
-        (root / "configs/local.yaml").write_text(json.dumps(settings))
         patch.setenv("TIDEMILL_CLOCK", str(folder / "clock.json"))
         patch.setenv("OMP_NUM_THREADS", "1")
         self.clock = ReplayClock(folder / "clock.json")
         self.clock.set(START)
-        fill(root / ".tidemill/feast/online.db", MANIFEST.features.digest)
-        self.project = Project.load(root)
+        self.project = load_project(folder / "project", settings)
         self.folder = folder
         self.failed = self.requests = 0
 
