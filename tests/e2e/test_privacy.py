@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -98,6 +99,35 @@ def test_the_trap_sees_names_addresses_and_grandchildren(clean: dict[str, str]) 
         "tcp 203.0.113.4:22",
         "udp 192.0.2.9:123",
     ]
+
+
+RESOLVER_ON_LOOPBACK = """
+mount --bind "$1" /etc/resolv.conf
+mount -t tmpfs none /run
+mkdir -p /run/nscd /run/systemd/resolve
+touch /run/nscd/socket /run/systemd/resolve/io.systemd.Resolve
+shift
+exec "$@"
+"""
+"""Makes a namespace like a machine whose resolver is a daemon at 127.0.0.53 and at two sockets."""
+
+
+def test_the_trap_sees_a_name_asked_of_a_resolver_on_loopback(
+    clean: dict[str, str], tmp_path: Path
+) -> None:
+    report, resolv = tmp_path / "attempts.json", tmp_path / "resolv.conf"
+    resolv.write_text("nameserver 127.0.0.53\n")
+    code = (
+        "import os, socket\n"
+        "print(os.listdir('/run/nscd') + os.listdir('/run/systemd/resolve'))\n"
+        "try: socket.getaddrinfo('home.example', 443)\n"
+        "except OSError: pass\n"
+    )
+    trap = [sys.executable, isolation.__file__, "trap", report, sys.executable, "-c", code]
+    argv = [*isolation.NAMESPACE, "sh", "-ec", RESOLVER_ON_LOOPBACK, "sh", resolv, *trap]
+    done = subprocess.run(argv, env=clean, capture_output=True, text=True, check=True)
+    assert json.loads(report.read_text()) == ["dns home.example"]
+    assert done.stdout.strip() == "[]", "a daemon outside of the namespace could be asked"
 
 
 def test_a_command_in_isolation_has_loopback_and_nothing_else(clean: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
+from tests import servers
 
 from tidemill.adapters.store.engine import open_store
 from tidemill.adapters.store.migrate import HEAD, revision_of, upgrade
@@ -24,14 +25,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"sqlite:///{tmp_path / 'store.db'}"
         return
     server: str = request.getfixturevalue("postgres_url")
-    name = f"schema_{abs(hash(tmp_path)) % 10**8}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield server.rpartition("/")[0] + f"/{name}"
-    with engine.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    engine.dispose()
+    with servers.database(server) as url:
+        yield url
 
 
 def difference(engine: Engine) -> list[object]:

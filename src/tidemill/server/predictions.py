@@ -1,9 +1,11 @@
 """The prediction log: a bounded buffer, written in the background.
 
-Inference only appends. A thread writes Parquet objects after so many rows or seconds. A file that
-cannot be stored is kept and tried again; while it waits its rows count as buffered, and when the
-buffer is full new rows are dropped and counted. So a slow or full store never slows an answer, and
-a short outage loses nothing. A crash loses what was not yet written: at most one interval.
+Inference only appends. A thread makes row groups of what came, soon after it came and in small
+portions, so that no answer waits long for it, and stores them as a Parquet object after so many
+rows or seconds. A file that cannot be stored is kept and tried again; while it waits its rows count
+as buffered, and when the buffer is full new rows are dropped and counted. So a slow or full store
+never slows an answer, and a short outage loses nothing. A crash loses what was not yet written: at
+most one interval.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import structlog
 from tidemill.errors import RetryableError
 from tidemill.ports.objects import ObjectStore
 from tidemill.server.encoding import Encoder, Prediction
+from tidemill.server.parquet import File
 from tidemill.server.sampling import Sampler
 from tidemill.settings.serving import PredictionLogSettings
 
@@ -30,10 +33,21 @@ log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 0.5
 """Between two attempts to store a file."""
+GROUP_REQUESTS = 1000
+"""Requests of a row group, unless its file is due. It takes some 2 ms; smaller ones take more in
+all, as each has a head for every column."""
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _Open:
+    """A Parquet object of one day that still grows."""
+
+    key: str
+    file: File
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
     """A Parquet object that waits to be stored."""
 
     key: str
@@ -62,7 +76,9 @@ class PredictionLog:
         self._boot = uuid.uuid4().hex[:12]
         self._files = 0
         self._buffer: deque[Prediction] = deque()
-        self._unwritten: deque[_File] = deque()
+        self._open: dict[date, _Open] = {}
+        self._unwritten: deque[_Whole] = deque()
+        self._due = time.monotonic() + settings.flush_seconds
         self._held = 0
         self._stored = 0
         self._lost = 0
@@ -85,7 +101,7 @@ class PredictionLog:
                 return
             self._buffer.append(prediction)
             self._held += prediction.rows
-            if self._held >= self._flush_rows:
+            if len(self._buffer) >= GROUP_REQUESTS or self._held >= self._flush_rows:
                 self._changed.notify()
 
     def counts(self) -> tuple[int, int]:
@@ -125,20 +141,26 @@ class PredictionLog:
                 self._unwritten.popleft()
 
     def _wait(self) -> bool:
-        """Wait until there is something to write; return False when all was written at the end."""
+        """Wait until there is something to do; return False when all was written at the end."""
         if self._unwritten:
             time.sleep(RETRY_SECONDS)
             return True
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closing or self._held >= self._flush_rows,
-                self._settings.flush_seconds,
+                lambda: self._is_due() or len(self._buffer) >= GROUP_REQUESTS,
+                max(0.0, self._due - time.monotonic()),
             )
             return not self._closing or self._held > 0
 
+    def _is_due(self) -> bool:
+        """Return whether what is held should be stored now."""
+        return self._closing or self._held >= self._flush_rows or time.monotonic() >= self._due
+
     def _encode(self) -> None:
+        """Make row groups of what came, and whole files if they are due."""
         with self._changed:
             taken, self._buffer = self._buffer, deque()
+            due = self._is_due()
         days: defaultdict[date, list[Prediction]] = defaultdict(list)
         while taken:
             prediction = taken.popleft()
@@ -153,22 +175,34 @@ class PredictionLog:
                 self._settle(rows, stored=False)
             while predictions:  # one by one: to drop thousands at once would hold answers up
                 predictions.pop()
+        if due:
+            self._finish()
 
     def _pack(self, day: date, predictions: Sequence[Prediction]) -> list[tuple[int, Exception]]:
         """Encode predictions; return the rows of each request that cannot be, and why.
 
-        Where one spoils the others they are encoded in halves, a file each, until it is alone.
+        Where one spoils the others they are encoded in halves, until it is alone.
         """
         try:
-            content = self._encoder.encode(predictions)
-        except Exception as error:  # noqa: BLE001 - Arrow's builders raise what they like
+            chunks = self._encoder.encode(predictions)
+            growing = self._open.get(day) or _Open(
+                self._key(day, predictions), self._encoder.open()
+            )
+            growing.file.add(chunks)
+        except Exception as error:  # noqa: BLE001 - what is not as it must be fails anywhere
             if len(predictions) == 1:
                 return [(predictions[0].rows, error)]
             half = len(predictions) // 2
             return self._pack(day, predictions[:half]) + self._pack(day, predictions[half:])
-        rows = sum(prediction.rows for prediction in predictions)
-        self._unwritten.append(_File(self._key(day, predictions), content, rows))
+        self._open[day] = growing
         return []
+
+    def _finish(self) -> None:
+        """End the files that are open."""
+        for key, file in ((growing.key, growing.file) for growing in self._open.values()):
+            self._unwritten.append(_Whole(key, file.finish(), file.rows))
+        self._open.clear()
+        self._due = time.monotonic() + self._settings.flush_seconds
 
     def _key(self, day: date, predictions: Sequence[Prediction]) -> str:
         """Name a file: by the clock for people, by start and number to be unique."""
@@ -176,7 +210,7 @@ class PredictionLog:
         first = predictions[0].at
         return f"{self._prefix}/dt={day}/{first:%H%M%S}-{self._boot}-{self._files:06d}.parquet"
 
-    def _store(self, file: _File) -> bool:
+    def _store(self, file: _Whole) -> bool:
         """Store one file; return False when it should be tried again."""
         try:
             self._objects.put(file.key, file.content)

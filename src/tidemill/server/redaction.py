@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-
-import numpy as np
-from arro3.core import Array, DataType, fixed_size_list_array
 
 from tidemill.bundle import Manifest
 from tidemill.errors import ConfigError, IntegrityError
@@ -41,31 +37,21 @@ class Redaction:
                 hint="openssl rand -hex 32 > FILE, then serving.log.hash_key: file:FILE",
             )
         self._pii = manifest.pii
-        self._numbers = numbers
         self._key = key
         self.dropped = frozenset(name for name, how in manifest.pii.items() if how == "drop")
 
-    def apply(self, columns: dict[str, Array]) -> None:
-        """Replace the values of private columns; a missing one stays missing."""
-        for name in (self._pii.keys() & columns.keys()) - self.dropped:
-            values = columns[name]
-            if name in self._numbers:
-                columns[name] = _nulls(values)
-            else:
-                columns[name] = Array(self._texts(name, values.to_pylist()), values.type)
+    def hides(self, number: str) -> bool:
+        """Return whether the values of a number, or of a vector of them, are left out."""
+        return number in self._pii
 
-    def _texts(self, name: str, values: Iterable[str | None]) -> list[str | None]:
-        if self._pii[name] == "mask":
+    def replace(self, name: str, values: list[str | None]) -> list[str | None]:
+        """Return what stands for the values of a column of texts; a missing one stays missing."""
+        how = self._pii.get(name)
+        if how == "mask":
             return [MASK if value else value for value in values]
-        return [pseudonym(self._key, value) if value else value for value in values]
-
-
-def _nulls(values: Array) -> Array:
-    """Return as many nulls of the same type: of a number, or of a vector of them."""
-    if not (width := values.type.list_size):
-        return Array([None] * len(values), values.type)
-    nothing = Array.from_numpy(np.zeros(len(values) * width, np.float32))
-    return fixed_size_list_array(nothing, width, mask=Array([True] * len(values), DataType.bool()))
+        if how == "hash":
+            return [pseudonym(self._key, value) if value else value for value in values]
+        return values
 
 
 def pseudonym(key: str, value: str) -> str:

@@ -1,9 +1,7 @@
 """The prediction log: what was answered is stored or counted as lost, and never slows an answer."""
 
-import sys
 import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -16,11 +14,11 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from arro3.io import write_parquet
 
 from tidemill.errors import DataError, IntegrityError, Unavailable
-from tidemill.server import encoding
+from tidemill.server import predictions
 from tidemill.server.encoding import Encoder, Prediction
+from tidemill.server.parquet import Chunk
 from tidemill.server.predictions import PredictionLog
 from tidemill.server.redaction import Redaction
 from tidemill.server.sampling import Sampler
@@ -125,22 +123,44 @@ def test_a_row_holds_what_the_contract_names() -> None:
     assert frame.select("model", "version", "revision").unique().rows() == [LABELS]
 
 
-def test_each_row_group_gives_the_interpreter_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = Counter[str]()  # of functions in Python, the places where another thread gets it
+def test_row_groups_are_made_while_rows_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no answer waits until a whole file is encoded."""
+    monkeypatch.setattr(predictions, "GROUP_REQUESTS", 10)
+    encoded: list[int] = []
+    encode = Encoder.encode
 
-    def write(*arguments: Any, **options: Any) -> None:
-        sys.setprofile(lambda _frame, event, _argument: calls.update([event]))
-        try:
-            write_parquet(*arguments, **options)
-        finally:
-            sys.setprofile(None)
+    def counted(encoder: Encoder, taken: Sequence[Prediction]) -> list[Chunk]:
+        encoded.append(len(taken))
+        return encode(encoder, taken)
 
-    monkeypatch.setattr(encoding, "write_parquet", write)
-    encoder = Encoder(MANIFEST, LABELS, Redaction(MANIFEST, ""))
-    rows = 10 * encoding.GROUP_ROWS
-    content = encoder.encode([prediction(number, rows=100) for number in range(rows // 100)])
-    assert pq.read_metadata(BytesIO(content)).num_row_groups == 10
-    assert calls["call"] >= 10
+    monkeypatch.setattr(Encoder, "encode", counted)
+    objects = MemoryObjects()
+    log = make(objects, flush_seconds=3600)
+    log.start()
+    for number in range(30):
+        log.append(prediction(number, rows=2))
+        if number % 10 == 9:
+            wait_until(lambda upto=number + 1: sum(encoded) == upto)
+    assert encoded == [10, 10, 10]
+    assert not objects.kept
+    assert log.held() == 60
+    log.append(prediction(30, rows=2))
+    assert log.close(10) == 0
+    (content,) = objects.kept.values()
+    groups = pq.read_metadata(BytesIO(content))
+    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [20, 20, 20, 2]
+    assert rows_in(objects) == [f"f{number}-{row}" for number in range(31) for row in range(2)]
+
+
+def test_rows_that_come_slowly_are_stored_when_their_time_is_over() -> None:
+    objects = MemoryObjects()
+    log = make(objects, flush_seconds=0.05)
+    log.start()
+    for number in range(3):
+        log.append(prediction(number))
+        wait_until(lambda upto=number + 1: log.counts() == (upto, 0))
+    log.close(10)
+    assert len(objects.kept) == 3
 
 
 def test_partitions_follow_the_clock() -> None:

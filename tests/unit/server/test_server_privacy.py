@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from tests.server_app import FULL, ROW, start
 
@@ -61,6 +62,23 @@ def test_no_file_of_the_log_holds_a_private_value(
     assert "sched_minute" not in frame.columns
     assert frame["row_id"].to_list() == ["f1", "f2", "f3"]
     assert frame["score"].to_list() == pytest.approx(answer.scores)
+
+
+def test_a_masked_column_does_not_even_tell_which_values_are_equal(tmp_path: Path) -> None:
+    pages = []
+    for name, origins in (("a", ["JFK", "LGA", "JFK"]), ("b", ["EWR", "EWR", "EWR"])):
+        served = serve(tmp_path / name, {"origin": "mask"})
+        keys = {"origin": origins, "tailnum": ["N1", "N2", "N3"], "flight_id": ["1", "2", "3"]}
+        assert served.infer(ROW | keys, rows=3).status == 200
+        _, content = logged(served)
+        (column,) = [
+            chunk
+            for chunk in map(pq.read_metadata(io.BytesIO(content)).row_group(0).column, range(20))
+            if chunk.path_in_schema == "origin"
+        ]
+        begin = column.dictionary_page_offset
+        pages.append(content[begin : begin + column.total_compressed_size])
+    assert pages[0] == pages[1]
 
 
 def test_a_pseudonym_needs_the_key() -> None:

@@ -125,7 +125,7 @@ def test_the_log_keeps_a_vector_as_one_column_of_lists(served: Running) -> None:
     assert served.log.close(10) == 0
     (content,) = served.objects.kept.values()
     log = pl.read_parquet(BytesIO(content))
-    assert log.schema["place"] == pl.Array(pl.Float32, 3)
+    assert log.schema["place"] == pl.List(pl.Float32)
     places = log["place"].to_list()
     assert places[:2] == PLACE
     assert places[3] == other[1]
