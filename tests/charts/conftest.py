@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 from tests.charts import schemas
 from tests.cluster import build, sources
-
-NO_HELM = "NO CHART TESTS"
+from tests.cluster.refusal import NO_CHART, refuse
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,9 +17,7 @@ def programs() -> Path:
     try:
         return sources.built_programs()
     except sources.NoCluster as reason:
-        if os.environ.get(sources.REQUIRE):
-            pytest.fail(f"{sources.REQUIRE} is set, and there is no helm: {reason}")
-        pytest.skip(f"{NO_HELM}: {reason}")
+        refuse(NO_CHART, reason)
 
 
 @pytest.fixture(scope="session", params=[schemas.NEWEST, schemas.OLDEST], ids=lambda p: p.name)
@@ -30,7 +26,7 @@ def kubernetes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     try:
         return schemas.write(request.param, tmp_path_factory.mktemp("schemas"))
     except build.CannotBuild as reason:
-        pytest.skip(f"{NO_HELM}: {reason}")
+        refuse(NO_CHART, reason)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +34,5 @@ def promtool() -> str:
     """Return Prometheus' tool for rules; Debian's package is `prometheus`."""
     found = shutil.which("promtool")
     if found is None:
-        if os.environ.get(sources.REQUIRE):
-            pytest.fail(f"{sources.REQUIRE} is set, and there is no promtool")
-        pytest.skip("NO TESTS OF ALERTS: promtool is not installed: apt-get install prometheus")
+        refuse("NO TESTS OF ALERTS", "promtool is not installed: apt-get install prometheus")
     return found

@@ -19,6 +19,10 @@ ROLLOUT: dict[str, Any] = {
     "traffic": {"parentRefs": [{"name": "gateway"}]},
     "strategy": {"steps": [{"name": "c5", "weight": 500}]},
 }
+DIGESTS = {
+    name: {"digest": DIGEST}
+    for name in ("control", "features", "monitor", "pipelines", "registry", "serve")
+}
 IMAGES = {"serve": {"digest": DIGEST}, "registry": {"digest": DIGEST}}
 SETTINGS = {
     "storage": STORAGE,
@@ -67,6 +71,7 @@ def profile(name: str) -> dict[str, Any]:
 RENDERED: dict[str, dict[str, Any]] = {
     "default": NEEDED,
     "small": profile("small"),
-    "production": profile("production") | {"models": [MODEL | {"autoscaling": HPA}]},
+    "production": profile("production")
+    | {"models": [MODEL | {"autoscaling": HPA}], "images": DIGESTS},
     "everything": EVERYTHING,
 }

@@ -54,6 +54,13 @@ def render(values: Mapping[str, Any], *options: str | Path) -> list[Object]:
     return [found for found in yaml.safe_load_all(template(values, *options)) if found]
 
 
+def merged(base: Any, over: Any) -> Any:
+    """Merge as helm does: mappings key by key, everything else replaced."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return base | {key: merged(base.get(key), value) for key, value in over.items()}
+
+
 @cache
 def controller_rules() -> list[Object]:
     """Return the rules that the chart grants the controller, by whatever role."""

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from tests.charts import schemas
-from tests.charts.profiles import RENDERED, profile
-from tests.charts.rendering import CHART, ROOT, Object, render, template
+from tests.charts.profiles import MODEL, RENDERED, ROLLOUT, profile
+from tests.charts.rendering import CHART, ROOT, Object, merged, render, template
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 UPDATE = "TIDEMILL_TEST_UPDATE_SNAPSHOTS"
@@ -158,15 +158,65 @@ def quantity(text: str | int) -> float:
     return float(number) * UNITS[str(text)[len(number) :]]
 
 
+def requests(values: Object) -> list[Object]:
+    """Return what every pod asks for that may run at one moment, a canary's servers included."""
+    objects = render(values)
+    count = {
+        f"{found['kind']}/{found['metadata']['name']}": found["spec"].get("replicas", 1)
+        for found in objects
+        if "spec" in found
+    }
+    wanted = [
+        container["resources"]["requests"]
+        for pod, spec in pods(objects)
+        for container in spec["containers"] * count[pod]
+    ]
+    for runtime in (o["spec"]["runtime"] for o in objects if o["kind"] == "ModelRollout"):
+        wanted += 2 * runtime["replicas"] * [runtime["resources"]["requests"]]
+    return wanted
+
+
+def test_every_replica_counts() -> None:
+    base = profile("small")
+    more = merged(base, {"controller": {"replicas": 2}})
+    twice = MODEL | {"rollout": ROLLOUT | {"runtime": {"replicas": 2}}}
+    assert len(requests(more)) == len(requests(base)) + 1
+    assert len(requests(base | {"models": [twice]})) == len(requests(base)) + 2
+
+
 def test_the_small_profile_fits_on_two_cpus_and_four_gib() -> None:
-    objects = render(profile("small"))
-    wanted = [c["resources"]["requests"] for _, spec in pods(objects) for c in spec["containers"]]
-    for found in objects:
-        if found["kind"] == "ModelRollout":
-            # A canary's server beside the stable one's.
-            wanted += 2 * [found["spec"]["runtime"]["resources"]["requests"]]
+    wanted = requests(profile("small"))
     assert sum(quantity(one["cpu"]) for one in wanted) <= 2
     assert sum(quantity(one["memory"]) for one in wanted) <= 4 * 2**30
+
+
+def test_what_answers_requests_gives_way_to_nothing() -> None:
+    """Model servers are above every part: MLflow may not take their place on a full node."""
+    objects = render(RENDERED["everything"])
+    value = {o["metadata"]["name"]: o["value"] for o in objects if o["kind"] == "PriorityClass"}
+    (server,) = (o["spec"]["runtime"] for o in objects if o["kind"] == "ModelRollout")
+    parts = {value[spec["priorityClassName"]] for _, spec in pods(objects)}
+    assert value[server["priorityClassName"]] > max(parts)
+    assert set(value.values()) == parts | {value[server["priorityClassName"]]}
+
+
+def test_servers_are_placed_and_pulled_like_the_parts_unless_their_rollout_says_otherwise() -> None:
+    fields = ("imagePullSecrets", "nodeSelector", "tolerations")
+    given = RENDERED["everything"]
+
+    def runtime(values: Object) -> Object:
+        (found,) = (o["spec"]["runtime"] for o in render(values) if o["kind"] == "ModelRollout")
+        return dict(found)
+
+    for _, spec in pods(render(given)):
+        assert {field: spec[field] for field in fields} == {field: given[field] for field in fields}
+    assert {f: runtime(given)[f] for f in fields} == {field: given[field] for field in fields}
+    own = {"tolerations": [{"key": "gpu", "operator": "Exists"}], "priorityClassName": "mine"}
+    model = given["models"][0]
+    other = model | {"rollout": model["rollout"] | {"runtime": own}}
+    found = runtime(given | {"models": [other]})
+    assert {field: found[field] for field in own} == own
+    assert not {*fields, "priorityClassName"} & runtime(RENDERED["small"]).keys(), "no new revision"
 
 
 def test_names_of_many_releases_do_not_meet() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.charts.profiles import EVERYTHING, RENDERED
-from tests.charts.rendering import CHART, ROOT, Object, render
+from tests.charts.rendering import CHART, ROOT, Object, Refused, merged, render
 from tests.charts.values import defaults
 
 from tidemill.adapters.kubernetes.owned import ROLLOUT
@@ -58,21 +58,69 @@ def opened(objects: list[Object]) -> tuple[set[Edge], set[Edge]]:
     return out, into
 
 
-def expected() -> set[Edge]:
-    """Return the table's edges, with a peer's ports where it is called."""
+def expected(absent: str) -> set[Edge]:
+    """Return the table's edges but those of one end, with a peer's ports where it is called."""
     return {
         (edge["from"], edge["to"], port)
         for edge in TABLE["edges"]
+        if absent not in (edge["from"], edge["to"])
         for port in ([edge["port"]] if "port" in edge else PEERS[edge["to"]]["ports"])
     }
 
 
-def test_the_policies_are_the_table() -> None:
-    out, into = opened(render(EVERYTHING | {"networkPolicies": {"peers": PEERS}}))
+OWN_MLFLOW = {
+    "mlflow": {"enabled": False},
+    "settings": EVERYTHING["settings"] | {"registry": {"uri": "https://mlflow.example.com"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "absent"), [({}, "registry"), (OWN_MLFLOW, "mlflow")], ids=["chart's", "own"]
+)
+def test_the_policies_are_the_table(values: dict[str, Any], absent: str) -> None:
+    """Whether MLflow is the chart's or there already: who needs one reaches one."""
+    out, into = opened(render(EVERYTHING | values | {"networkPolicies": {"peers": PEERS}}))
     parts, peers = set(TABLE["parts"]), set(TABLE["peers"])
-    assert out == {edge for edge in expected() if edge[0] in parts}
-    assert into == {edge for edge in expected() if edge[1] in parts}
+    assert out == {edge for edge in expected(absent) if edge[0] in parts}
+    assert into == {edge for edge in expected(absent) if edge[1] in parts}
     assert PEERS.keys() == peers
+
+
+def test_who_asks_mlflow_asks_an_own_one_too() -> None:
+    callers = {
+        name: {edge["from"] for edge in TABLE["edges"] if edge["to"] == name}
+        for name in ("mlflow", "registry")
+    }
+    # People and pipelines are no parts; `helm test` asks the release's own alone.
+    assert callers["registry"] == callers["mlflow"] - {"people", "pipelines", "check"}
+
+
+CALLED = [
+    ({"storage": {"database": "postgresql+psycopg://t@db.example.com:6432/t"}}, "database", "6432"),
+    ({"storage": {"endpoint_url": "http://s3.example.com:9999"}}, "objects", "9999"),
+    ({"serving": {"auth": {"jwt": {"jwks": "https://id.example.com:8443/k"}}}}, "identity", "8443"),
+    ({"serving": {"traces": {"endpoint": "http://otel.example.com/v1/traces"}}}, "traces", "80"),
+    ({"execution": {"kfp": {"host": "https://kfp.example.com"}}}, "pipelines", "443"),
+    ({"rollout": {"prometheus_url": "http://p.example.com:9999/x"}}, "prometheus", "9999"),
+    ({"features": {"online": {"port": 6380}}}, "online", "6380"),
+]
+
+
+@pytest.mark.parametrize(("settings", "peer", "port"), CALLED, ids=[peer for _, peer, _ in CALLED])
+def test_an_address_whose_port_is_closed_is_refused(
+    settings: dict[str, Any], peer: str, port: str
+) -> None:
+    given = merged(EVERYTHING, {"settings": settings})
+    with pytest.raises(Refused, match=f"port {port}, and networkPolicies.peers.{peer}.ports"):
+        render(given)
+    assert render(given | {"networkPolicies": {"enabled": False}})
+    assert render(given | {"networkPolicies": {"peers": {peer: {"ports": [int(port)]}}}})
+
+
+def test_an_own_mlflow_behind_a_closed_port_is_refused() -> None:
+    uri = {"settings": {"registry": {"uri": "http://mlflow.example.com:8080"}}}
+    with pytest.raises(Refused, match="port 8080, and networkPolicies"):
+        render(merged(EVERYTHING, merged(OWN_MLFLOW, uri)))
 
 
 def test_every_pod_has_a_policy() -> None:

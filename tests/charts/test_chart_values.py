@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 import yaml
 from tests.charts import reference, values
-from tests.charts.profiles import DIGEST, EVERYTHING, MODEL, ONE_MODEL, ROLLOUT, SETTINGS
-from tests.charts.rendering import CHART, NEEDED, ROOT, Refused, render, template
+from tests.charts.profiles import DIGEST, DIGESTS, EVERYTHING, MODEL, ONE_MODEL, ROLLOUT, SETTINGS
+from tests.charts.rendering import CHART, NEEDED, ROOT, Refused, merged, render, template
 
 from tidemill.settings import load
 
@@ -22,6 +23,7 @@ BEFORE: dict[str, dict[str, Any]] = {
     },
     "priorityClasses.control": {"priorityClasses": {"create": False}},
     "priorityClasses.batch": {"priorityClasses": {"create": False}},
+    "priorityClasses.serving": {"priorityClasses": {"create": False}},
     "mlflow.enabled": {
         "mlflow": {"enabled": False},
         "settings": {"registry": {"uri": "http://mlflow.example.com"}},
@@ -45,13 +47,6 @@ AFTER: dict[str, dict[str, Any]] = {
     },
 }
 """Another value, where none can be made from its kind."""
-
-
-def merged(base: Any, over: Any) -> Any:
-    """Merge as helm does: mappings key by key, everything else replaced."""
-    if not (isinstance(base, dict) and isinstance(over, dict)):
-        return over
-    return base | {key: merged(base.get(key), value) for key, value in over.items()}
 
 
 def at(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -79,7 +74,13 @@ def another(value: values.Value, present: Any) -> Any:
     return "other"
 
 
-@pytest.mark.parametrize("value", values.rows(), ids=lambda value: value.dotted)
+CHECKS = {"requireDigests"}
+"""Values that change what is accepted, not what is rendered."""
+
+
+@pytest.mark.parametrize(
+    "value", [v for v in values.rows() if v.dotted not in CHECKS], ids=lambda value: value.dotted
+)
 def test_every_value_does_something(value: values.Value) -> None:
     before = merged(EVERYTHING, BEFORE.get(value.dotted, {}))
     present = values.lookup(merged(values.defaults(), before), value.path)
@@ -191,6 +192,34 @@ def test_values_are_refused(given: dict[str, Any], words: str) -> None:
     assert words in str(refused.value)
 
 
+PARTS = EVERYTHING | {"requireDigests": True}
+
+
+@pytest.mark.parametrize("missing", DIGESTS)
+def test_production_names_every_image_that_runs_by_its_digest(missing: str) -> None:
+    """The message says which one is missing, and the command that prints its digest."""
+    with_all = merged(PARTS, {"images": DIGESTS})
+    assert all("@sha256:" in image for image in images(with_all))
+    with pytest.raises(Refused) as refused:
+        render(merged(with_all, {"images": {missing: {"digest": ""}}}))
+    assert f"images.{missing}.digest" in str(refused.value)
+    if missing != "serve":
+        assert re.search(rf"buildx imagetools inspect \S+/{missing}:0.1.0 ", str(refused.value))
+
+
+def test_an_image_that_nothing_runs_needs_no_digest() -> None:
+    needed = {name: DIGESTS[name] for name in ("control", "registry")}
+    assert render(NEEDED | {"requireDigests": True, "images": needed})
+    own = {"mlflow": {"enabled": False}, "settings": {"registry": {"uri": "http://m.example.com"}}}
+    control = {"requireDigests": True, "images": {"control": DIGESTS["control"]}}
+    assert render(merged(NEEDED, own | control))
+
+
+def images(given: dict[str, Any]) -> set[str]:
+    """Return every image that the chart names, in pods and in rollouts."""
+    return set(re.findall(r"(?:image|fetchImage): (\S+)", template(given)))
+
+
 def test_settings_reach_the_parts_as_they_are_written() -> None:
     tree = {
         "storage": SETTINGS["storage"],
@@ -201,7 +230,7 @@ def test_settings_reach_the_parts_as_they_are_written() -> None:
     }
     (made,) = [
         found
-        for found in render({"settings": tree})
+        for found in render({"settings": tree, "networkPolicies": {"enabled": False}})
         if found["kind"] == "ConfigMap" and found["metadata"]["name"] == "tidemill-settings"
     ]
     read = load(ROOT, variables=made["data"]).settings.model_dump(mode="json")

@@ -14,14 +14,14 @@ from tests.charts.rendering import CHART, render, template
 from tests.cluster import crds, rollouts
 from tests.cluster.access import Access, Cluster
 from tests.cluster.build import CannotBuild
+from tests.cluster.refusal import NO_CLUSTER, refuse
 
 PEOPLE = ("view", "edit")
 
 
 @pytest.fixture(scope="module")
-def kinds(cluster: Cluster, programs: object) -> Cluster:
+def kinds(definitions: Cluster, programs: object) -> Cluster:
     """The cluster with every kind that the chart makes."""
-    rollouts.install(cluster)
     try:
         files = [
             part
@@ -29,10 +29,10 @@ def kinds(cluster: Cluster, programs: object) -> Cluster:
             for part in ("--filename", path)
         ]
     except CannotBuild as reason:
-        pytest.skip(f"NO CLUSTER TESTS: {reason}")
-    cluster.kubectl("apply", "--server-side", *files)
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=300s")
-    return cluster
+        refuse(NO_CLUSTER, reason)
+    definitions.kubectl("apply", "--server-side", *files)
+    definitions.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=300s")
+    return definitions
 
 
 @pytest.mark.parametrize("name", RENDERED)
@@ -51,7 +51,7 @@ def test_the_api_server_takes_it(kinds: Cluster, namespace: str, name: str) -> N
 def people(kinds: Cluster) -> Iterator[tuple[str, dict[str, Access]]]:
     """A namespace, and who has the cluster's roles there."""
     if not kinds.controllers:
-        pytest.skip("nothing puts aggregated roles together here")
+        refuse(NO_CLUSTER, "nothing puts aggregated roles together here")
     namespace = kinds.namespace()
     roles = [
         found

@@ -1,9 +1,11 @@
-"""The chart on a real API server: installed, at work, upgraded, rolled back, uninstalled."""
+"""The chart on a real API server: installed, at work, uninstalled."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,28 +14,34 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.bundles import make_bundle
 from tests.charts.profiles import ROLLOUT
 from tests.cluster.access import Cluster
-from tests.cluster.installation import CHART, Backing, Release, add_images, address
+from tests.cluster.endings import story, succeeds
+from tests.cluster.installation import Backing, Opened, Release, add_images
+from tests.cluster.refusal import NO_PODS, refuse
 from tests.cluster.rollouts import eventually, manifest
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
-from tests.registering import registered
 
 from tidemill.domain.incidents import Incident, resolve
 from tidemill.domain.verdicts import WindowVerdict
-from tidemill.ports.registry import ModelVersion
-from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
 
 KINDS = (
     "all,configmaps,cronjobs,leases,networkpolicies,persistentvolumeclaims,poddisruptionbudgets,"
-    "rolebindings,roles,secrets,serviceaccounts,modelrollouts,analysispolicies,"
-    "clusterroles,clusterrolebindings,priorityclasses"
+    "rolebindings,roles,secrets,serviceaccounts,clusterroles,clusterrolebindings,priorityclasses"
 )
+OURS = "modelrollouts,analysispolicies"
+"""Kinds that there are from the first installation on."""
 MINE = "--selector=app.kubernetes.io/instance=tidemill"
+HASH = re.compile(r"-[0-9a-f]{8}$")
+KEPT = {
+    "ConfigMap/tidemill-churn",
+    "ConfigMap/tidemill-other",
+    "PersistentVolumeClaim/tidemill-mlflow",
+}
+"""What install.md says that stays; names of ConfigMaps end with a hash of what they hold."""
 DIGEST = "sha256:" + "1" * 64
 TIDYING = 120.0
 """Seconds that owned objects and pods may take to go on a busy machine."""
@@ -46,32 +54,12 @@ GATEWAY = {
 
 
 @dataclass(frozen=True)
-class Installed:
-    """The release, its values, and the project that its images hold, as this machine opens it."""
+class Installed(Opened):
+    """The release under test."""
 
-    release: Release
     values: dict[str, Any]
-    project: Path
-    backing: Backing
-
-    @contextlib.contextmanager
-    def opened(self, *assignments: str) -> Iterator[Project]:
-        """Open the project on the release's database."""
-        database = f"postgresql+psycopg://tidemill@{self.backing.host}:5432/postgres"
-        settings = ("registry.verify_key=configs/signing.pub", f"storage.database={database}")
-        project = Project.load(self.project, assignments=(*settings, *assignments))
-        try:
-            yield project
-        finally:
-            project.store.dispose()
-
-    def register(self, folder: Path, name: str, scale: float) -> ModelVersion:
-        """Sign a bundle with the project's key and register it at the release's MLflow."""
-        host = address(self.release.access, self.release.namespace, "tidemill-mlflow")
-        uri = f"registry.uri=http://{host}:5000"
-        key = f"registry.signing_key={self.project.parent / 'signing.pem'}"
-        with self.opened(uri, key) as project:
-            return registered(project, make_bundle(folder, name, scale), "run-1")
+    before: set[str]
+    """What was in the namespace before the release."""
 
     def scrape(self) -> str:
         """Return the controller's metrics as Prometheus gets them from its pod."""
@@ -94,16 +82,44 @@ def backing(
     try:
         add_images(node, cluster_folder / "images")
     except NoCluster as reason:
-        pytest.skip(f"NO TESTS OF RUNNING PODS: {reason}")
+        refuse(NO_PODS, reason)
     namespace = cluster.namespace()
     yield Backing.start(cluster, namespace)
     cluster.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
+def things(release: Release, kinds: str = f"{KINDS},{OURS}") -> set[str]:
+    """Return all of the release's namespace, and what of the whole cluster has it in its name."""
+    found = json.loads(release.kubectl("get", kinds, "--output=json"))["items"]
+    return {
+        f"{one['kind']}/{HASH.sub('', one['metadata']['name'])}"
+        for one in found
+        if "namespace" in one["metadata"] or release.namespace in one["metadata"]["name"]
+    }
+
+
 @pytest.fixture(scope="module")
-def installed(cluster: Cluster, backing: Backing, cluster_folder: Path) -> Iterator[Installed]:
-    """The release, where Pod Security admits nothing but `restricted`."""
+def volume(cluster: Cluster, cluster_folder: Path) -> Iterator[str]:
+    """A namespace, where a volume waits for MLflow's claim."""
     namespace = cluster.namespace(enforce="restricted")
+    name = f"mlflow-{namespace}"
+    spec = {
+        "accessModes": ["ReadWriteOnce"],
+        "capacity": {"storage": "10Gi"},
+        "claimRef": {"namespace": namespace, "name": "tidemill-mlflow"},
+        "hostPath": {"path": str(cluster_folder / name)},
+    }
+    body = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}}
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body | {"spec": spec}))
+    yield namespace
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    cluster.kubectl("delete", "persistentvolume", name, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def installed(cluster: Cluster, backing: Backing, cluster_folder: Path, volume: str) -> Installed:
+    """The release, where Pod Security admits nothing but `restricted`."""
+    namespace = volume
     values = {
         "settings": backing.settings
         | {
@@ -113,12 +129,12 @@ def installed(cluster: Cluster, backing: Backing, cluster_folder: Path) -> Itera
         },
         "secretName": backing.secret(cluster, namespace),
         "images": {"serve": {"digest": DIGEST}, "registry": {"digest": DIGEST}},
-        "mlflow": {"persistence": {"enabled": False}, "hosts": ["198.18.*"]},
+        "mlflow": {"hosts": ["198.18.*"]},
     }
     release = Release(cluster, namespace)
+    before = things(release, KINDS)
     release.upgrade(values)
-    yield Installed(release, values, cluster_folder / "images" / "project", backing)
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    return Installed(release, cluster_folder / "images" / "project", backing, values, before)
 
 
 @pytest.fixture
@@ -126,14 +142,17 @@ def release(installed: Installed) -> Release:
     return installed.release
 
 
-def deployment(release: Release, part: str) -> dict[str, Any]:
-    found = release.kubectl("get", "deployment", f"tidemill-{part}", "--output=json")
-    return json.loads(found)  # type: ignore[no-any-return]
+def notes(release: Release) -> list[str]:
+    """Return the commands that the release's notes name; a watch would not end."""
+    said = release.helm("get", "notes", release.name)
+    return re.findall(r"^  ((?:helm|kubectl) .+?)(?: -w)?$", said, re.M)
 
 
-def test_its_own_test_passes(release: Release) -> None:
-    said = release.helm("test", release.name)
-    assert "Succeeded" in said
+def test_the_commands_that_its_notes_name_next_work(release: Release) -> None:
+    check, explain = (shlex.split(command) for command in notes(release))
+    assert check == ["helm", "test", release.name, "-n", release.namespace]
+    assert "Succeeded" in release.access.helm(*check[1:])
+    assert "FIELDS" in release.access.kubectl(*explain[1:])
 
 
 def test_the_controller_looks_after_a_rollout(release: Release) -> None:
@@ -184,6 +203,8 @@ def test_a_registered_model_serves_all_traffic(
     entry = {"name": "churn", "model": "Churn", "rollout": ROLLOUT | {"model": model}}
     installed.values["models"] = [entry]
     release.upgrade(installed.values)
+    _, watch = (shlex.split(command) for command in notes(release))
+    assert "churn" in release.access.kubectl(*watch[1:])
     release.kubectl("wait", "mro/churn", "--for=condition=Promoted", "--timeout=300s")
     release.kubectl("wait", "gateway/gateway", "--for=condition=Programmed", "--timeout=300s")
     read = "--output=jsonpath={.status.addresses[0].value}"
@@ -212,61 +233,40 @@ def test_the_monitor_may_look_whether_a_rollout_is_in_flight(release: Release) -
     container["args"] = wish
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "asks"}, "spec": work}
     release.kubectl("apply", "-f", "-", stdin=json.dumps(job))
-    release.kubectl("wait", "job/asks", "--for=condition=complete", "--timeout=300s", check=False)
+    succeeds(release.access, release.namespace, "job/asks")
     said = release.kubectl("logs", "job/asks")
     release.kubectl("delete", "job/asks", "--cascade=foreground")
     assert "is pending: RUN" in said, said
 
 
 @pytest.mark.parametrize(
-    ("part", "condition", "words"),
+    ("part", "well", "words"),
     [
-        ("labels", "complete", "labels became known"),
-        ("monitor", "failed", "there is no prediction log of Other"),
+        ("labels", True, "labels became known"),
+        ("monitor", False, "there is no prediction log of Other"),
     ],
 )
-def test_a_job_of_a_model_runs(installed: Installed, part: str, condition: str, words: str) -> None:
+def test_a_job_of_a_model_runs(installed: Installed, part: str, well: bool, words: str) -> None:
     release = installed.release
     known = [one for one in installed.values.get("models", []) if one["name"] != "other"]
     installed.values["models"] = [*known, {"name": "other", "model": "Other"}]
     release.upgrade(installed.values)
     job = f"{part}-now"
     release.kubectl("create", "job", job, f"--from=cronjob/tidemill-{part}-other")
-    release.kubectl("wait", f"job/{job}", f"--for=condition={condition}", "--timeout=300s")
+    where = release.access, release.namespace
+    assert succeeds(*where, f"job/{job}") is well, story(*where)
     assert words in release.kubectl("logs", f"job/{job}")
 
 
-def test_an_upgrade_and_the_way_back(installed: Installed, tmp_path: Path) -> None:
+def test_what_is_left_is_what_was_said(installed: Installed, cluster: Cluster) -> None:
+    """The controller's Lease too goes: its pod may no longer give it back, the rights go first."""
     release = installed.release
-    before = json.loads(release.helm("history", release.name, "--output=json"))[-1]["revision"]
-    release.helm("package", CHART, "--version=0.1.1", f"--destination={tmp_path}")
-    packed = tmp_path / "tidemill-0.1.1.tgz"
-    release.upgrade(installed.values | {"controller": {"replicas": 2}}, chart=packed)
-    upgraded = deployment(release, "controller")
-    assert upgraded["status"]["readyReplicas"] == 2
-    assert upgraded["metadata"]["labels"]["helm.sh/chart"] == "tidemill-0.1.1"
-    release.helm("rollback", release.name, str(before), "--wait", "--timeout=300s")
-    assert deployment(release, "controller")["spec"]["replicas"] == 1
-
-
-def test_what_is_left_is_what_was_said(release: Release, cluster: Cluster) -> None:
+    assert "Lease/tidemill-rollout-controller" in things(release)
     release.helm("uninstall", release.name, "--wait", "--timeout=300s")
-
-    def left() -> set[str]:
-        """Find what the release had; what belongs to no namespace has this one in its name."""
-        found = json.loads(release.kubectl("get", KINDS, MINE, "--output=json"))["items"]
-        mine = [
-            one
-            for one in found
-            if "namespace" in one["metadata"] or release.namespace in one["metadata"]["name"]
-        ]
-        return {f"{one['kind']}/{one['metadata']['name']}".rpartition("-")[0] for one in mine}
-
-    kept = {"ConfigMap/tidemill-churn", "ConfigMap/tidemill-other"}
     with contextlib.suppress(AssertionError):
-        eventually(lambda: left() <= kept, TIDYING)
-    assert left() <= kept
-    owned = ("get", "all", "--selector=serving.tidemill.dev/rollout", "--output=name")
-    eventually(lambda: release.kubectl(*owned) == "", TIDYING)
+        eventually(lambda: things(release) == installed.before | KEPT, TIDYING)
+    assert things(release) - installed.before == KEPT
+    release.kubectl("delete", "configmap,persistentvolumeclaim", MINE)
+    assert things(release) == installed.before
     crds = cluster.kubectl("get", "crds", "--output=name")
     assert "modelrollouts.serving.tidemill.dev" in crds, "helm keeps what holds the rollouts"

@@ -10,7 +10,7 @@ import pytest
 
 from tidemill.adapters.kubernetes import lease as module
 from tidemill.adapters.kubernetes.client import Manifest, Resource
-from tidemill.adapters.kubernetes.lease import DURATION, RENEW, Election
+from tidemill.adapters.kubernetes.lease import DURATION, RENEW, Election, account
 from tidemill.errors import Conflict, NotFound, Unavailable
 
 
@@ -132,6 +132,49 @@ def test_it_is_given_back_at_the_end(world):
     one.keep(Steps(world, 30))
     assert world.leases.holder == ""
     assert two.attempt(), "at once"
+
+
+OWNER = {"apiVersion": "v1", "kind": "ServiceAccount", "name": "controller", "uid": "u-1"}
+
+
+def test_it_ends_with_the_account_of_who_holds_it(world):
+    """One that an older release made is taken into the account's keeping; its labels stay."""
+    world.election("old").attempt()
+    world.leases.lease["metadata"]["labels"] = {"kept": "yes"}
+    world.now += DURATION
+    new = Election(world.leases, "ml", "controller", "new", lambda: world.now, OWNER)
+    assert not new.attempt()
+    world.now += DURATION + 1
+    assert new.attempt()
+    metadata = world.leases.lease["metadata"]
+    assert metadata["ownerReferences"] == [OWNER]
+    assert metadata["labels"] == {"kept": "yes"}
+
+
+class Asked:
+    """An API server that says who asks, or refuses to."""
+
+    def __init__(self, username: str) -> None:
+        self.username = username
+
+    def whoami(self) -> Manifest:
+        if not self.username:
+            raise Unavailable("no answer")
+        return {"username": self.username, "uid": "u-1"}
+
+
+@pytest.mark.parametrize(
+    ("username", "owner"),
+    [
+        ("system:serviceaccount:ml:controller", OWNER),
+        ("system:serviceaccount:other:controller", None),
+        ("system:serviceaccount:other:ml:controller", None),
+        ("kubernetes-admin", None),
+        ("", None),
+    ],
+)
+def test_only_an_account_of_the_namespace_owns_it(username, owner):
+    assert account(Asked(username), "ml") == owner
 
 
 def test_an_election_that_is_stopped_elects_nobody(world):

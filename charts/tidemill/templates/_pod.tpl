@@ -7,7 +7,7 @@ A part's pod under Pod Security `restricted`. A dict of
   config               ConfigMap of its settings; by default the one that all parts share
   token                true: it talks to the Kubernetes API
   restart              restartPolicy; by default Always
-  priority             control or batch
+  priority             control or batch; servers have serving
   state                what is mounted at /project/.tidemill; by default an emptyDir
 */}}
 {{- define "tidemill.pod" -}}

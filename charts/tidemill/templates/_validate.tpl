@@ -25,6 +25,33 @@
 {{- if and .Values.retrain.enabled (not ((($settings.execution | default dict).kfp | default dict).host)) }}
 {{- $problems = append $problems "settings.execution.kfp.host is empty: on which Kubeflow Pipelines does the retrain trigger start runs?" }}
 {{- end }}
+{{- $online := dig "features" "online" dict $settings }}
+{{- $called := dict
+  "database" $storage.database
+  "identity" (dig "serving" "auth" "jwt" "jwks" "" $settings)
+  "objects" $storage.endpoint_url
+  "online" (printf "redis://%v:%v" $online.host ($online.port | default 6379))
+  "pipelines" (dig "execution" "kfp" "host" "" $settings)
+  "prometheus" (dig "rollout" "prometheus_url" "" $settings)
+  "registry" $uri
+  "traces" (dig "serving" "traces" "endpoint" "" $settings) }}
+{{- $usual := dict "http" "80" "https" "443" "postgresql+psycopg" "5432" }}
+{{- range $peer, $url := .Values.networkPolicies.enabled | ternary $called dict }}
+{{- $url = $url | default "" }}
+{{- $scheme := regexFind "^[^:]+" $url }}
+{{- $port := regexReplaceAll "^[^:]+://[^/?#]*?(:([0-9]+))?([/?#].*)?$" $url "${2}" | default (get $usual $scheme) }}
+{{- $at := index $.Values.networkPolicies.peers $peer }}
+{{- if and (contains "://" $url) $at.addresses (not (has $port (splitList " " (join " " $at.ports)))) }}
+{{- $problems = append $problems (printf "the settings name %s, port %s, and networkPolicies.peers.%s.ports is %v: what is not there is refused to the pods" $url $port $peer $at.ports) }}
+{{- end }}
+{{- end }}
+{{- $sets := dict "controller" "control" "features" "features" "mlflow" "registry" "monitor" "monitor" "retrain" "pipelines" }}
+{{- range $part := include "tidemill.parts" . | fromYamlArray }}
+{{- $set := get $sets $part }}
+{{- if and $.Values.requireDigests $set (not (get (index $.Values.images ($set | default "control")) "digest")) }}
+{{- $problems = append $problems (printf "images.%s.digest is empty, and requireDigests is true: docker buildx imagetools inspect %s prints it" $set (include "tidemill.image" (dict "root" $ "set" $set))) }}
+{{- end }}
+{{- end }}
 {{- range $model := .Values.models }}
 {{- if and .rollout (not (((.rollout).runtime | default dict).image)) (not $.Values.images.serve.digest) }}
 {{- $problems = append $problems (printf "models[%s] needs images.serve.digest: a ModelRollout names its image by digest" .name) }}

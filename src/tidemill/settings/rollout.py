@@ -159,6 +159,15 @@ class ClusterSettings(Group):
     """Secret whose keys become the servers' environment variables: credentials."""
     service_account: str = ""
     """Service account of the servers; empty: the namespace's default. No token is mounted."""
+    pull_secrets: list[str] = Field(default_factory=list)
+    """Secrets with which the servers' images are pulled."""
+    priority_class: str = ""
+    """PriorityClass of the servers; with the chart's classes its name ends with `-serving`. Empty:
+    the cluster's default, and what has a higher one may take the servers' place."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Nodes that may run the servers, by label."""
+    tolerations: list[dict[str, str | int]] = Field(default_factory=list)
+    """Taints that the servers tolerate, each as in a pod."""
 
 
 class RolloutSettings(Group):

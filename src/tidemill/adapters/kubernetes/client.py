@@ -222,6 +222,13 @@ class KubeClient:
         except NotFound:
             return
 
+    def whoami(self) -> Manifest:
+        """Return who asks, as the API server knows it: `username`, `uid` of a service account."""
+        api = "authentication.k8s.io/v1"
+        asked = {"apiVersion": api, "kind": "SelfSubjectReview"}
+        user: Manifest = self._ask("POST", f"/apis/{api}/selfsubjectreviews", asked)["status"]
+        return dict(user["userInfo"])
+
     def _ask(
         self,
         method: str,

@@ -97,6 +97,14 @@ def _runtime(settings: Settings) -> Manifest:
         runtime["secret"] = {"name": cluster.secret}
     if cluster.service_account:
         runtime["serviceAccountName"] = cluster.service_account
+    if cluster.priority_class:
+        runtime["priorityClassName"] = cluster.priority_class
+    if cluster.pull_secrets:
+        runtime["imagePullSecrets"] = [{"name": name} for name in cluster.pull_secrets]
+    if cluster.node_selector:
+        runtime["nodeSelector"] = cluster.node_selector
+    if cluster.tolerations:
+        runtime["tolerations"] = cluster.tolerations
     return runtime
 
 

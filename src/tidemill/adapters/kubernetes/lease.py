@@ -2,7 +2,8 @@
 
 The Lease only spares work and noise: safety comes from compare-and-swap on every state. A holder is
 believed gone when its Lease has not changed for `DURATION` on our own monotonic clock; no two
-clocks are compared.
+clocks are compared. In a pod the Lease is owned by the service account of its holder: it goes when
+the account does, also if the last holder could not give it back.
 """
 
 from __future__ import annotations
@@ -14,16 +15,35 @@ from threading import Event
 
 import structlog
 
-from tidemill.adapters.kubernetes.client import LEASES, Manifest, Objects
+from tidemill.adapters.kubernetes.client import LEASES, KubeClient, Manifest, Objects
 from tidemill.errors import Conflict, NotFound, TidemillError
 
-__all__ = ["Election"]
+__all__ = ["Election", "account"]
 
 log = structlog.get_logger(__name__)
 DURATION = 15.0
 RENEW = 10.0
 """A holder that could not renew for this long stops: before anybody may take its place."""
 RETRY = 2.0
+
+
+ACCOUNT = "system:serviceaccount"
+
+
+def account(client: KubeClient, namespace: str) -> Manifest | None:
+    """Return the reference to the service account that asks, as an owner of objects beside it.
+
+    None when it is another identity, or of another namespace, or the API server does not say.
+    """
+    try:
+        user = client.whoami()
+    except TidemillError as error:
+        log.warning("the Lease will outlive the service account", problem=error.message)
+        return None
+    kind, _, rest = user["username"].rpartition(f":{namespace}:")
+    if kind != ACCOUNT:
+        return None
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "name": rest, "uid": user["uid"]}
 
 
 class Election:
@@ -36,12 +56,15 @@ class Election:
         name: str,
         identity: str,
         monotonic: Callable[[], float] = time.monotonic,
+        owner: Manifest | None = None,
     ) -> None:
+        """`owner` is the reference to an object with which the Lease ends; see `account`."""
         self._objects = objects
         self._namespace = namespace
         self._name = name
         self._identity = identity
         self._monotonic = monotonic
+        self._owned = {"ownerReferences": [owner]} if owner else {}
         self._seen = ("", 0.0)
         """Version of another's Lease, and when it was first seen."""
 
@@ -94,7 +117,7 @@ class Election:
         return {
             "apiVersion": LEASES.api,
             "kind": LEASES.kind,
-            "metadata": found.get("metadata", metadata),
+            "metadata": found.get("metadata", metadata) | self._owned,
             "spec": {
                 "holderIdentity": self._identity,
                 "leaseDurationSeconds": int(DURATION),

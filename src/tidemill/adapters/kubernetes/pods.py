@@ -18,6 +18,14 @@ SHADOW_PORT = 8082
 USER = 10001
 """User of the images; see infra/images/Dockerfile."""
 PROBE_SECONDS = 5
+SAME = {
+    "service_account_name",
+    "image_pull_secrets",
+    "priority_class_name",
+    "node_selector",
+    "tolerations",
+}
+"""Fields of a runtime that a pod has under the same name."""
 
 
 def server_pod(
@@ -60,11 +68,11 @@ def server_pod(
             {"name": "tmp", "emptyDir": {}},
         ],
     }
-    if runtime.service_account_name:
-        spec["serviceAccountName"] = runtime.service_account_name
     if runtime.fetch_image:
         spec["initContainers"] = [_fetch(revision, runtime, runtime.fetch_image)]
-    return spec
+    return spec | runtime.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, include=SAME
+    )
 
 
 def _server(revision: Revision, runtime: Runtime, *, grpc: bool) -> dict[str, Any]:
@@ -87,7 +95,6 @@ def _server(revision: Revision, runtime: Runtime, *, grpc: bool) -> dict[str, An
         "startupProbe": _probe("/v2/health/live", 1, failures=120),
         "readinessProbe": _probe("/v2/health/ready", PROBE_SECONDS, failures=2),
         "livenessProbe": _probe("/v2/health/live", 2 * PROBE_SECONDS, failures=3),
-        "resources": runtime.resources.model_dump(exclude_defaults=True),
     }
 
 
@@ -117,6 +124,9 @@ def _container(name: str, image: str, arguments: list[str], runtime: Runtime) ->
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
+        # Of the init container, too: a quota refuses a pod with a container that requests nothing,
+        # and what a pod takes is the larger of the two, not their sum.
+        "resources": runtime.resources.model_dump(exclude_defaults=True),
         # Why it refuses to start is the last that it says; the controller reads it from the status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, StringConstraints
 
@@ -35,15 +35,9 @@ __all__ = [
     "make_revision",
 ]
 
-ACTIONS: dict[str, Action] = {
-    "Approve": "approve",
-    "Resume": "resume",
-    "Promote": "promote",
-    "Abort": "abort",
-    "Retry": "retry",
-    "BreakGlass": "break_glass",
-}
-WORDS = {action: word for word, action in ACTIONS.items()}
+WORDS: dict[Action, str] = {one: one.title().replace("_", "") for one in get_args(Action)}
+"""The actions as Kubernetes spells constants: `BreakGlass`."""
+ACTIONS = {word: action for action, word in WORDS.items()}
 
 
 class Control(Schema):
@@ -65,7 +59,7 @@ class Control(Schema):
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     """Any text that was not used before."""
-    action: Literal["Approve", "Resume", "Promote", "Abort", "Retry", "BreakGlass"]
+    action: Literal[*WORDS.values()]  # type: ignore[valid-type] # one list of actions, the core's
     """What to do."""
     for_revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{10}$", max_length=10)]
     """Revision that it is about; if another one is in flight nothing is done."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
@@ -11,6 +11,7 @@ from tidemill.adapters.kubernetes.fields import LongName, Number, Reference, Sch
 __all__ = ["Model", "Runtime"]
 
 Quantity = Annotated[str, StringConstraints(max_length=32)]
+Label = Annotated[str, StringConstraints(max_length=63)]
 Image = Annotated[str, StringConstraints(pattern=r"^[^@\s]+@sha256:[0-9a-f]{64}$", max_length=400)]
 
 
@@ -75,6 +76,32 @@ class Resources(Schema):
     """What it may not exceed."""
 
 
+class Toleration(Schema):
+    """A taint that the servers tolerate, as in a pod."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self.operator == 'Exists' || self.key != ''", "Equal needs a key"),
+            ("self.operator == 'Equal' || self.value == ''", "Exists takes no value"),
+            (
+                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+                "tolerationSeconds is for the effect NoExecute",
+            ),
+        )
+    )
+
+    key: Annotated[str, StringConstraints(max_length=317)] = ""
+    """Key of the taint; empty with Exists: every taint."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """Whether the value counts."""
+    value: Label = ""
+    """Value of the taint."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Effect of the taint; none: all of them."""
+    toleration_seconds: Annotated[int, Field(ge=0, le=31_622_400)] | None = None
+    """For how long a NoExecute taint is tolerated; none: for ever."""
+
+
 class Runtime(Schema):
     """What serves the model; all but `replicas` is part of the revision and rolled out with it."""
 
@@ -104,6 +131,14 @@ class Runtime(Schema):
     """Secret whose keys become environment variables: credentials."""
     service_account_name: LongName | None = None
     """Service account of the servers; no token is mounted."""
+    image_pull_secrets: list[Reference] = Field(default=[], max_length=8)
+    """Secrets with which the images are pulled."""
+    priority_class_name: LongName | None = None
+    """PriorityClass of the servers: above what may wait, so that it never takes their place."""
+    node_selector: dict[str, Label] = Field(default={}, max_length=8)
+    """Nodes that may run the servers, by label."""
+    tolerations: list[Toleration] = Field(default=[], max_length=16)
+    """Taints that the servers tolerate."""
     min_ready_seconds: Annotated[int, Field(ge=0, le=600)] = 0
     """A server counts as available after it was ready for this long."""
     termination_grace_seconds: Annotated[int, Field(ge=1, le=600)] = 30
