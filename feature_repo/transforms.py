@@ -234,21 +234,24 @@ def _totals(
     minutes add up without rounding, so a rebuild from a later start gives equal bytes.
     """
     values = [name for name in VALUES if name in events.columns]
+    totals = [*values, "rows"]
+    begin = instants.min() - window if len(instants) else ALWAYS
     running = (
-        events.filter(pl.col("at").is_not_null())
+        events.lazy()
+        .filter(pl.col("at") > begin)
         .sort("at")
         .with_columns(pl.lit(1.0).alias("rows"))
-        .with_columns(pl.col(name).cum_sum().over(keys) for name in (*values, "rows"))
-        .select(*keys, "at", *values, "rows")
+        .with_columns(pl.col(name).cum_sum().over(keys) for name in totals)
+        .select(*keys, "at", *totals)
     )
     grid = (
-        events.select(keys)
+        events.lazy()
+        .select(keys)
         .unique()
-        .join(instants.to_frame("event_timestamp"), how="cross")
+        .join(instants.to_frame("event_timestamp").lazy(), how="cross")
         .with_columns((pl.col("event_timestamp") - window).alias("begin"))
         .sort("event_timestamp", *keys)
     )
-    totals = [*values, "rows"]
     for instant, suffix in (("event_timestamp", ""), ("begin", "_begin")):
         grid = grid.join_asof(
             running.rename({name: f"{name}{suffix}" for name in totals}),
@@ -265,7 +268,7 @@ def _totals(
             (pl.col(name).fill_null(0.0) - pl.col(f"{name}_begin").fill_null(0.0)).alias(name)
             for name in totals
         ),
-    )
+    ).collect()
 
 
 def _ratio(total: str, rows: str) -> pl.Expr:

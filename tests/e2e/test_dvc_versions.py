@@ -122,6 +122,19 @@ def test_a_changed_object_is_named_and_the_folder_stays(
     assert files(target) == files(dataset)
 
 
+def test_a_fetch_that_was_killed_while_it_swapped_is_undone(dataset: Path, tmp_path: Path) -> None:
+    versions = DvcVersions(str(tmp_path / "remote"))
+    version, before = versions.publish(dataset), files(dataset)
+    for undo in (lambda: versions.publish(dataset), lambda: versions.fetch(version.id, dataset)):
+        dataset.rename(dataset.with_name(".raw.old"))  # what `files.swap` leaves there
+        assert undo() == version
+        assert files(dataset) == before
+    dataset.rename(dataset.with_name(".raw.old"))
+    with pytest.raises(NotFound):
+        versions.fetch("0" * 32 + ".dir", dataset)
+    assert files(dataset) == before
+
+
 def test_a_changed_object_in_a_bucket_is_named(dataset: Path, tmp_path: Path, s3_url: str) -> None:
     client = boto3.client("s3", endpoint_url=s3_url)
     client.create_bucket(Bucket="tampered")

@@ -47,7 +47,19 @@ def test_the_digest_ignores_layout_and_comments(tmp_path: Path) -> None:
     [
         ("dtype: String", "dtype: Text", r"contract.yaml \(line 6\).*'Boolean', 'Date'"),
         ("nulls: 0.1", "nulls: 2", r"contract.yaml \(line 8\).*amount.nulls'.*less than or equal"),
-        ("nulls: 0.1", "nuls: 0.1", r"line 8.*amount.nuls'.*Extra inputs"),
+        (
+            "nulls: 0.1",
+            "nuls: 0.1",
+            r"\(line 8\): unknown key 'tables.events.columns.amount.nuls'; did you mean 'nulls'\?",
+        ),
+        (
+            "    key:",
+            "    kye: 1\n    key:",
+            r"line 4.*key 'tables.events.kye'; did you mean 'key'",
+        ),
+        ("tables:", "tabels: {}\ntables:", r"line 1.*unknown key 'tabels'; did you mean 'tables'"),
+        ("range: [", "zzz: 1, range: [", r"unknown key .*zzz' \(known: dtype, nulls, due_hours"),
+        ("dtype: Float64, ", "", r"line 8\): 'tables.events.columns.amount.dtype' is required"),
         ("range: [0, null]", "range: [5, 1]", "lower bound is above"),
         ("range: [0, null]", "pattern: '('", "no regular expression"),
         ("key: [id]", "key: [nr]", "'nr' is part of the key"),

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tidemill.errors import Conflict, DataError
 from tidemill.ports.data import Partition
-from tidemill.steps.ingest import ingest, to_parquet
+from tidemill.steps.formats import to_parquet
+from tidemill.steps.ingest import ingest
 from tidemill.testing.data import MemoryPartitions, MemorySource
 from tidemill.testing.objects import MemoryObjects
 

@@ -14,7 +14,8 @@ from tidemill.settings import Loaded, Settings, find_project, load
 from tidemill.settings.base import SECRET, looks_secret
 from tidemill.settings.check import check, check_pods
 from tidemill.settings.export import SCHEMA_FILE, schema_text
-from tidemill.settings.load import _merge, _models
+from tidemill.settings.keys import _models
+from tidemill.settings.load import _merge
 from tidemill.settings.sources import Layer, Origin, overrides
 
 ROOT = Path(__file__).parents[2]

@@ -69,10 +69,19 @@ class Bench:
         return self.validate(as_of, months)
 
     def validate(
-        self, as_of: datetime = NOW, months: tuple[str, ...] = ("2013-01", "2013-02")
+        self,
+        as_of: datetime = NOW,
+        months: tuple[str, ...] = ("2013-01", "2013-02"),
+        whole: bool = True,
     ) -> Report:
         return validate(
-            self.ledger, self.objects, CONTRACT, months=months, as_of=as_of, folder=self.folder
+            self.ledger,
+            self.objects,
+            CONTRACT,
+            months=months,
+            as_of=as_of,
+            folder=self.folder,
+            whole=whole,
         )
 
     def dataset(self) -> dict[str, bytes]:
@@ -198,7 +207,34 @@ def test_the_dataset_of_an_earlier_instant_can_be_assembled_again(bench: Bench) 
     assert bench.dataset() == before
 
 
-def test_the_dataset_holds_the_months_that_were_asked_for(bench: Bench) -> None:
+def test_judging_one_month_leaves_the_others_alone(bench: Bench) -> None:
+    bench.run()
+    before = bench.dataset()
+    later = NOW + timedelta(days=1)
+    bench.source.deliver("events", "2013-01", later, events(amount=-1.0))
+    bench.source.deliver("events", "2013-02", later, events(2, amount=6.0))
+    ingest(bench.source, bench.ledger, bench.objects, months=["2013-01", "2013-02"], as_of=later)
+    report = bench.validate(later, ("2013-02",), whole=False)
+    report.require_valid()
+    assert [(v.table, v.period) for v in report.verdicts] == [
+        ("events", "2013-02"),
+        ("shops", "static"),
+    ]
+    changed = {name for name, content in bench.dataset().items() if content != before[name]}
+    assert (bench.dataset().keys(), changed) == (before.keys(), {"events/2013-02.parquet"})
+
+
+def test_a_judged_month_without_a_good_attempt_leaves_the_dataset(bench: Bench) -> None:
+    bench.run()
+    before = bench.dataset()
+    for attempt in bench.ledger.attempts("events", "2013-02"):
+        del bench.objects.kept[attempt.key]
+    with pytest.raises(DataError, match="events 2013-02: attempt 1 is quarantined, nothing"):
+        bench.validate(months=("2013-02",), whole=False).require_valid()
+    assert bench.dataset().keys() == before.keys() - {"events/2013-02.parquet"}
+
+
+def test_a_whole_dataset_holds_the_months_that_were_asked_for(bench: Bench) -> None:
     bench.run()
     (bench.folder / "events" / "stray.parquet").write_bytes(b"x")
     bench.validate(months=("2013-02",)).require_valid()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tidemill.errors import ConfigError
+from tidemill.files import place
 
 __all__ = ["ReplayClock", "SystemClock"]
 
@@ -47,13 +47,10 @@ class ReplayClock:
         return self._now
 
     def set(self, now: datetime) -> None:
-        """Move the clock; it never goes back."""
+        """Move the clock; it never goes back. Raises ConfigError, Unavailable."""
         if self._path.exists() and now < self.now():
             raise ConfigError(
                 f"the replay clock {self._path} stands at {self.now()}, it cannot go back to {now}",
                 hint="remove that file to begin the replay anew",
             )
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._path.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps({"now": now.astimezone(UTC).isoformat()}))
-        fresh.replace(self._path)
+        place(self._path, json.dumps({"now": now.astimezone(UTC).isoformat()}).encode())

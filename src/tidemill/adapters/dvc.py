@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tidemill.errors import IntegrityError, MissingExtra, NotFound, Unavailable
+from tidemill.errors import IntegrityError, MissingExtra, NotFound, TidemillError, Unavailable
+from tidemill.files import restore, swap
 from tidemill.ports.data import DatasetVersion
 
 __all__ = ["DvcVersions"]
@@ -32,8 +33,8 @@ class DvcVersions:
         self._options = {"endpointurl": endpoint_url} if endpoint_url else {}
 
     def publish(self, folder: Path) -> DatasetVersion:
-        """Upload what the remote lacks and return the version."""
-        with self._workspace(folder.parent) as repo, self._explained("publish", str(folder)):
+        """Upload what the remote lacks and return the version; raises Unavailable."""
+        with self._explained("publish", str(folder)), self._workspace(folder) as repo:
             # `add --to-remote` would spare the copy, but uploads what the remote has already and
             # leaves a temporary object behind for each file
             data = shutil.copytree(folder, Path(repo.root_dir) / "data")
@@ -43,12 +44,13 @@ class DvcVersions:
             return DatasetVersion(out.hash_info.value, out.meta.nfiles, out.meta.size)
 
     def fetch(self, version: str, folder: Path) -> DatasetVersion:
-        """Replace `folder` by the version's files, after every byte was verified."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with self._workspace(folder.parent) as repo:
+        """Replace `folder` by the version's files, after every byte was verified.
+
+        Raises NotFound, IntegrityError and Unavailable; then `folder` is what it was.
+        """
+        with self._explained("fetch", version), self._workspace(folder) as repo:
             objects = repo.cloud.get_remote_odb("origin")
-            with self._explained("fetch", version):
-                entries = _entries(objects, version)
+            entries = _entries(objects, version)
             root = Path(repo.root_dir)
             (root / "data.dvc").write_text(f"outs:\n- md5: {version}\n  hash: md5\n  path: data\n")
             try:
@@ -58,17 +60,19 @@ class DvcVersions:
                 _blame(objects, version, entries)
                 raise
             size = sum(path.stat().st_size for path in (root / "data").rglob("*") if path.is_file())
-            _swap(root / "data", folder)
+            swap(root / "data", folder)
         return DatasetVersion(version, len(entries), size)
 
     @contextmanager
-    def _workspace(self, beside: Path) -> Iterator[Any]:
-        """Open a throw-away DVC repository on the file system of the data."""
+    def _workspace(self, data: Path) -> Iterator[Any]:
+        """Open a throw-away DVC repository beside the data; a swap that was killed is undone."""
         try:
             from dvc.repo import Repo
         except ModuleNotFoundError as error:
             raise MissingExtra("dvc", "data") from error
-        with tempfile.TemporaryDirectory(dir=beside, prefix=".dvc-") as name:
+        data.parent.mkdir(parents=True, exist_ok=True)
+        restore(data)
+        with tempfile.TemporaryDirectory(dir=data.parent, prefix=".dvc-") as name:
             root = Path(name)
             (root / ".dvc").mkdir()
             config = {
@@ -89,22 +93,27 @@ class DvcVersions:
     def _explained(self, verb: str, what: str) -> Iterator[None]:
         try:
             yield
+        except TidemillError:
+            raise
         except _failures() as error:
             raise Unavailable(
                 f"cannot {verb} {what} with the DVC remote {self._remote}: {error}",
-                hint="check data.versions and the remote, then run the same command again",
+                hint="check data.versions, the remote and the room on both disks, then run the "
+                "same command again; nothing was lost",
             ) from error
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return what DVC and its file systems raise."""
+    """Return what DVC, its databases and its file systems raise."""
+    import sqlite3
+
     from dvc.exceptions import DvcException
 
     try:
         from botocore.exceptions import BotoCoreError
     except ModuleNotFoundError:
-        return DvcException, OSError
-    return DvcException, OSError, BotoCoreError
+        return DvcException, sqlite3.Error, OSError
+    return DvcException, sqlite3.Error, OSError, BotoCoreError
 
 
 def _entries(objects: Any, version: str) -> list[dict[str, str]]:
@@ -140,11 +149,3 @@ def _blame(objects: Any, version: str, entries: list[dict[str, str]]) -> None:
                 f"{name} of {version}: the object {path} was changed ({len(content):,} bytes)",
                 hint=RESTORE,
             )
-
-
-def _swap(fresh: Path, folder: Path) -> None:
-    """Put `fresh` where `folder` is; what was there is removed last."""
-    old = fresh.with_name("old")
-    if folder.exists():
-        folder.rename(old)
-    shutil.move(fresh, folder)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import httpx
 
 from tidemill.domain.rollout.model import Backend, Route, shadow_of
 from tidemill.errors import MissingExtra, Unavailable
+from tidemill.files import replace
 from tidemill.ports.processes import ProcessSpec
 from tidemill.settings.serving import GatewaySettings
 
@@ -290,6 +290,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, body: Mapping[str, Any]) -> None:
     """Replace a file by rename: Envoy reads an old or a new one, never half of it."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(body, indent=1, sort_keys=True))
-    fresh.replace(path)
+    replace(path, json.dumps(body, indent=1, sort_keys=True).encode())

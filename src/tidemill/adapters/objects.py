@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import secrets
 from collections.abc import Iterator
 from functools import cached_property
 from importlib.util import find_spec
@@ -13,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from tidemill.errors import MissingExtra, NotFound, Unavailable, UsageError
+from tidemill.files import PARTIAL, replace
 from tidemill.ports.objects import ObjectStore
 
 __all__ = ["FolderStore", "S3Store", "StampedStore", "open_objects"]
@@ -45,7 +44,7 @@ class FolderStore:
         data = content.read_bytes() if isinstance(content, Path) else content
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _replace(target, data)
+            replace(target, data, durable=True)
         except OSError as error:
             raise Unavailable(
                 f"the object '{key}' ({len(data):,} bytes) cannot be written to {self._root}: "
@@ -69,7 +68,7 @@ class FolderStore:
     def list(self, prefix: str) -> list[str]:
         """Return the keys that begin with `prefix`, sorted."""
         base = self._path(prefix.rpartition("/")[0]) if "/" in prefix else self._root
-        found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith(".put-"))
+        found = (p for p in base.rglob("*") if p.is_file() and not p.name.startswith(PARTIAL))
         keys = (p.relative_to(self._root).as_posix() for p in found)
         return sorted(key for key in keys if key.startswith(prefix))
 
@@ -82,25 +81,6 @@ class FolderStore:
         if parts.is_absolute() or ".." in parts.parts:
             raise UsageError(f"'{key}' is no key: it must be relative and without '..'")
         return self._root / parts
-
-
-def _replace(target: Path, data: bytes) -> None:
-    """Make `target` hold `data`, whole or not at all, even if the machine stops; raises OSError."""
-    fresh = target.with_name(f".put-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with fresh.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(target)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,6 +54,10 @@ EPILOG = (
     "Anywhere on the line: --project DIR, --env NAME, --set key=value (repeatable), --json. "
     "Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 timed out."
 )
+
+
+TRAINING = "training"
+"""The pipeline that reads `training.inputs`."""
 
 
 @dataclass(slots=True)
@@ -158,12 +163,19 @@ def open_project() -> Project:
     return Project.load(options.project, env=options.env, assignments=options.assignments)
 
 
-def open_checked() -> Project:
-    """Open the project for a run; raises ConfigError when its settings clash."""
+def open_checked(pipeline: str) -> Project:
+    """Open the project for a run of a pipeline; raises ConfigError when its settings clash.
+
+    A training's inputs are held against the feature service, too: without that it would fail once
+    all data was read. Only then is Feast imported, a second of CPU; where it is not installed, as
+    with a client that only submits, the run itself finds out.
+    """
     from tidemill.settings.check import check, refuse
 
     project = open_project()
     refuse(check(project.settings, project.root))
+    if pipeline == TRAINING and find_spec("feast"):
+        refuse(project.check_features())
     return project
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tidemill.cli.app import globals_of, open_project
 from tidemill.cli.output import emit, table
-
-if TYPE_CHECKING:
-    from tidemill.wiring import Project
 
 app = typer.Typer(no_args_is_help=True, help="Show, explain and check the settings.")
 
@@ -64,23 +61,8 @@ def check() -> None:
     project = open_project()
     settings, root = project.settings, project.root
     pods = check_pods(settings, root) if settings.execution.target == "kfp" else []
-    refuse([*cross_check(settings, root), *pods, *_service(project)])
+    refuse([*cross_check(settings, root), *pods, *project.check_features()])
     emit({"problems": []}, "the settings agree with one another and with the project")
-
-
-def _service(project: Project) -> list[str]:
-    """Compare the model's inputs with what the feature service really holds."""
-    from tidemill.errors import PermanentError
-
-    try:
-        service = project.features.resolve(project.settings.features.service)
-    except PermanentError as error:
-        return [f"features.service: {error}"]
-    offered = {field.name for view in service.views for field in view.fields}
-    keys = {key for view in service.views for key in view.join_keys}
-    wanted = [c.name for c in project.settings.training.inputs if c.origin == "feature"]
-    missing = sorted(set(wanted) - offered - keys)
-    return [f"training.inputs: the service '{service.name}' has no feature '{n}'" for n in missing]
 
 
 @app.command()

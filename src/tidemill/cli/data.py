@@ -11,6 +11,7 @@ from tidemill.cli.app import open_project
 from tidemill.cli.instants import AsOf, instant
 from tidemill.cli.output import emit, table
 from tidemill.domain.months import STATIC, months
+from tidemill.files import place
 
 if TYPE_CHECKING:
     from tidemill.wiring import Project
@@ -51,9 +52,8 @@ def ingest(
     )
     parts = [one.partition for one in done]
     body = [{"table": p.table, "period": p.period, "content": p.content_digest} for p in parts]
-    report = project.paths.raw.parent / "ingest.json"
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps(body, indent=1) + "\n")
+    report = (json.dumps(body, indent=1) + "\n").encode()
+    place(project.paths.raw.parent / "ingest.json", report)
     rows = [
         (p.table, p.period, f"{p.rows:,}", p.attempt, one.outcome)
         for p, one in zip(parts, done, strict=True)
@@ -63,7 +63,11 @@ def ingest(
 
 @app.command()
 def validate(first: First = "", last: Last = "", as_of: AsOf = "") -> None:
-    """Check partitions against the contract and assemble the dataset of valid ones."""
+    """Check partitions against the contract and assemble the dataset of valid ones.
+
+    The dataset holds the months data.start … data.end. With --from or --to only those months are
+    judged and brought up to date in it; all others stay as they are.
+    """
     from tidemill.steps.validate import validate as run
 
     project = open_project()
@@ -74,6 +78,7 @@ def validate(first: First = "", last: Last = "", as_of: AsOf = "") -> None:
         months=_months(project, first, last),
         as_of=instant(project, as_of),
         folder=project.paths.raw,
+        whole=not (first or last),
     )
     report.write(project.paths.raw.parent)
     rows = [(v.table, v.period, f"{v.rows:,}", v.state, len(v.findings)) for v in report.verdicts]
@@ -88,8 +93,8 @@ def publish() -> None:
 
     project = open_project()
     version = run(project.versions, project.paths.raw)
-    report = project.paths.raw.parent / "version.json"
-    report.write_text(json.dumps({"id": version.id, "files": version.files}, indent=1) + "\n")
+    report = json.dumps({"id": version.id, "files": version.files}, indent=1) + "\n"
+    place(project.paths.raw.parent / "version.json", report.encode())
     emit(version, f"{version.id}  {version.files} files, {version.bytes:,} bytes")
 
 

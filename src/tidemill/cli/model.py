@@ -163,8 +163,11 @@ def _champion(project: Project) -> tuple[Path | None, str]:
 def _lineage(project: Project) -> dict[str, str]:
     """Return the data version, if the dataset was published, and the commit, if there is one."""
     from tidemill.adapters.kfp.parameters import git_commit
+    from tidemill.steps.formats import readable
 
-    path = project.root / "data" / "version.json"
-    version = json.loads(path.read_text())["id"] if path.is_file() else ""
+    path, version = project.root / "data" / "version.json", ""
+    if path.is_file():
+        with readable(path, again="tidemill data publish"):
+            version = json.loads(path.read_bytes())["id"]
     known = {"data_version": version, "git_commit": git_commit(project.root)}
     return {name: value for name, value in known.items() if value}

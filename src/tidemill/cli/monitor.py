@@ -110,12 +110,29 @@ def _draw(config: Path, incident: str, seconds: int) -> None:
     """Draw a report within `seconds`, behind everything else on the machine."""
     import os
     import signal
+    import threading
+
+    from tidemill.priority import keep_priority
 
     signal.alarm(seconds)  # its default action ends this process, wherever it is
+    os.setsid()
     os.nice(10)
+    keep_priority()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from tidemill.wiring import Project
 
     Project.open(str(config)).reporter.of_incident(incident)
+
+
+def _end_with_parent() -> None:
+    """End this process when the monitor ends: their sessions differ, so no signal does."""
+    import os
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _verdicts(verdicts: list[WindowVerdict]) -> Table:

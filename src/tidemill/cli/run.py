@@ -25,7 +25,7 @@ def _run(
     """Run a pipeline to its end. Exit code 130: interrupted, everything it started is stopped."""
     from tidemill.cli.progress import finish, progress
 
-    runs = open_checked().runs_on(on)
+    runs = open_checked(pipeline).runs_on(on)
     with progress() as watch:
         run = runs.launch(
             pipeline, parameters(param or []), resume=resume, dry_run=dry_run, watch=watch

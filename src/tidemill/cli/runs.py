@@ -30,7 +30,7 @@ def _submit(
     ] = None,
 ) -> None:
     """Start a run on Kubeflow Pipelines and print its id, without waiting."""
-    run_id = open_checked().backend.submit(pipeline, parameters(param or []))
+    run_id = open_checked(pipeline).backend.submit(pipeline, parameters(param or []))
     emit({"run_id": run_id}, run_id)
     typer.echo(f"follow it: tidemill watch {run_id} --on kfp", err=True)
 

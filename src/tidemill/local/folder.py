@@ -12,7 +12,6 @@ its start time: a number that the kernel gave to someone else is nobody of ours.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import psutil
 
 from tidemill.errors import UsageError
+from tidemill.files import replace
 from tidemill.ports.processes import ProcessSpec, ProcessStatus
 
 __all__ = ["PlatformFolder", "Running"]
@@ -111,9 +111,7 @@ class PlatformFolder:
 
 
 def _write(path: Path, body: dict[str, Any]) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(body))
-    fresh.replace(path)
+    replace(path, json.dumps(body).encode())
 
 
 def _read(path: Path) -> dict[str, Any]:

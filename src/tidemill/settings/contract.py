@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from tidemill.errors import ConfigError
 from tidemill.settings.base import Group
+from tidemill.settings.keys import unknown_key
 from tidemill.settings.sources import Layer, yaml_file
 
 if TYPE_CHECKING:
@@ -197,14 +199,19 @@ def load_contract(path: Path) -> Contract:
     try:
         return Contract.model_validate(layer.values)
     except ValidationError as error:
-        lines = [_problem(layer, p["loc"], p["msg"]) for p in error.errors()]
+        lines = [_problem(layer, problem) for problem in error.errors()]
         raise ConfigError("the data contract is wrong:\n  - " + "\n  - ".join(lines)) from error
 
 
-def _problem(layer: Layer, loc: tuple[int | str, ...], message: str) -> str:
+def _problem(layer: Layer, problem: ErrorDetails) -> str:
+    loc = problem["loc"]
     dotted = ".".join(map(str, loc))
     known = dotted
     while known and known not in layer.origins:
         known = known.rpartition(".")[0]
     place = f"{layer.origins[known]}: " if known else ""
-    return f"{place}'{dotted}': {message}"
+    if problem["type"] == "extra_forbidden":
+        return place + unknown_key(dotted, loc, Contract)
+    if problem["type"] == "missing":
+        return f"{place}'{dotted}' is required and not set"
+    return f"{place}'{dotted}': {problem['msg']}"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from tidemill.errors import ConfigError
 from tidemill.settings.base import looks_secret, redact
+from tidemill.settings.keys import unknown_key
 from tidemill.settings.paths import Paths
 from tidemill.settings.schema import Settings
 from tidemill.settings.sources import Layer, Origin, environment, overrides, yaml_file
@@ -122,10 +122,7 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> str:
         dotted, origin = _locate(problem["loc"], origins)
         where = f"{origin}: " if origin else ""
         if problem["type"] == "extra_forbidden":
-            known = _siblings(problem["loc"])
-            close = get_close_matches(str(problem["loc"][-1]), known, n=1)
-            wanted = f"; did you mean '{close[0]}'?" if close else f" (known: {', '.join(known)})"
-            lines.append(f"{where}unknown key '{dotted}'{wanted}")
+            lines.append(f"{where}{unknown_key(dotted, problem['loc'], Settings)}")
         elif problem["type"] == "missing":
             lines.append(f"{where}'{dotted}' is required and not set")
         elif problem["type"] == "union_tag_not_found":
@@ -163,21 +160,3 @@ def _locate(loc: tuple[int | str, ...], origins: Mapping[str, Origin]) -> tuple[
         parts.append(str(part))
         found = origins.get(dotted, found)
     return ".".join(parts), found
-
-
-def _siblings(loc: tuple[int | str, ...]) -> list[str]:
-    """Return the valid keys beside the last element of a location."""
-    models: list[type[BaseModel]] = [Settings]
-    for part in loc[:-1]:
-        inner = [f.annotation for m in models if (f := m.model_fields.get(str(part)))]
-        tagged = [
-            m for m in models if "type" in m.model_fields and m.model_fields["type"].default == part
-        ]
-        models = [m for a in inner for m in _models(a)] or tagged or models
-    return [name for model in models for name in model.model_fields]
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for a in getattr(annotation, "__args__", ()) for m in _models(a)]

@@ -14,8 +14,10 @@ from sklearn.preprocessing import OneHotEncoder
 from threadpoolctl import threadpool_limits
 
 from tidemill.domain.metrics import measure
+from tidemill.files import place
 from tidemill.ports.tracking import Tracker
 from tidemill.steps.examples import Examples
+from tidemill.steps.formats import to_parquet
 from tidemill.steps.model import Encoder
 from tidemill.steps.training_data import TrainingData
 
@@ -37,7 +39,8 @@ def fit_baselines(
 
     It holds one column of scores per baseline for the test period's rows, in their order. The
     logistic regression reads what the network reads, the encoder's cells and the categories
-    one-hot; boosting reads the raw numbers and codes. Returns the figures of each.
+    one-hot; boosting reads the raw numbers and codes. Returns the figures of each. Raises
+    Unavailable when the file cannot be written.
     """
     settings = data.settings
     train, test = data.examples("train"), data.examples("test")
@@ -55,8 +58,7 @@ def fit_baselines(
         "logistic": _logistic(wide, labels, wide_test),
         "boosting": _boosting(_raw(train), labels, _raw(test), settings.seed),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame(scores).write_parquet(out / "baselines.parquet")
+    place(out / "baselines.parquet", to_parquet(pl.DataFrame(scores)))
     figures = {name: measure(score, test.labels.numpy()) for name, score in scores.items()}
     for name, values in figures.items():
         log.info("baseline", name=name, auc=values["auc"], logloss=values["logloss"])

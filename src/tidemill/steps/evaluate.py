@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,9 @@ from numpy.typing import NDArray
 
 from tidemill.bundle import digest, read_manifest
 from tidemill.domain.metrics import measure
+from tidemill.files import place
 from tidemill.ports.tracking import Tracker
+from tidemill.steps.formats import read_parquet, to_json, to_parquet
 from tidemill.steps.parity import read_parity
 from tidemill.steps.periods import TIME, read_training_set
 from tidemill.steps.record import TrainingRecord, read_record
@@ -46,13 +47,15 @@ def evaluate(
     All models are measured on the test period of `trained`; model and champion by ONNX Runtime.
     `champion` is the folder of the bundle in use, None when there is none; `unknown` says
     why that could not be found out, and the gate then does not pass. Slicing columns are columns of
-    the training set. Raises DataError when the champion reads a column that it lacks.
+    the training set. Raises DataError when the champion reads a column that it lacks or a file
+    cannot be read, Unavailable when one cannot be written.
     """
     record = read_record(trained)
     rows = record.split.test_rows(read_training_set(training_set, record.settings))
     label = rows[record.settings.label].cast(pl.Float32).to_numpy()
     scores = {"model": OnnxModel(exported / "model.onnx").score(rows)}
-    scores |= {s.name: s.to_numpy() for s in pl.read_parquet(baselines / "baselines.parquet")}
+    baseline = read_parquet(baselines / "baselines.parquet", again="tidemill model train")
+    scores |= {column.name: column.to_numpy() for column in baseline}
     if champion is not None:
         scores["champion"] = OnnxModel(champion / "model.onnx").score(rows)
     evaluation = {
@@ -63,11 +66,11 @@ def evaluate(
         "slices": {column: _slices(rows[column], scores["model"], label) for column in slices},
         "champion": _identity(champion, unknown),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    rows.select(TIME, pl.lit(label).alias("label")).with_columns(
+    scored = rows.select(TIME, pl.lit(label).alias("label")).with_columns(
         **{name: pl.Series(score) for name, score in scores.items()}
-    ).write_parquet(out / "scores.parquet")
-    (out / "evaluation.json").write_text(json.dumps(evaluation, indent=1, sort_keys=True) + "\n")
+    )
+    place(out / "scores.parquet", to_parquet(scored))
+    place(out / "evaluation.json", to_json(evaluation))
     _track(evaluation, tracker)
     return evaluation
 

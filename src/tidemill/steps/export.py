@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from tidemill.bundle import InputColumn
 from tidemill.errors import StepFailed
+from tidemill.files import place
 from tidemill.ports.tracking import Tracker
 from tidemill.settings.model import ExportSettings
+from tidemill.steps.formats import to_json
 from tidemill.steps.inputs import OUTPUT, raw_columns
 from tidemill.steps.model import ProbabilityModel
 from tidemill.steps.parity import Parity, check_parity
@@ -49,15 +52,15 @@ def export(
 
     `lineage` becomes the graph's metadata; keep what differs between runs of the same data and code
     (a run id) out of it, or equal trainings no longer give equal bytes. Raises StepFailed when
-    torch cannot export the model.
+    torch cannot export the model, DataError for an input that cannot be read, Unavailable for an
+    output that cannot be written.
     """
     model, record = load_model(trained)
     columns = raw_columns(record.settings.inputs)
     graph = to_onnx(model, columns, record.vocabularies, settings.opset, lineage)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
-    parity = check_parity(training_set, out / "model.onnx", model, record, settings.parity_rows)
-    (out / "parity.json").write_text(parity.to_json())
+    onnx_file = place(out / "model.onnx", graph.SerializeToString(deterministic=True))
+    parity = check_parity(training_set, onnx_file, model, record, settings.parity_rows)
+    place(out / "parity.json", to_json(asdict(parity)))
     tracker.log_metrics(parity.metrics())
     log.info("exported", **parity.metrics())
     return parity

@@ -9,9 +9,10 @@ from pathlib import Path
 import polars as pl
 
 from tidemill.errors import DataError
+from tidemill.files import place
 from tidemill.ports.features import Transforms
 from tidemill.settings.features import FeatureSettings
-from tidemill.steps.ingest import to_parquet
+from tidemill.steps.formats import read_parquet, to_parquet
 
 __all__ = ["compute", "featurize", "scan_raw", "write_tables"]
 
@@ -29,13 +30,32 @@ def featurize(
     a column or a feature table breaks its contract; then nothing is written.
     """
     frames = scan_raw(raw)
-    tables = compute(frames, transforms, settings, since=None, until=as_of)
     try:
-        spine = transforms.spine(frames, horizon_minutes=settings.horizon_minutes)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"the spine cannot be computed from {raw}: {error}", hint=AGREE) from error
-    write_tables(tables | {"spine": spine}, out)
-    return {name: table.height for name, table in (tables | {"spine": spine}).items()}
+        tables = compute(frames, transforms, settings, since=None, until=as_of)
+        tables |= {"spine": _spine(frames, transforms, settings)}
+    except DataError:
+        _blame(raw)
+        raise
+    write_tables(tables, out)
+    return {name: table.height for name, table in tables.items()}
+
+
+def _spine(
+    raw: Mapping[str, pl.LazyFrame], transforms: Transforms, settings: FeatureSettings
+) -> pl.DataFrame:
+    try:
+        return transforms.spine(raw, horizon_minutes=settings.horizon_minutes)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"the spine cannot be computed: {error}", hint=AGREE) from error
+
+
+def _blame(raw: Path) -> None:
+    """Raise DataError naming the file that cannot be read, if there is one.
+
+    A lazy frame of many files names none of them, and reading each first would read all twice.
+    """
+    for path in sorted(raw.glob("*/*.parquet")):
+        read_parquet(path, again="tidemill data validate")
 
 
 def scan_raw(folder: Path) -> dict[str, pl.LazyFrame]:
@@ -77,12 +97,9 @@ def compute(
 
 
 def write_tables(tables: Mapping[str, pl.DataFrame], folder: Path) -> None:
-    """Write each table as `<name>.parquet`, each replaced whole."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write each table as `<name>.parquet`, each replaced whole; raises Unavailable."""
     for name, table in tables.items():
-        fresh = folder / f".{name}.parquet"
-        fresh.write_bytes(to_parquet(table))
-        fresh.replace(folder / f"{name}.parquet")
+        place(folder / f"{name}.parquet", to_parquet(table))
 
 
 def _check(view: str, table: pl.DataFrame, until: datetime) -> None:

@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from tidemill.errors import ConfigError
+from tidemill.files import place
 from tidemill.settings.model import TrainingSettings
 from tidemill.steps.examples import Examples
 from tidemill.steps.model import ProbabilityModel
 from tidemill.steps.record import Epoch
+from tidemill.steps.weights import read_state, to_bytes
 
 __all__ = ["Checkpoint", "Loop", "fit", "pick_device", "predict_logits", "reproducible"]
 
@@ -39,20 +41,15 @@ class Checkpoint:
     """Digest of data and settings; the checkpoint of another run is ignored."""
 
     def load(self) -> dict[str, Any] | None:
-        """Return the last whole state of this run, if there is one."""
+        """Return the last whole state of this run, if there is one; raises DataError."""
         if not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        state = read_state(self.path, again=f"rm {self.path}, tidemill model train")
         return state if state["fingerprint"] == self.fingerprint else None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the state, whole or not at all."""
-        fresh = self.path.with_suffix(".writing")
-        with fresh.open("wb") as file:
-            torch.save({**state, "fingerprint": self.fingerprint}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self.path)
+        """Replace the state, whole or not at all; raises Unavailable."""
+        place(self.path, to_bytes({**state, "fingerprint": self.fingerprint}), durable=True)
 
 
 @contextmanager
@@ -124,8 +121,8 @@ def fit(
             weights = {name: value.clone() for name, value in model.network.state_dict().items()}
             best = {"weights": weights, "number": number, "loss": loss}
         history = [epoch.model_dump() for epoch in epochs]
+        on_epoch(epochs[-1])  # first: what was not recorded is not kept, and is learned again
         checkpoint.save({"loop": loop.state(), "epochs": history, "best": best})
-        on_epoch(epochs[-1])
     model.network.load_state_dict(best["weights"])
     return tuple(epochs), int(best["number"])
 

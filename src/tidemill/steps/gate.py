@@ -26,9 +26,11 @@ from tidemill.domain.gates import (
     within,
 )
 from tidemill.domain.metrics import log_losses
-from tidemill.errors import DataError, IntegrityError, Refused
+from tidemill.errors import IntegrityError, Refused
+from tidemill.files import place
 from tidemill.ports.tracking import Tracker
 from tidemill.settings.model import GateSettings
+from tidemill.steps.formats import read_json, read_parquet, readable, to_json
 from tidemill.steps.periods import TIME
 
 __all__ = ["check_evidence", "gate", "judge", "read_evidence", "seal"]
@@ -37,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 SEED = 7
 """Seed of the bootstrap: the same scores always get the same verdict."""
+EVALUATE = "tidemill model evaluate"
 
 
 def gate(
@@ -50,11 +53,14 @@ def gate(
 ) -> dict[str, Any]:
     """Judge an evaluation, write `evidence.json` into `out`, and return it.
 
-    Raises Refused when a gate did not pass, after the evidence is written. A reason in `override`
+    Raises Refused when a gate did not pass, after the evidence is written; DataError for a file
+    that cannot be read, Unavailable for evidence that cannot be written. A reason in `override`
     lets the candidate through all the same; evidence and tags then say so.
     """
-    evaluation = json.loads((evaluated / "evaluation.json").read_text())
-    verdicts = judge(evaluation, pl.read_parquet(evaluated / "scores.parquet"), settings)
+    evaluation = read_json(evaluated / "evaluation.json", again=EVALUATE)
+    verdicts = judge(
+        evaluation, read_parquet(evaluated / "scores.parquet", again=EVALUATE), settings
+    )
     good = passed(verdicts)
     evidence = seal(
         {
@@ -66,8 +72,7 @@ def gate(
             "settings": settings.model_dump(mode="json"),
         }
     )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evidence.json").write_text(json.dumps(evidence, indent=1, sort_keys=True) + "\n")
+    place(out / "evidence.json", to_json(evidence))
     outcome = "passed" if good else "overridden" if override else "failed"
     tracker.set_tags({"gate": outcome, "evidence": evidence["sha256"]})
     for verdict in verdicts:
@@ -133,14 +138,9 @@ def seal(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_evidence(folder: Path) -> dict[str, Any]:
-    """Read `evidence.json`; raises IntegrityError when it is not what was sealed."""
+    """Read `evidence.json`; raises DataError, and IntegrityError when it is not what was sealed."""
     path = folder / "evidence.json"
-    try:
-        evidence: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", hint="run the gate step first"
-        ) from error
+    evidence = read_json(path, again="tidemill model gate")
     stated = evidence.pop("sha256", None)
     sealed = seal(evidence)
     if sealed["sha256"] != stated:
@@ -181,6 +181,6 @@ def _refuse(verdicts: list[Verdict], evidence: Path) -> None:
 
 
 def _file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a file, hexadecimal; raises DataError."""
+    with readable(path, again="tidemill model export, then evaluate"), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

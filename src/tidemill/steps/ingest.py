@@ -8,20 +8,18 @@ nothing; a late or corrected partition becomes a new attempt.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-import polars as pl
-
 from tidemill.domain.months import STATIC, bounds
 from tidemill.errors import Conflict, DataError
 from tidemill.ports.data import Partition, PartitionLedger, Source
 from tidemill.ports.objects import ObjectStore
+from tidemill.steps.formats import to_parquet
 
-__all__ = ["Ingested", "ingest", "to_parquet"]
+__all__ = ["Ingested", "ingest"]
 
 TRIES = 3
 """Two ingests of one month at once: the loser looks again and most often finds nothing to do."""
@@ -64,13 +62,6 @@ def ingest(
             hint="mend the source and run the same command again; the others are ingested",
         )
     return done
-
-
-def to_parquet(frame: pl.DataFrame) -> bytes:
-    """Write a frame as Parquet; equal frames give equal bytes in any process."""
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd", compression_level=3, row_group_size=131_072)
-    return buffer.getvalue()
 
 
 def _periods(source: Source, months: Sequence[str], as_of: datetime) -> Iterator[tuple[str, str]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tidemill.bundle import InputColumn
+from tidemill.bundle import FeatureService, InputColumn
 from tidemill.errors import ConfigError
 from tidemill.settings.model import ModelInput
 
@@ -20,6 +21,7 @@ __all__ = [
     "number_columns",
     "raw_columns",
     "to_arrays",
+    "unserved",
 ]
 
 OUTPUT = "probability"
@@ -48,6 +50,18 @@ def raw_columns(inputs: Sequence[ModelInput]) -> tuple[InputColumn, ...]:
                 hint="give both entries the same origin, and never mix category with numbers",
             )
     return tuple(found.values())
+
+
+def unserved(inputs: Sequence[ModelInput], service: FeatureService) -> list[str]:
+    """Return what `inputs` takes from the feature service and it lacks, one sentence each."""
+    fields = {field.name for view in service.views for field in view.fields}
+    keys = {key for view in service.views for key in view.join_keys}
+    wanted = {c.name for c in raw_columns(inputs) if c.origin == "feature"}
+    return [
+        f"training.inputs: the service '{service.name}' has no feature '{name}'"
+        + "".join(f"; did you mean '{close}'?" for close in get_close_matches(name, fields, n=1))
+        for name in sorted(wanted - fields - keys)
+    ]
 
 
 def category_columns(inputs: Sequence[ModelInput]) -> list[str]:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import polars as pl
-
 from tidemill.bundle import WARM_UP, FeatureService, Manifest, write_golden, write_manifest
+from tidemill.files import placing
 from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps.card import model_card
+from tidemill.steps.formats import read_json, read_parquet, to_parquet
 from tidemill.steps.gate import check_evidence
 from tidemill.steps.golden import golden_rows
 from tidemill.steps.inputs import OUTPUT, raw_columns
@@ -50,7 +50,8 @@ def package(
     is what `trained` was trained with: its test rows become golden ones. Raises
     IntegrityError when the evidence was changed, or belongs to another model or evaluation, and
     Refused when a gate did not pass and nobody overrode it, or the model gives a test row no
-    number.
+    number, DataError for a file that cannot be read, Unavailable for a bundle that cannot be
+    written; then `out` is what it was.
     """
     record = read_record(trained)
     onnx, evaluation = exported / "model.onnx", evaluated / "evaluation.json"
@@ -65,29 +66,27 @@ def package(
         lineage={**lineage, **_lineage(record), "feature_digest": features.digest},
     )
     manifest = replace(manifest, pii=private_columns(pii, manifest))
-    oof = pl.read_parquet(trained / "oof.parquet").drop(manifest.pii, strict=False)
+    oof = read_parquet(trained / "oof.parquet", again="tidemill model train")
+    oof = oof.drop(manifest.pii, strict=False)
     label = record.settings.label
     shown = [column for column in manifest.inputs if column.name not in manifest.pii]
     profile = build_profile(oof, shown, monitoring, label=label)
-    fresh = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    shutil.copyfile(onnx, fresh / "model.onnx")
-    shutil.copyfile(evaluation, fresh / "evaluation.json")
-    shutil.copyfile(gated / "evidence.json", fresh / "evidence.json")
-    write_manifest(fresh, manifest)
-    (fresh / "profile.json").write_text(json.dumps(profile, sort_keys=True) + "\n")
     seed = record.settings.seed
-    sample(oof, monitoring.report_rows, seed).write_parquet(fresh / "reference.parquet")
+    reference = to_parquet(sample(oof, monitoring.report_rows, seed))
     requests = [request(sample(oof, rows, seed), manifest.inputs) for rows in WARM_UP_ROWS]
-    (fresh / WARM_UP).write_text(json.dumps(requests, allow_nan=False) + "\n")
     held_out = record.split.test_rows(read_training_set(training_set, record.settings))
     bounds = evidence["settings"]["thresholds"]
-    write_golden(fresh, golden_rows(held_out, onnx, manifest, bounds, seed=seed))
-    card = model_card(manifest, record, json.loads(evaluation.read_text()), evidence)
-    (fresh / "MODEL_CARD.md").write_text(card)
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.replace(out)
+    golden = golden_rows(held_out, onnx, manifest, bounds, seed=seed)
+    figures = read_json(evaluation, again="tidemill model evaluate")
+    with placing(out) as fresh:
+        for file in (onnx, evaluation, gated / "evidence.json"):
+            shutil.copyfile(file, fresh / file.name)
+        write_manifest(fresh, manifest)
+        (fresh / "profile.json").write_text(json.dumps(profile, sort_keys=True) + "\n")
+        (fresh / "reference.parquet").write_bytes(reference)
+        (fresh / WARM_UP).write_text(json.dumps(requests, allow_nan=False) + "\n")
+        write_golden(fresh, golden)
+        (fresh / "MODEL_CARD.md").write_text(model_card(manifest, record, figures, evidence))
     return manifest
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tidemill.steps.examples import examples
+from tidemill.steps.formats import readable
 from tidemill.steps.inputs import UNKNOWN, category_columns, number_columns
 from tidemill.steps.model import ProbabilityModel
 from tidemill.steps.periods import read_training_set
@@ -43,14 +44,12 @@ class Parity:
         """Return the figures under the names that gates use."""
         return {f"parity_{name}": float(value) for name, value in asdict(self).items()}
 
-    def to_json(self) -> str:
-        """Return a JSON document."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
-
 
 def read_parity(folder: Path) -> Parity:
-    """Read `parity.json` of an export."""
-    return Parity(**json.loads((folder / "parity.json").read_text()))
+    """Read `parity.json` of an export; raises DataError."""
+    path = folder / "parity.json"
+    with readable(path, again="tidemill model export"):
+        return Parity(**json.loads(path.read_bytes()))
 
 
 def check_parity(

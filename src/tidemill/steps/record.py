@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tidemill.errors import DataError
+from tidemill.files import place
 from tidemill.settings.model import TrainingSettings
 from tidemill.steps.periods import Split
 
@@ -51,8 +52,8 @@ class TrainingRecord(BaseModel):
 
 
 def write_record(folder: Path, record: TrainingRecord) -> None:
-    """Write `training.json`."""
-    (folder / NAME).write_text(record.model_dump_json(indent=1) + "\n")
+    """Write `training.json`; raises Unavailable."""
+    place(folder / NAME, (record.model_dump_json(indent=1) + "\n").encode())
 
 
 def read_record(folder: Path) -> TrainingRecord:

@@ -9,6 +9,8 @@ import polars as pl
 
 from tidemill.bundle import digest, read_manifest
 from tidemill.errors import IntegrityError
+from tidemill.files import place
+from tidemill.steps.formats import read_parquet, to_parquet
 from tidemill.steps.scoring import OnnxModel
 from tidemill.steps.training_set import pinned_service
 
@@ -21,7 +23,8 @@ def score(bundle: Path, rows: Path, out: Path, *, about: Mapping[str, str]) -> i
     Columns: the row's id (null where the model names none), `event_timestamp`, `score` (Float32,
     in [0, 1]). The file's metadata holds `about` and the bundle's digest, each key with the prefix
     `tidemill.`. Raises IntegrityError when the rows were joined with another definition of the
-    features than the model was trained with, or a score is no probability.
+    features than the model was trained with, or a score is no probability; DataError for rows that
+    cannot be read, Unavailable when the file cannot be written.
     """
     manifest = read_manifest(bundle)
     joined_with = pinned_service(rows).digest
@@ -30,7 +33,7 @@ def score(bundle: Path, rows: Path, out: Path, *, about: Mapping[str, str]) -> i
             f"the rows were joined with {joined_with}, the model with {manifest.features.digest}",
             hint="score with a model of this feature definition, or check out its commit",
         )
-    frame = pl.read_parquet(rows)
+    frame = read_parquet(rows, again="tidemill run batch_scoring")
     scored = frame.select(
         pl.col(manifest.row_id) if manifest.row_id in frame.columns else pl.lit(None).alias("row"),
         "event_timestamp",
@@ -43,6 +46,5 @@ def score(bundle: Path, rows: Path, out: Path, *, about: Mapping[str, str]) -> i
             hint="do not use this model; others: tidemill registry list",
         )
     facts = dict(about) | {"bundle": digest(bundle), "features": manifest.features.digest}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scored.write_parquet(out, metadata={f"tidemill.{k}": v for k, v in facts.items()})
+    place(out, to_parquet(scored, {f"tidemill.{k}": v for k, v in facts.items()}))
     return scored.height

@@ -11,25 +11,28 @@ from numpy.typing import NDArray
 
 from tidemill.bundle import InputColumn
 from tidemill.errors import DataError
+from tidemill.steps.formats import readable
 from tidemill.steps.inputs import Columns, to_arrays
 
 __all__ = ["OnnxModel"]
 
 BATCH = 8192
 """Rows per call: bounds the memory."""
+AGAIN = "tidemill model export, of a bundle tidemill registry fetch NAME/VERSION FOLDER"
 DATATYPES = {"tensor(string)": "BYTES", "tensor(float)": "FP32"}
 
 
 class OnnxModel:
-    """A loaded `model.onnx`."""
+    """A loaded `model.onnx`; raises DataError when the file is none."""
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        with readable(path, Exception, again=AGAIN):  # ONNX Runtime's share no base but Exception
+            self._session = ort.InferenceSession(
+                str(path), sess_options=options, providers=["CPUExecutionProvider"]
+            )
         self.columns = tuple(
             InputColumn(given.name, DATATYPES[given.type], "")
             for given in self._session.get_inputs()

@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tidemill.domain.calibration import calibration_line
+from tidemill.files import place
 from tidemill.ports.tracking import Tracker
 from tidemill.settings.model import TrainingSettings
 from tidemill.steps.examples import Examples
 from tidemill.steps.fit import Checkpoint, fit, predict_logits, reproducible
+from tidemill.steps.formats import to_parquet
 from tidemill.steps.model import ProbabilityModel
 from tidemill.steps.oof import fold_of, out_of_fold
 from tidemill.steps.periods import Split
 from tidemill.steps.record import Epoch, TrainingRecord, read_record, write_record
 from tidemill.steps.training_data import TrainingData
+from tidemill.steps.weights import read_state, to_bytes
 
 __all__ = ["calibrate", "load_model", "train"]
 
@@ -36,10 +39,10 @@ def train(data: TrainingData, out: Path, *, tracker: Tracker) -> TrainingRecord:
 
     It then holds `model.pt` (weights), `training.json` (`TrainingRecord`) and `oof.parquet` (every
     mature row with `score`, predicted by a model that had not learned from its week). If the same
-    training was killed before, it continues after its last whole epoch.
+    training was killed before, it continues after its last whole epoch. Raises Unavailable when
+    there is no room for them, DataError when the checkpoint is not whole.
     """
     settings = data.settings
-    out.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(out / "checkpoint.pt", _fingerprint(data.split, settings))
     tracker.log_params(_params(settings))
     with reproducible(settings) as device:
@@ -57,8 +60,9 @@ def train(data: TrainingData, out: Path, *, tracker: Tracker) -> TrainingRecord:
         calibration=(float(model.slope), float(model.intercept)),
         device=str(device),
     )
-    pl.concat(data.periods.values()).with_columns(score=scores).write_parquet(out / "oof.parquet")
-    torch.save(model.cpu().state_dict(), out / WEIGHTS)
+    unseen = pl.concat(data.periods.values()).with_columns(score=scores)
+    place(out / "oof.parquet", to_parquet(unseen))
+    place(out / WEIGHTS, to_bytes(model.cpu().state_dict()))
     write_record(out, record)
     checkpoint.path.unlink()
     return record
@@ -85,10 +89,10 @@ def _learn(
 
 
 def load_model(folder: Path) -> tuple[ProbabilityModel, TrainingRecord]:
-    """Return the trained model, ready to predict on the CPU, and its record."""
+    """Return the trained model, ready to predict on the CPU, and its record; raises DataError."""
     record = read_record(folder)
     model = ProbabilityModel(record.settings, record.vocabularies)
-    model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    model.load_state_dict(read_state(folder / WEIGHTS, again="tidemill model train"))
     return model.eval(), record
 
 

@@ -16,7 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from tidemill.bundle import FeatureService
 from tidemill.errors import DataError
+from tidemill.files import place
 from tidemill.ports.features import FeatureSource
+from tidemill.steps.formats import readable, to_parquet
 
 __all__ = [
     "SERVICE",
@@ -29,6 +31,7 @@ __all__ = [
 
 SERVICE = "tidemill.feature_service"
 """Key of the service in the file's metadata."""
+BUILD = "tidemill features join"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +83,11 @@ def training_set(
 
 
 def read_spine(features: Path, *wanted: pl.Expr) -> pl.DataFrame:
-    """Return the spine's rows that are as wanted, in the order of prediction time."""
-    try:
-        rows = pl.scan_parquet(features / "spine.parquet").filter(*wanted)
+    """Return the spine's rows that are as wanted, by prediction time; raises DataError."""
+    path = features / "spine.parquet"
+    with readable(path, again="tidemill features build"):
+        rows = pl.scan_parquet(path).filter(*wanted)
         return rows.sort("event_timestamp", maintain_order=True).collect()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"the spine in {features} cannot be read: {error}",
-            hint="compute the feature tables: tidemill features build",
-        ) from error
 
 
 def join_features(
@@ -96,19 +95,19 @@ def join_features(
 ) -> tuple[pl.DataFrame, FeatureService]:
     """Write the spine with the service's features to `out`, whole, the service in its metadata."""
     joined, pinned = source.join(service, spine, features), source.resolve(service)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}")
-    joined.write_parquet(fresh, metadata={SERVICE: json.dumps(asdict(pinned), sort_keys=True)})
-    fresh.replace(out)
+    about = {SERVICE: json.dumps(asdict(pinned), sort_keys=True)}
+    place(out, to_parquet(joined, about))
     return joined, pinned
 
 
 def pinned_service(path: Path) -> FeatureService:
     """Return the feature service that a training set was joined with; raises DataError."""
+    with readable(path, again=BUILD):
+        metadata = pl.read_parquet_metadata(path)
     try:
-        return TypeAdapter(FeatureService).validate_json(pl.read_parquet_metadata(path)[SERVICE])
-    except (OSError, KeyError, ValidationError, pl.exceptions.PolarsError) as error:
+        return TypeAdapter(FeatureService).validate_json(metadata[SERVICE])
+    except (KeyError, ValidationError) as error:
         raise DataError(
             f"{path} does not say which feature service it holds ({error!r})",
-            hint="build it with tidemill: tidemill run training",
+            hint=f"build it with tidemill: {BUILD}",
         ) from error

@@ -1,24 +1,25 @@
 """Validate: check partitions against the contract, quarantine broken ones, assemble the dataset.
 
 A month's newest attempt that passes is its current partition. A broken attempt is quarantined and
-the last good one stays in use, judged as of its own instant. The folder always holds whole current
-partitions and nothing else; the step fails if the newest attempt of any month is broken.
+the last good one stays in use, judged as of its own instant. Each file in the folder is a whole
+partition that was current when it was judged; the step fails if the newest attempt of any month
+that it judged is broken.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
+import structlog
 
 from tidemill.domain.months import STATIC, bounds
-from tidemill.errors import DataError, NotFound, Unavailable
+from tidemill.errors import DataError, NotFound
+from tidemill.files import place
 from tidemill.ports.data import Partition, PartitionLedger
 from tidemill.ports.objects import ObjectStore
 from tidemill.settings.contract import Contract, TableContract
@@ -26,6 +27,8 @@ from tidemill.steps.checks import Finding, Span, check_frame, check_rows
 from tidemill.steps.verdicts import Report, Verdict
 
 __all__ = ["validate"]
+
+log = structlog.get_logger(__name__)
 
 
 def validate(
@@ -36,13 +39,17 @@ def validate(
     months: Sequence[str],
     as_of: datetime,
     folder: Path,
+    whole: bool = True,
 ) -> Report:
     """Judge each month as known at `as_of` and make `folder` hold the current partitions.
 
-    Keeps the report as evidence and returns it, whether or not something is broken: call
-    `require_valid` on it. Raises ConfigError for a contract that cannot be evaluated.
+    `whole`: `months` and the static tables are the dataset, and whatever else lies there is
+    removed; if not, the other months stay what they are. Keeps the report as evidence and returns
+    it, whether or not something is broken: call `require_valid` on it. Raises ConfigError for a
+    contract that cannot be evaluated, Unavailable when `folder` cannot be written.
     """
     verdicts: list[Verdict] = []
+    judged: set[Path] = set()
     kept: set[Path] = set()
     for name, table in contract.tables.items():
         current: _Current | None = None
@@ -50,9 +57,11 @@ def validate(
             pace = current.pace if current else None
             verdict, current = _judge(ledger, objects, name, table, period, as_of, pace)
             verdicts.append(verdict)
+            path = folder / name / f"{period}.parquet"
+            judged.add(path)
             if current:
-                kept.add(_place(folder / name / f"{period}.parquet", current.content))
-    _remove_others(folder, kept)
+                kept.add(_keep(path, current.content))
+    _remove((set(folder.rglob("*")) if whole else judged) - kept)
     report = Report(as_of, contract.digest, tuple(verdicts))
     report.keep(objects)
     return report
@@ -130,26 +139,14 @@ def _pace(rows: int, table: TableContract, span: Span) -> float | None:
     return rows / days if days >= 1 else None
 
 
-def _place(path: Path, content: bytes) -> Path:
-    """Make `path` hold `content`, whole or not at all; raises Unavailable."""
-    if path.is_file() and path.read_bytes() == content:
-        return path
-    fresh = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(content)
-        fresh.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
-        raise Unavailable(
-            f"{path} cannot be written: {error.strerror}",
-            hint="free space, then run the same command again; nothing was lost",
-        ) from error
-    return path
+def _keep(path: Path, content: bytes) -> Path:
+    """Make `path` hold `content`, untouched when it does; raises Unavailable."""
+    same = path.is_file() and path.read_bytes() == content
+    return path if same else place(path, content)
 
 
-def _remove_others(folder: Path, kept: set[Path]) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file() and path not in kept:
+def _remove(paths: set[Path]) -> None:
+    for path in sorted(paths):
+        if path.is_file():
             path.unlink()
+            log.warning("removed from the dataset", file=str(path))

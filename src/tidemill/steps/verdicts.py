@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 
 from tidemill.errors import DataError
+from tidemill.files import place
 from tidemill.ports.objects import ObjectStore
 from tidemill.steps.checks import Finding
 
@@ -101,10 +102,9 @@ class Report:
         )
 
     def write(self, folder: Path) -> None:
-        """Write `validation.json` and `validation.html` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "validation.json").write_text(self.json())
-        (folder / "validation.html").write_text(self.html())
+        """Write `validation.json` and `validation.html` into a folder; raises Unavailable."""
+        place(folder / "validation.json", self.json().encode())
+        place(folder / "validation.html", self.html().encode())
 
     def keep(self, objects: ObjectStore) -> str:
         """Keep the report as evidence, under its digest; returns the key of the JSON."""

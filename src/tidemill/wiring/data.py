@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from tidemill.errors import MissingExtra, PermanentError
 from tidemill.settings.features import SqliteOnline
 from tidemill.wiring.opened import Opened
 
@@ -81,6 +83,21 @@ class DataParts(Opened):
             registry=self.paths.database(settings.registry),
             online_path=self._online_path,
         )
+
+    def check_features(self) -> list[str]:
+        """Return how the model's inputs and the feature service disagree; loads Feast.
+
+        Empty means that they agree. Raises MissingExtra where Feast is not installed.
+        """
+        from tidemill.steps.inputs import unserved
+
+        if find_spec("feast") is None:
+            raise MissingExtra("feast", "features")
+        try:
+            service = self.features.resolve(self.settings.features.service)
+        except PermanentError as error:
+            return [f"features.service: {error}"]
+        return unserved(self.settings.training.inputs, service)
 
     @cached_property
     def online(self) -> OnlineReader:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tidemill.errors import UsageError
+from tidemill.files import place
 from tidemill.settings.check import check_pods, refuse
 from tidemill.settings.secrets import reveal
 from tidemill.wiring.rollout import RolloutParts
@@ -157,10 +158,11 @@ class MonitoringParts(RolloutParts):
         return self.objects.put(f"runs/{name}/settings.json", content)
 
     def save(self, path: Path) -> Path:
-        """Write the resolved configuration, so that other processes open the very same project."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self._resolved(self.root))
-        return path
+        """Write the resolved configuration, so that other processes open the very same project.
+
+        Raises Unavailable.
+        """
+        return place(path, self._resolved(self.root).encode())
 
     def _resolved(self, root: Path) -> str:
         body = {"root": str(root), "settings": self.settings.model_dump(mode="json")}
