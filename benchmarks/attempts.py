@@ -165,7 +165,7 @@ def _taken_up(route: dict[str, Any]) -> bool:
 
 def _order(api: KubeClient, namespace: str, version: int) -> None:
     from tests.cluster import rollouts
-    from tests.cluster.rollout_scenarios import model
+    from tests.cluster.rollout_backends import model
 
     for number in range(ROLLOUTS_AT_ONCE):
         kind = "healthy" if number % HARMFUL else "harmful"

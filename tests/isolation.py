@@ -3,7 +3,8 @@
 `run` starts it in a network namespace that has only loopback: what it needs from outside fails.
 `trap` does the same and makes every address of the world local to that namespace, so that each
 attempt becomes a packet on loopback which is recorded, from native code and grandchildren too.
-Nothing gets out in either.
+Nothing gets out in either: the sockets by which a resolver of this machine answers are covered, and
+a question of DNS is recorded even if it asks loopback, where many machines have their resolver.
 
 Both need unprivileged user namespaces and iproute2's `ip`; `skip_unless_possible` says so loudly.
 """
@@ -28,6 +29,9 @@ NAMESPACE = (
     *("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child"),
     "--mount-proc",
 )
+RESOLVERS = ("/run/nscd", "/run/systemd/resolve")
+"""Where daemons outside of the namespace resolve names by a Unix socket, which a namespace of the
+network does not part from them."""
 
 
 def skip_unless_possible() -> None:
@@ -100,6 +104,8 @@ def _enter(
 
 def _inside(mode: str, report: str, argv: Sequence[str]) -> int:
     """Set the namespace up, run the command, and write down whom it tried to reach."""
+    for folder in filter(os.path.isdir, RESOLVERS):
+        subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if mode == "run":
         return _status(subprocess.call(argv))
@@ -127,7 +133,7 @@ def _listen(listener: socket.socket, attempts: set[str]) -> None:
 
 
 def describe(packet: bytes) -> str:
-    """Say what an IP packet asks of whom; empty for answers and for loopback."""
+    """Say what an IP packet asks of whom; empty for answers, and for loopback unless it is DNS."""
     if packet[0] >> 4 == 4:
         protocol, header = packet[9], (packet[0] & 15) * 4
         target = ip_address(packet[16:20])
@@ -135,9 +141,11 @@ def describe(packet: bytes) -> str:
         protocol, header = packet[6], 40
         target = ip_address(packet[24:40])
     body = packet[header:]
-    if target.is_loopback or target.is_multicast or len(body) < 8:
+    if target.is_multicast or len(body) < 8:
         return ""
     port = struct.unpack("!H", body[2:4])[0]
+    if target.is_loopback and port != 53:
+        return ""
     if protocol == socket.IPPROTO_TCP and body[13] & 0x12 == 0x02:  # SYN and not its answer
         return f"tcp {target}:{port}"
     if protocol != socket.IPPROTO_UDP:

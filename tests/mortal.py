@@ -17,10 +17,10 @@ class Fate:
     def __init__(self, dies_at: int) -> None:
         self.left = dies_at
 
-    def step(self) -> None:
+    def step(self, where: str) -> None:
         self.left -= 1
         if self.left == 0:
-            raise Killed
+            raise Killed(where)
 
 
 class Mortal:
@@ -34,9 +34,11 @@ class Mortal:
         method = getattr(self._inner, name)
 
         def call(*arguments: Any) -> Any:
-            self._fate.step()
+            kinds = [one.kind for one in arguments if hasattr(one, "kind")]
+            where = " ".join([name, *kinds, *(one for one in arguments if one == "status")])
+            self._fate.step(f"before {where}")
             result = method(*arguments)
-            self._fate.step()
+            self._fate.step(f"after {where}")
             return result
 
         return call

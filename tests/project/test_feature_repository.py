@@ -280,3 +280,56 @@ def test_the_check_names_an_unknown_service_beside_the_other_problems(
     assert stop.value.code == 2
     assert "features.service: there is no feature service 'flight_delay_v9'" in told
     assert "gates.slices names 'foo'" in told
+
+
+@pytest.mark.parametrize(
+    "words", [("run", "training", "--on", "local", "--dry-run"), ("submit", "training")]
+)
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        (
+            "service: flight_delay_v1",
+            "service: flight_delay_v",
+            "features.service: there is no feature service 'flight_delay_v'\n"
+            "  → did you mean: flight_delay_v1",
+        ),
+        (
+            "name: temp}",
+            "name: tempp}",
+            "training.inputs: the service 'flight_delay_v1' has no feature 'tempp'; "
+            "did you mean 'temp'?",
+        ),
+        ("minus: plane_year}", "minus: plane_yaer}", "did you mean 'plane_year'?"),
+    ],
+)
+def test_no_training_starts_with_features_that_nobody_computes(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    right: str,
+    wrong: str,
+    told: str,
+) -> None:
+    for folder in ("configs", "feature_repo"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    base = tmp_path / "configs" / "base.yaml"
+    assert base.read_text().count(right) == 1
+    base.write_text(base.read_text().replace(right, wrong))
+    with pytest.raises(SystemExit) as stop:
+        main(["--project", str(tmp_path), *words])
+    assert stop.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / ".tidemill").exists()
+
+
+def test_only_a_training_waits_for_feast() -> None:
+    code = (
+        "import sys\nfrom tidemill.cli.app import open_checked\n"
+        "for name in ('batch_scoring', 'training'):\n"
+        "    open_checked(name)\n    print('feast' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]

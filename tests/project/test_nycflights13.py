@@ -149,7 +149,7 @@ import hashlib, sys
 from datetime import datetime
 from pathlib import Path
 from tidemill.adapters.nycflights13 import Nycflights13
-from tidemill.steps.ingest import to_parquet
+from tidemill.steps.formats import to_parquet
 source = Nycflights13(Path(sys.argv[1]))
 now = datetime.fromisoformat("2013-02-20T12:00+00:00")
 for table, period in [("flights", "2013-02"), ("weather", "2013-02"), ("planes", "static")]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from sqlalchemy import create_engine, text
+from tests import servers
 
 from tidemill.adapters import online_sqlite
 from tidemill.adapters.feast import FeastRepository
@@ -49,8 +51,11 @@ shops = FeatureService(name="shops", features=[sales])
 class Shops:
     """A small repository with one revised view of two join keys, and its online store."""
 
-    def __init__(self, folder: Path, online: SqliteOnline | RedisOnline) -> None:
+    def __init__(
+        self, folder: Path, online: SqliteOnline | RedisOnline, registry: str = ""
+    ) -> None:
         self.folder = folder
+        self.registry = registry or f"sqlite:///{folder / 'registry.db'}"
         self.settings = FeatureSettings(
             project=f"shops{uuid.uuid4().hex[:8]}", service="shops", online=online
         )
@@ -61,7 +66,7 @@ class Shops:
         return FeastRepository(
             self.folder,
             self.settings,
-            registry=f"sqlite:///{self.folder / 'registry.db'}",
+            registry=self.registry,
             online_path=self.folder / "online.db",
         )
 
@@ -91,7 +96,11 @@ class Shops:
         }
         table = pl.DataFrame(self.rows, schema=schema, orient="row")
         table.write_parquet(self.folder / "sales.parquet")
-        self.repository().materialise("shops", self.folder, NOON + timedelta(hours=hours))
+        repository = self.repository()
+        repository.materialise("shops", self.folder, NOON + timedelta(hours=hours))
+        store = repository._apply(self.folder).store
+        store.registry.write_engine.dispose()  # Feast leaves its connections to PostgreSQL open
+        store.registry.read_engine.dispose()
 
     def lose(self) -> None:
         """Lose all that the store holds, as a server does that restarts without a disk."""
@@ -122,6 +131,16 @@ def shops(tmp_path: Path, online: SqliteOnline | RedisOnline) -> Shops:
     return Shops(tmp_path, online)
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty registry in either database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'registry.db'}"
+    else:
+        with servers.database(request.getfixturevalue("postgres_url")) as url:
+            yield url
+
+
 def test_values_null_and_unknown_keys(shops: Shops) -> None:
     shops.sold(2.5, at=0)
     shops.fill(1)
@@ -137,6 +156,27 @@ def test_values_null_and_unknown_keys(shops: Shops) -> None:
         "mood": ["fine", *nothing, "fine"],
     }
     assert batch.as_of == NOON + timedelta(hours=1)
+
+
+def views(registry: str) -> set[tuple[str, str]]:
+    """Return the projects and names of the views that the registry holds."""
+    engine = create_engine(registry)
+    with engine.connect() as connection:
+        query = text("SELECT project_id, feature_view_name FROM feature_views")
+        found = {(project, name) for project, name in connection.execute(query)}
+    engine.dispose()
+    return found
+
+
+def test_a_fill_works_with_a_registry_in_either_database(tmp_path: Path, registry: str) -> None:
+    shops = Shops(tmp_path, SqliteOnline(), registry)
+    shops.sold(2.5, at=0)
+    shops.fill(1)
+    assert shops.total(1) == 2.5
+    shops.sold(3.5, at=0, written=1.5)
+    shops.fill(2)
+    assert shops.total(2) == 3.5
+    assert views(registry) == {(shops.settings.project, "sales")}
 
 
 def test_no_rows_are_no_error(shops: Shops) -> None:
@@ -357,34 +397,27 @@ def test_two_fills_at_once_do_not_mix(tmp_path: Path) -> None:
         shops.fill(1)
 
 
-def apply(repo: Path, state: Path, times: int) -> None:
+def apply(repo: Path, state: Path, registry: str, times: int) -> None:
     for _ in range(times):
         FeastRepository(
-            repo,
-            FeatureSettings(),
-            registry=f"sqlite:///{state / 'registry.db'}",
-            online_path=state / "online.db",
+            repo, FeatureSettings(), registry=registry, online_path=state / "online.db"
         ).apply(state)
 
 
-def test_concurrent_applies_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_applies_lose_nothing(tmp_path: Path, registry: str) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "definitions.py").write_text(SMALL)
     fork = multiprocessing.get_context("fork")  # Feast is imported already
-    both = [fork.Process(target=apply, args=(repo, tmp_path, 3)) for repo in (FLIGHTS, other)]
+    both = [
+        fork.Process(target=apply, args=(repo, tmp_path, registry, 3)) for repo in (FLIGHTS, other)
+    ]
     for process in both:
         process.start()
     for process in both:
         process.join(120)
     assert [process.exitcode for process in both] == [0, 0]
-    repository = FeastRepository(
-        FLIGHTS,
-        FeatureSettings(),
-        registry=f"sqlite:///{tmp_path / 'registry.db'}",
-        online_path=tmp_path / "online.db",
-    )
-    known = {view.name for view in repository._apply(tmp_path).store.list_feature_views()}
+    known = {name for _, name in views(registry)}
     assert known >= {"sales", "carrier_delay", "route_stats", "plane", "calendar"}
 
 

@@ -17,7 +17,7 @@ from tidemill.wiring import Project
 
 pytestmark = pytest.mark.slow
 SCRIPT = """
-import contextlib, json, os, signal, sys, time
+import contextlib, json, os, signal, sys, threading, time
 import psutil
 from tidemill.adapters.kfp.sdk import dsl
 from tidemill.adapters.kfp.warm import Warm
@@ -69,6 +69,11 @@ def who() -> None:
     import os, psutil, sys
     print(psutil.Process(os.getppid()).ppid(), file=sys.stderr)
 
+@step
+def patient() -> None:
+    import unhurried, sys
+    print("patient", file=sys.stderr)
+
 def run(component):
     fork = warm.begin(command(component), environment)
     lines = [line for line in fork.output.read().splitlines() if "KFP Executor" not in line]
@@ -94,6 +99,18 @@ seen["own process"], seen["same group"] = int(pid) != os.getpid(), int(group) ==
 seen["fail"], seen["die"] = run(fail)[:2], run(die)[1]
 warm.prepare([["deadly"]])
 seen["behind a deadly import"] = [run(new)[0], run(tell)[0]]
+with open("unhurried.py", "w") as slow:
+    slow.write("import os, time\\nopen('imported', 'w').close()\\n"
+               "while not os.path.exists('on'): time.sleep(0.02)")
+told = []
+waits = threading.Thread(target=lambda: told.append(run(patient)[:2]))
+waits.start()
+while not os.path.exists("imported"):
+    time.sleep(0.02)
+seen["beside imports of another step"] = [*run(tell)[:2], told[:]]
+open("on", "w").close()
+waits.join()
+seen["behind its imports at last"] = told[0]
 seen["too long"] = warm.begin([*command(tell), "x" * (1 << 17)], environment) is None
 hold = warm.begin(command(held), environment)
 hold.output.readline()  # it runs: whoever forked it waits for it
@@ -140,6 +157,8 @@ def test_a_step_is_a_process_of_its_own_behind_the_imports(tmp_path: Path) -> No
         "fail": ["ValueError: no", 1],
         "die": -9,
         "behind a deadly import": ["0", "True red"],
+        "beside imports of another step": ["True red", 0, []],
+        "behind its imports at last": ["patient", 0],
         "too long": True,
         "beside a step of a killed one": True,
         "held": 0,

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
-from sklearn.metrics import roc_auc_score
 
 from tidemill.demo.story import Point, Story
+from tidemill.domain.performance import auc
 from tidemill.steps.prediction_log import read_labels, read_predictions
 from tidemill.steps.scoring import OnnxModel
 
@@ -64,6 +64,6 @@ def _pooled(point: Point, rows: pl.DataFrame) -> Point:
     truth = pool["label"].to_numpy()
     return replace(
         point,
-        auc_champion=float(roc_auc_score(truth, pool["score"].to_numpy())),
-        auc_first=float(roc_auc_score(truth, pool["first"].to_numpy())),
+        auc_champion=auc(truth, pool["score"].to_numpy()),
+        auc_first=auc(truth, pool["first"].to_numpy()),
     )

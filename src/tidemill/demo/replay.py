@@ -68,13 +68,14 @@ class Replay:
             self.clock.set(self.clock.now() + self._step)
 
     def _step_through(self, now: datetime) -> None:
+        requests = self._requests(now)  # while the follower fills the store
         self._wait("the feature follower", lambda: self._filled() >= now)
-        self.tally.add(self._clients.send(self._requests(now)))
+        self.tally.add(self._clients.send(requests))
         # They look at what was before `now`, so they may do it beside the requests.
         self._wait("the labels feed", lambda: now - self._labelled() < timedelta(hours=1))
         self._wait("the monitor", self._judged)
 
-    def _requests(self, now: datetime) -> list[dict[str, object]]:
+    def _requests(self, now: datetime) -> list[bytes]:
         upcoming = pl.col("event_timestamp").is_between(now, now + self._step, closed="left")
         return [
             infer_request(row, self._columns)

@@ -46,13 +46,13 @@ class Tally:
         self.seconds += other.seconds
 
 
-def infer_request(row: Mapping[str, object], columns: Mapping[str, str]) -> dict[str, object]:
+def infer_request(row: Mapping[str, object], columns: Mapping[str, str]) -> bytes:
     """Build an Open Inference Protocol request for one row; `columns` maps name to datatype."""
     inputs = [
         {"name": name, "datatype": datatype, "shape": [1], "data": [_cell(row[name], datatype)]}
         for name, datatype in columns.items()
     ]
-    return {"id": str(row["flight_id"]), "inputs": inputs}
+    return json.dumps({"id": str(row["flight_id"]), "inputs": inputs}).encode()
 
 
 def _cell(value: object, datatype: str) -> object:
@@ -76,9 +76,9 @@ class Clients:
             self._runner.run(self._session.close())
         self._runner.close()
 
-    def send(self, bodies: Sequence[Mapping[str, object]]) -> Tally:
+    def send(self, bodies: Sequence[bytes]) -> Tally:
         """Send every request once; nothing is retried."""
-        return self._runner.run(self._send([json.dumps(body).encode() for body in bodies]))
+        return self._runner.run(self._send(bodies))
 
     async def _send(self, bodies: Sequence[bytes]) -> Tally:
         if self._session is None:

@@ -28,6 +28,7 @@ from tidemill.adapters.kfp.record import RunFolder
 from tidemill.adapters.kfp.sdk import components, local
 from tidemill.adapters.kfp.step import Steps
 from tidemill.adapters.kfp.warm import Warm
+from tidemill.priority import keep_priority
 from tidemill.settings.execution import ExecutionSettings
 
 __all__ = ["main"]
@@ -56,6 +57,7 @@ class Plain:
 
 def main() -> None:
     """Run what the folder asks for and record how it ended."""
+    keep_priority()  # that of whoever asked for the run: it has a session of its own
     folder = RunFolder(Path(sys.argv[1]))
     execution = ExecutionSettings.model_validate(folder.request()["execution"])
     warm = Warm(execution.environment) if execution.warm and sys.platform == "linux" else None

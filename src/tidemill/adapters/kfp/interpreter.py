@@ -70,6 +70,8 @@ class Interpreter:
         self._control = control
         self._later: deque[list[str]] = deque()
         self._failed: set[str] = set()
+        self._held: list[tuple[list[str], list[int]]] = []
+        """Steps, and their descriptors, for which a successor imports what they need."""
         self._successor: tuple[int, socket.socket] | None = None
         self._counted = 0.0
         self._owed = 0.0
@@ -89,6 +91,9 @@ class Interpreter:
         if self._successor:
             asked = self._control in select.select([self._control, self._successor[1]], [], [])[0]
             return self._answer() if asked else not self._hand_over()
+        if self._held:
+            self._begin(*self._held.pop(0))
+            return True
         if self._later and not select.select([self._control], [], [], 0)[0]:
             group = [name for name in self._later.popleft() if name not in sys.modules]
             if group:
@@ -128,26 +133,37 @@ class Interpreter:
         return False
 
     def _answer(self) -> bool:
-        """Do what is asked for, behind what it imports, if that need not be left to the successor.
+        """Do what is asked for, what it needs imported by a successor, as others need not wait.
 
-        False when nobody asks any more, and when another does it.
+        False when nobody asks any more, and when the successor does it.
         """
         peeked = self._control.recv(MESSAGE, socket.MSG_PEEK)
         asked = json.loads(peeked or "{}")
-        code = asked.get("step", [""])[0]
-        known = self._failed | sys.modules.keys()
-        needed = [name for name in imports_of(code) if name not in known]
+        step = asked.get("step", [""])
+        needed = self._missing(step[0])
         if self._successor and (needed or "later" in asked) and self._hand_over():
             return False
         _, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE, 2)
         self._later.extend(asked.get("later", []))
-        for name in needed:
+        if needed:
+            self._held.append((step, descriptors))
+            self._fork_successor(needed)
+        elif "step" in asked:
+            self._begin(step, descriptors)
+        return bool(peeked)
+
+    def _missing(self, code: str) -> list[str]:
+        known = self._failed | sys.modules.keys()
+        return [name for name in imports_of(code) if name not in known]
+
+    def _begin(self, step: list[str], descriptors: list[int]) -> None:
+        """Fork a step, behind what it imports."""
+        for name in self._missing(step[0]):  # if that was a successor's end
             self._import(name)
-        if "step" in asked and threading.active_count() == 1:
-            self._fork_step(asked["step"], *descriptors)
+        if threading.active_count() == 1:
+            self._fork_step(step, *descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        return bool(peeked)
 
     def _fork_step(self, request: list[str], output: int, report: int) -> None:
         imports = self._charge()
@@ -156,6 +172,8 @@ class Interpreter:
             self._control.close()
             if self._successor:
                 self._successor[1].close()
+            for descriptor in (d for _, held in self._held for d in held):
+                os.close(descriptor)
             _attend(request, imports, output, report)
 
     def _import(self, name: str) -> None:

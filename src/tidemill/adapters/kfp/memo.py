@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tidemill.files import place
+
 __all__ = ["Memo", "version_of"]
 
 
@@ -44,8 +46,7 @@ class Memo:
                 if Path(before[name]).exists():
                     Path(uri).parent.mkdir(parents=True, exist_ok=True)
                     Path(before[name]).rename(uri)
-        self.folder.mkdir(exist_ok=True)
-        note.write_text(json.dumps(now))
+        place(note, json.dumps(now).encode())
 
     def keep(self, key: str, executor_input: Mapping[str, Any]) -> None:
         """Remember what a step that succeeded wrote."""
@@ -53,7 +54,7 @@ class Memo:
         texts = {name: _read(path) for name, path in _files(outputs)}
         produced = _uris(json.loads(texts["*"] or "{}"))
         body = {"texts": texts, "artifacts": {uri: self._digest(uri) for uri in produced}}
-        (self.folder / f"{key}.json").write_text(json.dumps(body))
+        place(self.folder / f"{key}.json", json.dumps(body).encode())
 
     def restore(self, key: str, executor_input: Mapping[str, Any]) -> bool:
         """Give a step's remembered outputs to KFP; False if unknown, or no longer as written."""

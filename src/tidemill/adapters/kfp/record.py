@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.errors import Conflict, Unavailable
+from tidemill.files import replace as replace_file
 from tidemill.ports.runs import RunResult, StepResult
 
 __all__ = ["RunFolder"]
@@ -55,10 +56,9 @@ class RunFolder:
 
     def write_request(self, body: Mapping[str, Any]) -> None:
         """Keep what was asked."""
-        fresh = self.file("request.json.new")
+        content = (json.dumps(body, indent=1) + "\n").encode()
         with self._writing():
-            fresh.write_text(json.dumps(body, indent=1) + "\n")
-            fresh.replace(self.file("request.json"))
+            replace_file(self.file("request.json"), content)
 
     def append(self, event: str, **fields: Any) -> None:
         """Record what happened; a line is written whole or not at all. Raises Unavailable."""
@@ -117,8 +117,9 @@ class RunFolder:
     def save(self, result: RunResult) -> None:
         """Write the final result; raises Unavailable."""
         body = asdict(result) | {"work_seconds": result.work_seconds}
+        content = (json.dumps(body, indent=1, default=str) + "\n").encode()
         with self._writing():
-            self.file("run.json").write_text(json.dumps(body, indent=1, default=str) + "\n")
+            replace_file(self.file("run.json"), content)
 
     def result(self) -> RunResult:
         """Derive the run from what happened in its last attempt."""

@@ -2,9 +2,9 @@
 
 Every step stays a process of its own, in the run's session, with its own log and end. It only
 begins behind the imports, which were 20 of the 54 CPU seconds of a training with 14 steps. What a
-step imports is imported for it if it has not been yet, and what later ones do while it runs: in a
-fork, the successor, which takes over when it is done. So a step whose imports are there waits for
-nobody's.
+step imports is imported for it if it has not been yet, and what later ones do while it runs: always
+in a fork, the successor, which takes over when it is done. So a step whose imports are there waits
+for nobody's.
 """
 
 from __future__ import annotations
