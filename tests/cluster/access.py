@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from kubernetes import client, config
-from tests.cluster import pki
+from tests.cluster import build, pki
 
 LABEL = "tidemill.dev/test"
 
@@ -21,7 +21,7 @@ class Access:
 
     kubeconfig: Path
     programs: Path
-    """Folder of kubectl and, if they were built, helm and kubeconform. Then comes the PATH."""
+    """Folder of kubectl. What is not there is one of the built programs, or on the PATH."""
 
     @cached_property
     def api(self) -> client.ApiClient:
@@ -42,10 +42,10 @@ class Access:
         return self._run("helm", *arguments, stdin=stdin, check=check)
 
     def _run(self, program: str, *arguments: str | Path, stdin: str, check: bool) -> str:
-        path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
+        path = os.pathsep.join([f"{self.programs}", f"{build.folder()}", os.environ["PATH"]])
         found = shutil.which(program, path=path)
         if found is None:
-            raise CommandFailed(f"no {program} in {self.programs} or on the PATH")
+            raise CommandFailed(f"no {program} in {self.programs}, built or on the PATH")
         env = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         done = subprocess.run(
             [found, *arguments],

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+from sqlalchemy import Engine
 from tests.cluster import images, rollouts, sources
 from tests.cluster.access import Cluster
 from tests.cluster.build import CannotBuild
 from tests.cluster.gateway.world import CLASS
 from tests.cluster.node.images import Image
+from tests.cluster.refusal import NO_CLUSTER, NO_IMAGES, NO_PODS, refuse
 from tests.cluster.workloads import Workloads
 
 from tidemill.adapters.kubernetes.client import KubeClient
+from tidemill.adapters.store.engine import open_store
 
 SAID = 3000
 """Characters of each daemon's log that a failed test shows: its machine may be gone by then."""
-NO_CLUSTER, NO_PODS = "NO CLUSTER TESTS", "NO TESTS OF RUNNING PODS"
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +36,7 @@ def cluster(cluster_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         with sources.cluster(cluster_folder, tmp_path_factory.mktemp("access")) as cluster:
             yield cluster
     except sources.NoCluster as reason:
-        _refuse(str(reason))
+        refuse(NO_CLUSTER, reason)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +45,7 @@ def programs() -> Path:
     try:
         return sources.built_programs()
     except sources.NoCluster as reason:
-        _refuse(str(reason))
+        refuse(NO_CLUSTER, reason)
 
 
 @pytest.fixture
@@ -56,18 +57,35 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def api(cluster: Cluster) -> Iterator[KubeClient]:
+def definitions(cluster: Cluster) -> Cluster:
+    """Return the cluster where our kinds and Gateway API's are defined."""
+    try:
+        rollouts.install(cluster)
+    except sources.NoCluster as reason:
+        refuse(NO_CLUSTER, reason)
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def api(definitions: Cluster) -> Iterator[KubeClient]:
     """Return the rollout's client of the API, where our kinds and Gateway API's are defined."""
-    rollouts.install(cluster)
-    with rollouts.client(cluster) as api:
+    with rollouts.client(definitions) as api:
         yield api
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> Iterator[Engine]:
+    """Return the store of one machine: the backend that a cluster is compared with."""
+    engine = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
 def controllers(cluster: Cluster) -> Cluster:
     """Return the cluster if it has a controller manager and a scheduler."""
     if not cluster.controllers:
-        pytest.skip(f"{NO_CLUSTER}: {sources.ASSETS} has no kube-controller-manager")
+        refuse(NO_CLUSTER, f"{sources.ASSETS} has no kube-controller-manager")
     return cluster
 
 
@@ -78,20 +96,20 @@ def node(cluster: Cluster, cluster_folder: Path) -> Iterator[Workloads]:
         with sources.node(cluster, cluster_folder) as node:
             yield node
     except sources.NoCluster as reason:
-        pytest.skip(f"{NO_PODS}: {reason}")
+        refuse(NO_PODS, reason)
 
 
 @pytest.fixture(scope="session")
-def built(node: Workloads) -> Callable[..., dict[str, Image]]:
+def built(node: Workloads, request: pytest.FixtureRequest) -> Callable[..., dict[str, Image]]:
     """Return what makes the images of dependency sets, or fetches them from the cache."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
 
     def build(*sets: str) -> dict[str, Image]:
         try:
-            return images.build(*sets)
+            with capture.global_and_fixture_disabled():  # it takes minutes, and says so
+                return images.build(*sets)
         except CannotBuild as reason:
-            if os.environ.get(sources.REQUIRE):
-                pytest.fail(f"{sources.REQUIRE} is set, and there are no images: {reason}")
-            pytest.skip(f"NO TESTS OF IMAGES: {reason}")
+            refuse(NO_IMAGES, reason)
 
     return build
 
@@ -109,7 +127,7 @@ def gateway_api(cluster: Cluster) -> None:
     try:
         sources.install_gateway_api(cluster)
     except sources.NoCluster as reason:
-        _refuse(str(reason))
+        refuse(NO_CLUSTER, reason)
 
 
 @pytest.fixture(scope="session")
@@ -143,9 +161,3 @@ def _needs_cluster(item: pytest.Item) -> bool:
 def _shared(factory: pytest.TempPathFactory) -> Path:
     base = factory.getbasetemp()
     return (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "cluster"
-
-
-def _refuse(reason: str) -> NoReturn:
-    if os.environ.get(sources.REQUIRE):
-        pytest.fail(f"{sources.REQUIRE} is set, and there is no cluster: {reason}")
-    pytest.skip(f"{NO_CLUSTER}: {reason}")

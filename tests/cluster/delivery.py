@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,10 +16,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from tests.cluster import build, sources
+from tests.cluster import build, crds
 from tests.cluster.access import Cluster
 from tests.cluster.node.images import Image
 from tests.cluster.processes import Processes
+from tests.cluster.refusal import refuse
 from tests.cluster.rollouts import ROOT, bind
 from tests.cluster.workloads import Workloads
 from tests.serving import FULL, TIDEMILL, Project, body
@@ -40,9 +40,7 @@ def programs(name: str, program: str) -> Path:
     try:
         return build.build(build.MODULE / name, (program,)) / program
     except build.CannotBuild as error:
-        if os.environ.get(sources.REQUIRE):
-            pytest.fail(str(error))
-        pytest.skip(f"NO TESTS OF {name.upper()}: {error}")
+        refuse(f"NO TESTS OF {name.upper()}", error)
 
 
 def module(path: str, pinned: Path = Path("/")) -> Path:
@@ -50,18 +48,10 @@ def module(path: str, pinned: Path = Path("/")) -> Path:
 
     `path` says its version, unless the go.mod of the folder `pinned` does.
     """
-    if shutil.which("go"):
-        asked = ["go", "mod", "download", "-json", path]
-        made = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=pinned)
-        failed = made.returncode and f"{made.stdout}{made.stderr}"
-    else:
-        failed = "no `go` on the PATH"
-    if failed:
-        message = f"{path} cannot be had: {failed}"
-        if os.environ.get(sources.REQUIRE):
-            pytest.fail(message)
-        pytest.skip(f"NO SCHEMA TO CHECK AGAINST: {message}")
-    return Path(json.loads(made.stdout)["Dir"])
+    try:
+        return crds.module(path, pinned)
+    except build.CannotBuild as error:
+        refuse("NO SCHEMA TO CHECK AGAINST", error)
 
 
 def until(look: Callable[[], Any], what: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.cluster import images, sources
 from tests.cluster.build import CannotBuild
-from tests.cluster.journey import TOO_LONG, Journey, Traffic
+from tests.cluster.journey import SETS, TOO_LONG, Journey, Traffic
 
 BEGAN = time.monotonic()
 
@@ -24,7 +24,7 @@ BEGAN = time.monotonic()
 def main() -> int:
     """Play it, and return the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    built = images.build(*images.SMALL)
+    built = images.build(*SETS)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidemill-demo-")))
         cluster = stack.enter_context(sources.cluster(folder, folder / "access"))

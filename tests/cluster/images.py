@@ -1,7 +1,7 @@
 """Builds tidemill's images here, without a registry: infra/images/Dockerfile by buildah.
 
     python -m tests.cluster.images SET...        builds them and prints folder and size of each
-    python -m tests.cluster.images --small       those that the tests need
+    python -m tests.cluster.images --tested      those that the tests need
 
 docker.io's Python is replaced by Debian's, on a base that debootstrap makes. What the build needs
 of this machine (certificates, resolver, package index and cache) is mounted, never committed.
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,13 @@ CACHE = "TIDEMILL_TEST_IMAGE_CACHE"
 BASE = ("--variant=minbase", "--include=python3-venv,ca-certificates", "bookworm")
 BASE_CONFIG = "FROM scratch\nCOPY . /\nENV PATH={path}\n"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BASE_NAME = "localhost/base"
+AT_ONCE = 2
+"""Builds side by side: installing uses every core, what follows reads and writes files on one."""
 PACKAGES = "/var/cache/uv"
 """Where a build finds this machine's cache of packages."""
-SMALL = ("serve", "control", "registry")
-"""What the tests of every run build; the others they build when asked for, and `train` never."""
+TESTED = tuple(name for name in images.SETS if name != "train")
+"""What the tests build. `train` is 6 GB and never built by a test."""
 UNUSED = 3600.0
 """Seconds after which an image that a newer one of its set has replaced is thrown away."""
 
@@ -68,13 +72,16 @@ def cached(name: str) -> bool:
         return (_cache() / f"{name}-{_digest(context)}").exists()
 
 
-def layer_bytes(image: Image) -> tuple[int, int]:
-    """Return what an image adds to its base for the packages: as it travels, and unpacked."""
+def packed_bytes(image: Image) -> int:
+    """Return what an image adds to its base for the packages, as it travels."""
     pipe = 'tar --create --file=- --directory="$0" tidemill | gzip -1 | wc --bytes'
     argv = ["sh", "-c", pipe, f"{image.root}/opt"]
-    packed = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
-    unpacked = sum(p.lstat().st_size for p in Path(image.root, "opt/tidemill").rglob("*"))
-    return int(packed.stdout), unpacked
+    return int(subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def unpacked_bytes(image: Image) -> int:
+    """Return what an image adds to its base for the packages, on the disk of a node."""
+    return sum(path.lstat().st_size for path in Path(image.root, "opt/tidemill").rglob("*"))
 
 
 def _cache() -> Path:
@@ -84,9 +91,16 @@ def _cache() -> Path:
 
 @contextmanager
 def _locked(cache: Path) -> Iterator[None]:
+    """Be the only one who builds, in a cache without what killed builds left."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process builds images: waiting for {lock.name}", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in (*cache.glob(".building-*"), *cache.glob(".base-*")):
+            shutil.rmtree(left, ignore_errors=True)
         yield
 
 
@@ -123,27 +137,36 @@ def _image(folder: Path) -> Image:
 
 
 def _build(context: Path, targets: dict[str, Path]) -> None:
-    _require("buildah", "debootstrap")
-    base = _base()
+    _require("buildah", "debootstrap", "setpriv")
+    root = _base()
     with tempfile.TemporaryDirectory(prefix=".building-", dir=_cache()) as scratch:
         folder = Path(scratch)
-        buildah = _Buildah(folder)
-        buildah.run("bud", "--file=-", "--tag=localhost/base", base, stdin=_base_config())
-        for one, target in targets.items():
-            print(f"building the image {one}: about a minute, once", file=sys.stderr)
-            wheel = next((context / "dist").iterdir()).name
-            arguments = {"BASE": "localhost/base", "SOURCE": f"@ file:///build/{wheel}"}
-            made = folder / one
-            buildah.run(
-                "bud", *_machine(folder), *(f"--build-arg={k}={v}" for k, v in arguments.items()),
-                f"--file={context}/infra/images/Dockerfile", f"--target={one}",
-                f"--output=type=local,dest={made / 'root'}", f"--tag=localhost/{one}", context,
-            )  # fmt: skip
-            (made / "root").chmod(0o755)  # buildah makes it for root alone
-            (made / "config.json").write_text(json.dumps(buildah.config(f"localhost/{one}")))
-            buildah.run("rmi", f"localhost/{one}")
-            _forget(one)
-            made.rename(target)
+        base = _Buildah(folder / "base")
+        base.run("bud", "--file=-", f"--tag={BASE_NAME}", root, stdin=_base_config())
+        with ThreadPoolExecutor(AT_ONCE) as builders:
+            list(builders.map(lambda one: _make(one, context, folder, targets[one]), targets))
+
+
+def _make(name: str, context: Path, folder: Path, target: Path) -> None:
+    """Build one set's image below `folder`, beside the storage of its base."""
+    began = time.monotonic()
+    print(f"building the image {name}: a minute or two, once", file=sys.stderr)
+    own = folder / name
+    buildah = _Buildah(own, base=folder / "base")
+    wheel = next((context / "dist").iterdir()).name
+    arguments = {"BASE": BASE_NAME, "SOURCE": f"@ file:///build/{wheel}"}
+    made = own / "image"
+    buildah.run(
+        "bud", *_machine(own), *(f"--build-arg={k}={v}" for k, v in arguments.items()),
+        f"--file={context}/infra/images/Dockerfile", f"--target={name}",
+        f"--output=type=local,dest={made / 'root'}", f"--tag=localhost/{name}", context,
+    )  # fmt: skip
+    (made / "root").chmod(0o755)  # buildah makes it for root alone
+    (made / "config.json").write_text(json.dumps(buildah.config(f"localhost/{name}")))
+    _forget(name)
+    made.rename(target)
+    shutil.rmtree(own)  # several times the image
+    print(f"built the image {name} in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def _base_config() -> str:
@@ -151,18 +174,22 @@ def _base_config() -> str:
 
 
 class _Buildah:
-    """buildah with a storage of its own, which goes with the folder.
+    """buildah with a storage of its own, which goes with the folder, and images of `base`'s.
 
-    Its mounts are in a namespace of each call: none is left of one that was killed.
+    Its mounts are in a namespace of each call: none is left of one that was killed. It ends with
+    the thread that called it: what nobody waits for any more would slow down whoever tries again.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, base: Path | None = None) -> None:
         self._storage = [f"--root={folder}/storage", f"--runroot={folder}/run"]
+        self._storage += ["--storage-driver=overlay"]
+        if base:
+            self._storage += [f"--storage-opt=overlay.imagestore={base}/storage"]
 
     def run(self, verb: str, *arguments: str | Path, stdin: str = "") -> str:
         isolated = ["--isolation=chroot"] if verb == "bud" else []
-        argv = ["unshare", "--mount", "buildah", *self._storage, verb, *isolated]
-        argv += map(str, arguments)
+        argv = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "buildah"]
+        argv += [*self._storage, verb, *isolated, *map(str, arguments)]
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CannotBuild(f"{' '.join(argv)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -178,6 +205,7 @@ class _Buildah:
 def _machine(folder: Path) -> Iterator[str]:
     """Lend this machine's certificates, package index and cache of packages to a build."""
     index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("PIP_INDEX_URL", "")
+    folder.mkdir()
     settings = folder / "uv.toml"
     lines = ["system-certs = true", f'cache-dir = "{PACKAGES}"']
     lines += [f'index-url = "{index}"'] if index else []
@@ -224,13 +252,13 @@ def _forget(name: str) -> None:
 
 def main(sets: Sequence[str]) -> None:
     """Build, and print what it came to; for the tests only build."""
-    if list(sets) == ["--small"]:
-        build(*SMALL)
+    if list(sets) == ["--tested"]:
+        build(*TESTED)
         return
     if unknown := set(sets) - set(images.SETS):
         raise CannotBuild(f"no set {', '.join(unknown)}: there are {', '.join(images.SETS)}")
     for name, image in build(*sets).items():
-        packed, unpacked = layer_bytes(image)
+        packed, unpacked = packed_bytes(image), unpacked_bytes(image)
         print(f"{name:10} {packed / 1e6:5.0f} MB, unpacked {unpacked / 1e6:5.0f} MB  {image.root}")
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pwd
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,30 @@ from typing import Any
 import boto3
 import yaml
 from tests import servers
+from tests.bundles import make_bundle
 from tests.cluster.access import Access, Cluster
+from tests.cluster.endings import telling
+from tests.cluster.gateway.world import CLASS
 from tests.cluster.node.images import Image
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
+from tests.registering import registered
+
+from tidemill.ports.registry import ModelVersion
+from tidemill.wiring import Project
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "tidemill"
+EDGE = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "Gateway",
+    "metadata": {"name": "edge"},
+    "spec": {
+        "gatewayClassName": CLASS,
+        "listeners": [{"name": "http", "protocol": "HTTP", "port": 8080}],
+    },
+}
+"""The Gateway that clients come through."""
 PROJECT = ("components", "configs", "feature_repo", "pipelines")
 BUCKET = "tidemill"
 CREDENTIALS = {
@@ -76,7 +94,8 @@ class Backing:
         within = ("--namespace", namespace)
         cluster.kubectl("apply", *within, "-f", "-", stdin=text.replace("POSTGRES_UID", str(user)))
         wait = ("--for=condition=Ready", "pod", "--all", "--timeout=300s")
-        cluster.kubectl("wait", *within, *wait)
+        with telling(cluster, namespace):
+            cluster.kubectl("wait", *within, *wait)
         host, objects = (address(cluster, namespace, name) for name in ("database", "objects"))
         # By its address: moto would take the first part of a name for a bucket.
         endpoint = f"http://{objects}:9000"
@@ -128,7 +147,8 @@ class Release:
     def upgrade(self, values: Mapping[str, Any], *, chart: Path = CHART) -> None:
         """Install it, or upgrade it, and wait until it is ready."""
         options = ("--install", "--wait", "--timeout=300s", "--values=-")
-        self.helm("upgrade", self.name, chart, *options, stdin=yaml.safe_dump(dict(values)))
+        with telling(self.access, self.namespace):
+            self.helm("upgrade", self.name, chart, *options, stdin=yaml.safe_dump(dict(values)))
 
     def helm(self, *arguments: str | Path, stdin: str = "", check: bool = True) -> str:
         """Run helm in the namespace."""
@@ -138,3 +158,31 @@ class Release:
         """Run kubectl in the namespace."""
         within = ("--namespace", self.namespace)
         return self.access.kubectl(*arguments, *within, stdin=stdin, check=check)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A release, and the project that its images hold, as this machine opens it."""
+
+    release: Release
+    project: Path
+    backing: Backing
+
+    @contextmanager
+    def opened(self, *assignments: str) -> Iterator[Project]:
+        """Open the project on the release's database."""
+        database = f"postgresql+psycopg://tidemill@{self.backing.host}:5432/postgres"
+        settings = ("registry.verify_key=configs/signing.pub", f"storage.database={database}")
+        project = Project.load(self.project, assignments=(*settings, *assignments))
+        try:
+            yield project
+        finally:
+            project.store.dispose()
+
+    def register(self, folder: Path, name: str, scale: float) -> ModelVersion:
+        """Sign a bundle with the project's key and register it at the release's MLflow."""
+        host = address(self.release.access, self.release.namespace, "tidemill-mlflow")
+        uri = f"registry.uri=http://{host}:5000"
+        key = f"registry.signing_key={self.project.parent / 'signing.pem'}"
+        with self.opened(uri, key) as project:
+            return registered(project, make_bundle(folder, name, scale), "run-1")

@@ -18,8 +18,7 @@ from typing import Any
 import httpx
 from tests.bundles import make_bundle
 from tests.cluster.access import Cluster
-from tests.cluster.gateway.world import CLASS
-from tests.cluster.installation import Backing, Release, add_images
+from tests.cluster.installation import EDGE, Backing, Release, add_images
 from tests.cluster.node.images import Image
 from tests.cluster.workloads import Workloads
 from tests.registering import registered
@@ -31,6 +30,8 @@ from tidemill.wiring import Project
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = "images.test"
+SETS = ("serve", "control", "registry")
+"""The images of what serves a model."""
 MODEL = "flight-delay"
 PRIVATE_KEY, PUBLIC_KEY = "signing.pem", "configs/signing.pub"
 SHORT, LONG = 100, 2500
@@ -182,17 +183,7 @@ class Journey:
         backing.secret(self._cluster, self.namespace)
         self.release = Release(self._cluster, self.namespace)
         self.release.upgrade(self._values(backing))
-        self._apply(
-            {
-                "apiVersion": "gateway.networking.k8s.io/v1",
-                "kind": "Gateway",
-                "metadata": {"name": "edge"},
-                "spec": {
-                    "gatewayClassName": CLASS,
-                    "listeners": [{"name": "http", "protocol": "HTTP", "port": 8080}],
-                },
-            }
-        )
+        self._apply(EDGE)
         self._wait("gateway/edge", "condition=Programmed")
         address = self._read("gateway/edge", "{.status.addresses[0].value}")
         self.url = f"http://{address}:8080"

@@ -61,7 +61,7 @@ class Steps:
     def run(self, step: str, **given: Any) -> dict[str, Any]:
         """Run a step with parameters and artifacts; return its outputs, artifacts as KFP has them.
 
-        Raises AssertionError with the pod's log when it fails.
+        Raises AssertionError with the pod's story when it fails, or does not end.
         """
         component = self.ir["components"][f"comp-{step.replace('_', '-')}"]
         container = self.ir["deploymentSpec"]["executors"][component["executorLabel"]]["container"]

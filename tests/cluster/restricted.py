@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.cluster.access import Cluster
+from tests.cluster.endings import story, succeeds
 
 
 def pod(
@@ -61,13 +62,11 @@ def pod(
 
 
 def run(cluster: Cluster, namespace: str, made: dict[str, Any]) -> str:
-    """Run a pod to its end and return what it printed; fails with that if it did not succeed."""
+    """Run a pod to its end and return what it printed; fails with its story otherwise."""
     inside = ("--namespace", namespace)
     name = made["metadata"]["name"]
     cluster.kubectl("apply", "-f", "-", *inside, stdin=json.dumps(made))
-    phase = ("--for=jsonpath={.status.phase}=Succeeded", "--timeout=300s")
-    waited = cluster.kubectl("wait", f"pod/{name}", *phase, *inside, check=False)
+    assert succeeds(cluster, namespace, f"pod/{name}"), story(cluster, namespace)
     said = cluster.kubectl("logs", name, *inside)
     cluster.kubectl("delete", "pod", name, "--wait=false", *inside)
-    assert "condition met" in waited, said
     return said

@@ -25,11 +25,63 @@ REQUESTS = 2000
 """Requests that arrive between two looks."""
 
 
-class PlayedPlane:
-    """Kubelet, gateway, traffic and evidence of one namespace."""
+class Plane:
+    """Kubelet and gateway of one namespace, whenever `play` is called."""
 
     def __init__(self, api: KubeClient, namespace: str, route: str) -> None:
         self._api, self._namespace, self._route = api, namespace, route
+
+    def weights(self) -> dict[str, int]:
+        """Return the weights of the route in force, by Service."""
+        try:
+            found = self._api.get(HTTP_ROUTES, self._namespace, self._route)
+        except NotFound:
+            return {}
+        return {
+            backend["name"]: backend.get("weight", 1)
+            for rule in found["spec"]["rules"]
+            for backend in rule.get("backendRefs", [])
+        }
+
+    def run_pods(self) -> dict[str, str]:
+        """Let every pod be ready; return the model version by revision."""
+        versions = {}
+        for number, pod in enumerate(self._api.select(PODS, self._namespace, {ROLLOUT: ""})):
+            arguments = pod["spec"]["containers"][0]["args"]
+            version = arguments[arguments.index("--version") + 1]
+            versions[pod["metadata"]["labels"][REVISION]] = version
+            if pod.get("status", {}).get("phase") != "Running":
+                self._start(pod, f"10.9.1.{number + 1}")
+        return versions
+
+    def _start(self, pod: Manifest, address: str) -> None:
+        moment = pod["metadata"]["creationTimestamp"]
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": moment}
+        status: dict[str, Any] = {
+            "phase": "Running",
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "startTime": moment,
+            "conditions": [ready],
+        }
+        set_status(self._api, PODS, pod["metadata"]["name"], self._namespace, status)
+
+    def take_up(self) -> bool:
+        """Accept the route at its generation; return whether that was new. Raises NotFound."""
+        found = self._api.get(HTTP_ROUTES, self._namespace, self._route)
+        for parent in found.get("status", {}).get("parents", []):
+            for condition in parent["conditions"]:
+                if condition["observedGeneration"] == found["metadata"]["generation"]:
+                    return False
+        accept(self._api, HTTP_ROUTES, self._route, self._namespace)
+        return True
+
+
+class PlayedPlane(Plane):
+    """Kubelet, gateway, traffic and evidence of one namespace, at work in a thread."""
+
+    def __init__(self, api: KubeClient, namespace: str, route: str) -> None:
+        super().__init__(api, namespace, route)
         self._random = np.random.default_rng(0)
         self._counted: dict[str, Counter[str]] = {}
         self.rates: dict[str, float] = {}
@@ -55,57 +107,14 @@ class PlayedPlane:
         }
         return Reading(counters, rehearsal="")
 
-    def weights(self) -> dict[str, int]:
-        """Return the weights of the route in force, by Service."""
-        try:
-            found = self._api.get(HTTP_ROUTES, self._namespace, self._route)
-        except NotFound:
-            return {}
-        return {
-            backend["name"]: backend.get("weight", 1)
-            for rule in found["spec"]["rules"]
-            for backend in rule.get("backendRefs", [])
-        }
-
     def _play(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
             try:
-                ready = self._run_pods()
-                self._take_up()
+                ready = self.run_pods()
+                self.take_up()
                 self._send(ready)
             except TidemillError:
                 continue
-
-    def _run_pods(self) -> dict[str, str]:
-        """Let every pod be ready; return the model version by revision."""
-        versions = {}
-        for number, pod in enumerate(self._api.select(PODS, self._namespace, {ROLLOUT: ""})):
-            arguments = pod["spec"]["containers"][0]["args"]
-            version = arguments[arguments.index("--version") + 1]
-            versions[pod["metadata"]["labels"][REVISION]] = version
-            if pod.get("status", {}).get("phase") != "Running":
-                self._start(pod, f"10.9.1.{number + 1}")
-        return versions
-
-    def _start(self, pod: Manifest, address: str) -> None:
-        moment = pod["metadata"]["creationTimestamp"]
-        ready = {"type": "Ready", "status": "True", "lastTransitionTime": moment}
-        status: dict[str, Any] = {
-            "phase": "Running",
-            "podIP": address,
-            "podIPs": [{"ip": address}],
-            "startTime": moment,
-            "conditions": [ready],
-        }
-        set_status(self._api, PODS, pod["metadata"]["name"], self._namespace, status)
-
-    def _take_up(self) -> None:
-        found = self._api.get(HTTP_ROUTES, self._namespace, self._route)
-        for parent in found.get("status", {}).get("parents", []):
-            for condition in parent["conditions"]:
-                if condition["observedGeneration"] == found["metadata"]["generation"]:
-                    return
-        accept(self._api, HTTP_ROUTES, self._route, self._namespace)
 
     def _send(self, versions: Mapping[str, str]) -> None:
         weights = self.weights()

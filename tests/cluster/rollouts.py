@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.cluster import sources
+
 from tidemill.adapters.kubernetes.access import connect
-from tidemill.adapters.kubernetes.client import PODS, ROLLOUTS, KubeClient, Resource
+from tidemill.adapters.kubernetes.client import (
+    HTTP_ROUTES,
+    PODS,
+    ROLLOUTS,
+    KubeClient,
+    Manifest,
+    Resource,
+)
 from tidemill.adapters.kubernetes.owned import Owner
 from tidemill.errors import Conflict
 
@@ -21,7 +28,6 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "charts/tidemill/crds"
-GATEWAY_API = "sigs.k8s.io/gateway-api@v1.4.1"
 IMAGE = "registry.test/tidemill/serve@sha256:" + "1" * 64
 
 MIRRORS = ("HTTPRouteRequestMirror", "HTTPRouteRequestPercentageMirror")
@@ -57,25 +63,11 @@ SPEC: dict[str, Any] = {
 }  # fmt: skip
 
 
-@cache
-def gateway_crds() -> list[Path]:
-    """Return the CRDs of routes, Gateways and their classes, out of the Gateway API's module."""
-    made = subprocess.run(
-        ["go", "mod", "download", "-json", GATEWAY_API],
-        capture_output=True, text=True, check=True, cwd="/",
-    )  # fmt: skip
-    folder = Path(json.loads(made.stdout)["Dir"]) / "config/crd/standard"
-    return [
-        folder / f"gateway.networking.k8s.io_{kind}.yaml"
-        for kind in ("httproutes", "grpcroutes", "gateways", "gatewayclasses")
-    ]
-
-
 def install(cluster: Any) -> None:
-    """Install our CRDs and the Gateway API's; twice is no error."""
-    files = [*sorted(CRDS.glob("*.yaml")), *gateway_crds()]
-    named = [part for file in files for part in ("-f", str(file))]
+    """Install our CRDs and the Gateway API's; twice is no error. Raises NoCluster."""
+    named = [part for file in sorted(CRDS.glob("*.yaml")) for part in ("-f", file)]
     cluster.kubectl("apply", "--server-side", "--force-conflicts", *named)
+    sources.install_gateway_api(cluster)
     cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=300s")
 
 
@@ -156,6 +148,26 @@ def bind(cluster: Any, namespace: str, account: str, rules: list[dict[str, Any]]
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
 
+ATTACH = {"mode": "Attach", "routeRef": {"name": "api", "rule": "infer"}, "settleSeconds": 0}
+"""Traffic of a rollout that is attached to the route that `attachment` makes."""
+
+
+def attached(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return changes to a specification with its traffic attached to that route."""
+    return {k: v for k, v in settings.items() if not k.startswith("traffic")} | {"traffic": ATTACH}
+
+
+def attachment(namespace: str) -> Manifest:
+    """Return somebody's route, with a rule for a rollout and a backend of its own."""
+    rule = {"name": "infer", "backendRefs": [{"name": "legacy", "port": 80, "weight": 0}]}
+    return {
+        "apiVersion": HTTP_ROUTES.api,
+        "kind": HTTP_ROUTES.kind,
+        "metadata": {"name": "api", "namespace": namespace},
+        "spec": {"parentRefs": [{"name": "gateway"}], "rules": [rule]},
+    }
+
+
 def owner(api: KubeClient, namespace: str, **changes: Any) -> Owner:
     """Create a ModelRollout and return it as an owner."""
     made = api.create(ROLLOUTS, manifest(namespace, **changes))
@@ -215,12 +227,14 @@ def _exactly(found: list[Any], count: int) -> list[Any]:
     return found if len(found) == count else []
 
 
-def eventually(look: Callable[[], T], seconds: float = 30) -> T:
-    """Return what `look` finds, as soon as it finds anything."""
+def eventually(
+    look: Callable[[], T], seconds: float = 30, tell: Callable[[], str] = lambda: "never"
+) -> T:
+    """Return what `look` finds, as soon as it finds anything; `tell` says why it never did."""
     deadline = time.monotonic() + seconds
     while True:
         found = look()
         if found or time.monotonic() > deadline:
-            assert found, "never"
+            assert found, f"within {seconds:g} s: {tell()}"
             return found
         time.sleep(0.1)

@@ -10,18 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 import pytest
 import redis
 from tests import servers
 from tests.cluster.access import Cluster
+from tests.cluster.endings import story, succeeds
 from tests.cluster.images import cached
 from tests.cluster.installation import BUCKET, CREDENTIALS, Backing, Release, add_images, address
 from tests.cluster.journey import PRIVATE_KEY, PUBLIC_KEY, add_built, make_project
 from tests.cluster.node.images import Image
 from tests.cluster.pipeline_steps import Steps
+from tests.cluster.refusal import NO_PODS, refuse
 from tests.cluster.rollouts import eventually
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
@@ -35,7 +37,9 @@ from tidemill.domain.verdicts import WindowVerdict
 from tidemill.settings.execution import ExecutionSettings
 from tidemill.wiring import Project
 
-pytestmark = [pytest.mark.images, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+T = TypeVar("T")
 
 SETS = ("features", "monitor", "pipelines", "control", "registry")
 CLOCK = "configs/clock.json"
@@ -57,16 +61,18 @@ class Work:
     """The project in the images, as this machine opens it."""
     clock: ReplayClock
 
-    def job(self, part: str, succeeds: bool = True) -> str:
+    def job(self, part: str) -> str:
         """Run a CronJob's job now, to its end, and return what it printed."""
         name = f"{part}-{self.clock.now():%d}-{len(self.release.kubectl('get', 'jobs').split())}"
         self.release.kubectl("create", "job", name, f"--from=cronjob/tidemill-{part}-{MODEL}")
-        ends = "complete" if succeeds else "failed"
-        wait = (f"--for=condition={ends}", "--timeout=300s")
-        waited = self.release.kubectl("wait", f"job/{name}", *wait, check=False)
-        said = self.release.kubectl("logs", f"job/{name}")
-        assert "condition met" in waited, said
-        return said
+        where = self.release.access, self.release.namespace
+        assert succeeds(*where, f"job/{name}"), story(*where)
+        return self.release.kubectl("logs", f"job/{name}")
+
+    def until(self, what: str, look: Callable[[], T]) -> T:
+        """Wait until `look` finds something; else say what was waited for and the pods' story."""
+        where = self.release.access, self.release.namespace
+        return eventually(look, PATIENCE, lambda: f"not seen: {what}\n{story(*where)}")
 
     def request(self, found: str) -> Request:
         """Return a retraining request as it is now."""
@@ -87,7 +93,7 @@ def backing(cluster: Cluster, node: Workloads, cluster_folder: Path) -> Iterator
     try:
         add_images(node, cluster_folder / "images")
     except NoCluster as reason:
-        pytest.skip(f"NO TESTS OF RUNNING PODS: {reason}")
+        refuse(NO_PODS, reason)
     namespace = cluster.namespace()
     text = Path(__file__).with_name("online.yaml").read_text()
     text = text.replace("REDIS_PROGRAM", servers.redis_program())
@@ -207,9 +213,9 @@ def serve(work: Work, flights: Flights, day: datetime, **blank: Any) -> None:
 def test_the_follower_fills_the_online_store(work: Work) -> None:
     host = address(work.cluster, work.backing.namespace, "online")
     with redis.Redis(host) as store:
-        eventually(store.dbsize, PATIENCE)
+        work.until("rows in the online store", store.dbsize)
     logs = ("logs", "deployment/tidemill-features")
-    eventually(lambda: "online store filled" in work.release.kubectl(*logs), PATIENCE)
+    work.until("the follower's word", lambda: "online store filled" in work.release.kubectl(*logs))
 
 
 def test_labels_and_a_window_are_judged(work: Work, flights: Flights) -> None:
@@ -224,9 +230,8 @@ def test_labels_and_a_window_are_judged(work: Work, flights: Flights) -> None:
 def test_a_request_outlives_a_pipeline_api_that_is_away(work: Work) -> None:
     asked = work.project.governor.request("manual", actor="ana", reason="a new market")
     assert asked.state == "pending"
-    kept = eventually(
-        lambda: work.request(asked.id) if work.request(asked.id).outcome else None, PATIENCE
-    )
+    work.until("an outcome", lambda: work.request(asked.id).outcome)
+    kept = work.request(asked.id)
     assert (kept.state, kept.attempts) == ("waiting", 1)
     said = work.release.kubectl("logs", "tidemill-retrain-0")
     assert "trying again: the Kubeflow Pipelines API at" in said
@@ -235,7 +240,7 @@ def test_a_request_outlives_a_pipeline_api_that_is_away(work: Work) -> None:
     assert work.release.kubectl("get", "pod", "tidemill-retrain-0", read) == "0"
     with FakeKfp(host=node_address(work.cluster), port=KFP_PORT) as kfp:
         work.job("monitor")
-        eventually(lambda: work.request(asked.id).state == "succeeded", PATIENCE)
+        work.until("success", lambda: work.request(asked.id).state == "succeeded")
         (sent,) = kfp.runs.values()
     ran = sent["pipeline_spec"]["pipeline_spec"]
     assert ran["pipelineInfo"]["name"] == "training"
@@ -245,7 +250,7 @@ def test_a_request_outlives_a_pipeline_api_that_is_away(work: Work) -> None:
 def test_a_pipeline_api_that_refuses_is_a_persons_matter(work: Work) -> None:
     with FakeKfp(host=node_address(work.cluster), port=KFP_PORT, token="another") as kfp:
         asked = work.project.governor.request("manual", actor="ben", reason="once more")
-        eventually(lambda: work.request(asked.id).state == "escalated", PATIENCE)
+        work.until("an escalation", lambda: work.request(asked.id).state == "escalated")
         assert not kfp.runs
     ended = work.request(asked.id)
     assert ended.attempts == 2

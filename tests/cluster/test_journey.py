@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.cluster.access import Cluster
-from tests.cluster.images import SMALL
-from tests.cluster.journey import MODEL, TOO_LONG, Journey, Traffic
+from tests.cluster.journey import MODEL, SETS, TOO_LONG, Journey, Traffic
 from tests.cluster.node.images import Image
+from tests.cluster.refusal import NO_PODS, refuse
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
 
@@ -26,10 +26,10 @@ def journey(
 ) -> Iterator[Journey]:
     folder = cluster_folder / "journey"
     try:
-        with Journey(cluster, node, built(*SMALL), folder).running() as one:
+        with Journey(cluster, node, built(*SETS), folder).running() as one:
             yield one
     except NoCluster as reason:
-        pytest.skip(f"NO TESTS OF RUNNING PODS: {reason}")
+        refuse(NO_PODS, reason)
 
 
 def test_no_client_notices_a_promotion_and_a_rollback(journey: Journey) -> None:

@@ -53,6 +53,7 @@ class Bench:
     def __init__(self, cluster: Any, namespace: str, api: KubeClient) -> None:
         self.cluster, self.namespace = cluster, namespace
         self.arms = Arms(lambda: api)
+        self.account = cluster.user("judge", namespace)
 
     def apply(self, *manifests: dict[str, Any]) -> None:
         body = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
@@ -61,6 +62,11 @@ class Bench:
 
     def grant(self, rules: list[dict[str, Any]]) -> None:
         bind(self.cluster, self.namespace, "judge", rules)
+
+    def may(self, verb: str, resource: str) -> bool:
+        """Ask the API server as the judge's account."""
+        asked = ("auth", "can-i", verb, resource, "--namespace", self.namespace)
+        return self.account.kubectl(*asked, check=False).startswith("yes")
 
     def found(self) -> tuple[Workload, float] | None:
         """Look as the judge does; None when it may not."""
@@ -101,3 +107,34 @@ def test_without_any_of_its_verbs_something_is_not_found(bench, rule):
     del less[rule]
     bench.grant(less)
     until(lambda: bench.found() is None, "the refusal")
+
+
+EXTRA = [
+    ("get", "endpointslices.discovery.k8s.io"),
+    ("watch", "endpointslices.discovery.k8s.io"),
+    ("update", "endpointslices.discovery.k8s.io"),
+    ("list", "canaries.flagger.app"),
+    ("patch", "canaries.flagger.app"),
+    ("update", "canaries.flagger.app/status"),
+    ("get", "secrets"),
+    ("get", "configmaps"),
+    ("list", "pods"),
+    ("create", "pods"),
+    ("create", "pods/exec"),
+    ("create", "serviceaccounts/token"),
+    ("list", "services"),
+    ("patch", "deployments.apps"),
+    ("list", "modelrollouts.serving.tidemill.dev"),
+    ("patch", "modelrollouts.serving.tidemill.dev"),
+    ("update", "httproutes.gateway.networking.k8s.io"),
+    ("create", "rolebindings.rbac.authorization.k8s.io"),
+    ("list", "nodes"),
+    ("impersonate", "users"),
+]
+
+
+@pytest.mark.parametrize(("verb", "resource"), EXTRA, ids=lambda part: part)
+def test_nothing_else_is_allowed(bench, verb, resource):
+    bench.grant(GRANTED)
+    until(lambda: bench.may("list", "endpointslices.discovery.k8s.io"), "the role in force")
+    assert not bench.may(verb, resource)

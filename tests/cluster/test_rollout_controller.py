@@ -18,7 +18,15 @@ import httpx
 import pytest
 from tests.charts.rendering import controller_rules
 from tests.cluster.rollout_plane import PlayedPlane
-from tests.cluster.rollouts import ROOT, bind, client, eventually, manifest
+from tests.cluster.rollouts import (
+    ROOT,
+    attached,
+    attachment,
+    bind,
+    client,
+    eventually,
+    manifest,
+)
 
 from tidemill.adapters.kubernetes.client import (
     DEPLOYMENTS,
@@ -69,7 +77,7 @@ def account(cluster, api, namespace, programs) -> Any:
 class Running:
     """A controller in a thread, as the account."""
 
-    def __init__(self, http: KubeClient, namespace: str, plane: PlayedPlane) -> None:
+    def __init__(self, http: KubeClient, scope: str, home: str, plane: PlayedPlane) -> None:
         self.stop = Event()
         self.sources: list[str] = []
         self._plane = plane
@@ -77,8 +85,8 @@ class Running:
         self.error: list[TidemillError] = []
         self._fleet = RolloutFleet(
             http,
-            namespace,
-            namespace,
+            scope,
+            home,
             ("127.0.0.1", 0),
             Now(),
             self._evidence,
@@ -107,9 +115,12 @@ class Running:
 
 
 @contextmanager
-def running(access: Any, namespace: str, plane: PlayedPlane) -> Iterator[Running]:
+def running(
+    access: Any, home: str, plane: PlayedPlane, scope: str | None = None
+) -> Iterator[Running]:
+    """Run a controller of a namespace, its home's unless `scope` names another; empty: of all."""
     with client(access) as http:
-        controller = Running(http, namespace, plane)
+        controller = Running(http, home if scope is None else scope, home, plane)
         try:
             yield controller
         finally:
@@ -191,6 +202,8 @@ def test_from_the_first_deployment_to_a_rollback(cluster, api, namespace, accoun
         assert 'result="broken"' not in metrics
     lease = api.get(LEASES, namespace, LEASE)
     assert lease["spec"]["holderIdentity"] == "", "given back"
+    (keeper,) = lease["metadata"]["ownerReferences"]
+    assert (keeper["kind"], keeper["name"]) == ("ServiceAccount", ACCOUNT), "it goes with it"
 
 
 @pytest.mark.slow
@@ -209,18 +222,9 @@ def test_a_second_controller_waits_and_takes_over(cluster, api, namespace, accou
 
 @pytest.mark.slow
 def test_a_route_of_others_is_tidied_before_the_rollout_goes(api, namespace, account):
-    rule = {"name": "infer", "backendRefs": [{"name": "legacy", "port": 80, "weight": 0}]}
-    route = {
-        "apiVersion": HTTP_ROUTES.api,
-        "kind": HTTP_ROUTES.kind,
-        "metadata": {"name": "api", "namespace": namespace},
-        "spec": {"parentRefs": [{"name": "gateway"}], "rules": [rule]},
-    }
-    before = api.create(HTTP_ROUTES, route)
-    traffic = {"mode": "Attach", "routeRef": {"name": "api", "rule": "infer"}, "settleSeconds": 0}
-    settings = {k: v for k, v in FAST.items() if not k.startswith("traffic")}
+    before = api.create(HTTP_ROUTES, attachment(namespace))
     with PlayedPlane(api, namespace, "api") as plane, running(account, namespace, plane):
-        api.create(ROLLOUTS, manifest(namespace, traffic=traffic, **settings))
+        api.create(ROLLOUTS, manifest(namespace, **attached(FAST)))
         stable(api, namespace, "1")
         eventually(lambda: 10000 in plane.weights().values())
         api.delete(ROLLOUTS, namespace, NAME)

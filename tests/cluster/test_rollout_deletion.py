@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
+from tests.cluster.rollout_backends import SHORT, ResourceWorld
 from tests.cluster.rollout_plane import PlayedPlane
-from tests.cluster.rollout_scenarios import SHORT, ResourceWorld
-from tests.cluster.rollouts import eventually
+from tests.cluster.rollouts import attached, attachment, eventually
 from tests.cluster.test_rollout_controller import account, running
 from tests.unit.rollout_world import NAME
 
@@ -17,7 +17,6 @@ from tidemill.adapters.kubernetes.client import (
     ROLLOUTS,
     SERVICES,
     KubeClient,
-    Manifest,
 )
 from tidemill.adapters.kubernetes.finalizer import set_mark
 from tidemill.adapters.kubernetes.owned import ROLLOUT, Owner
@@ -31,15 +30,7 @@ __all__ = ["account"]
 
 pytestmark = pytest.mark.usefixtures("controllers")
 
-ATTACHED = SHORT | {
-    "traffic": {
-        "mode": "Attach",
-        "routeRef": {"name": "api", "rule": "infer"},
-        "settleSeconds": 0,
-    },
-    "strategy__scaleDownDelaySeconds": 60,
-}
-ATTACHED.pop("traffic__settleSeconds")
+ATTACHED = attached(SHORT) | {"strategy__scaleDownDelaySeconds": 60}
 OWNED = SHORT | {"strategy__scaleDownDelaySeconds": 60}
 PHASES = [phase for phase in get_args(Phase) if phase != "empty"]
 
@@ -74,16 +65,6 @@ def gone(api: KubeClient, namespace: str) -> bool:
         found for kind in (DEPLOYMENTS, SERVICES) for found in api.select(kind, namespace, mine)
     ]
     return not kept and not api.select(ROLLOUTS, namespace, {})
-
-
-def attachment(namespace: str) -> Manifest:
-    rule = {"name": "infer", "backendRefs": [{"name": "legacy", "port": 80, "weight": 0}]}
-    return {
-        "apiVersion": HTTP_ROUTES.api,
-        "kind": HTTP_ROUTES.kind,
-        "metadata": {"name": "api", "namespace": namespace},
-        "spec": {"parentRefs": [{"name": "gateway"}], "rules": [rule]},
-    }
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.cluster.rollout_scenarios import SHORT, ResourceWorld, model
+from tests.cluster.rollout_backends import SHORT, ResourceWorld, model
 from tests.cluster.rollouts import client, manifest
 from tests.unit.rollout_world import NAME
 

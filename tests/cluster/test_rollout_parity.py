@@ -3,54 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
-from tests.cluster.rollout_scenarios import SCENARIOS, SHORT, Resources, ResourceWorld, Scenario
+from tests.cluster.rollout_backends import (
+    SHORT,
+    Embedded,
+    Resources,
+    ResourceWorld,
+    outcome,
+    script,
+    stored,
+    without_evidence,
+)
+from tests.cluster.rollout_scenarios import SCENARIOS, Scenario
 from tests.cluster.rollouts import MIRRORS, client, gateway
-from tests.mortal import Fate, Killed, Mortal
 from tests.unit.rollout_world import NAME
 
 from tidemill.adapters.kubernetes.client import ROLLOUTS, KubeClient, Manifest
-from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
-from tidemill.adapters.store.engine import open_store
-from tidemill.adapters.store.rollouts import StoredRollouts
 from tidemill.controller.loop import Controller, Hands
-from tidemill.domain.rollout.model import Decision, State
 from tidemill.errors import Conflict, Unavailable
-
-
-def outcome(world: ResourceWorld) -> dict[str, Any]:
-    """Return all that must be the same; generations are counted by the API server."""
-    state: State = world.state
-    attempt = state.attempt and replace(state.attempt, generation=0)
-    return {
-        "log": world.store.log,
-        "state": replace(state, attempt=attempt),
-        "route": world.gateway.route,
-        "servers": set(world.servers.running),
-        "told": world.releases.told,
-        "failed": world.traffic.failed,
-    }
-
-
-class Embedded(StoredRollouts):
-    """The store of one machine, its whole log at hand."""
-
-    @property
-    def log(self) -> list[Decision]:
-        return self.decisions(NAME)
-
-
-@pytest.fixture
-def store(tmp_path) -> Iterator[Engine]:
-    engine = open_store(f"sqlite:///{tmp_path / 'store.db'}")
-    yield engine
-    engine.dispose()
 
 
 def told(scenario: Scenario, settings: dict[str, Any], store: Engine) -> dict[str, Any]:
@@ -115,12 +90,10 @@ class Stubborn(Controller):
         raise AssertionError("never")
 
 
-def stored(world: ResourceWorld, api: KubeClient, namespace: str) -> list[Decision]:
-    return ResourceRollouts(api, namespace, lambda: world.now).decisions(NAME)
-
-
-def without_evidence(log: list[Decision]) -> list[Decision]:
-    return [replace(decision, evidence=()) for decision in log]
+def twin(world: ResourceWorld, store: Resources, kind: type[Controller] = Controller) -> Controller:
+    """Return another process's controller of the same world."""
+    hands = Hands(world.servers, world.gateway, world.traffic, world.releases)
+    return kind(NAME, store, store, hands, world.controller._clock, lambda: world.now)
 
 
 def test_a_storm_of_conflicts_and_lost_answers_changes_no_decision(api, namespace):
@@ -128,9 +101,7 @@ def test_a_storm_of_conflicts_and_lost_answers_changes_no_decision(api, namespac
     world = ResourceWorld(SHORT).on(api, namespace, SHORT)
     world.deploy()
     world.store = Resources(storm, namespace, world, SHORT)
-    hands = Hands(world.servers, world.gateway, world.traffic, world.releases)
-    clock = world.controller._clock
-    world.controller = Stubborn(NAME, world.store, world.store, hands, clock, lambda: world.now)
+    world.controller = twin(world, world.store, Stubborn)
     calm = Resources(api, namespace, world, SHORT)
     spec = calm.spec(NAME)
     wanted = replace(spec, generation=spec.generation + 1, desired=world.revisions["v2"])
@@ -155,62 +126,13 @@ def test_a_storm_of_conflicts_and_lost_answers_changes_no_decision(api, namespac
     assert world.traffic.failed == 0
 
 
-def mortal(world: ResourceWorld, api: KubeClient, namespace: str, dies_at: int) -> Controller:
-    """Return a new process whose every request to the API server and every act may be the last."""
-    fate = Fate(dies_at)
-    ports = (world.servers, world.gateway, world.traffic, world.releases)
-    hands = Hands(*(Mortal(port, fate) for port in ports))
-    store = Resources(Mortal(api, fate), namespace, world, SHORT)
-    clock = world.controller._clock
-    return Controller(NAME, store, store, hands, clock, lambda: world.now)
-
-
-def script(world: ResourceWorld, second: int) -> None:
-    if second == 2:
-        world.want("v2")
-    if second == 14:
-        world.rates(v3=0.8)
-        world.want("v3")
-
-
-@pytest.mark.slow
-def test_killed_at_every_request_it_takes_the_same_decisions(api, namespace):
-    world, alone = ResourceWorld(SHORT).on(api, namespace, SHORT), ResourceWorld(SHORT)
-    deaths = 0
-    for one in (world, alone):
-        one.want("v1")
-    for second in range(24):
-        for one in (world, alone):
-            script(one, second)
-            one.now += timedelta(seconds=1)
-            one.traffic.send(200)
-        alone.settle()
-        for dies_at in itertools.count(1):
-            try:
-                victim = mortal(world, api, namespace, dies_at)
-                while victim.tick() == 0.0:
-                    pass
-            except Killed:
-                deaths += 1
-            else:
-                break
-    ends = [(o.outcome, o.revision) for o in world.state.history]
-    assert [how for how, _ in ends] == ["rolled_back", "promoted"]
-    assert stored(world, api, namespace) == without_evidence(alone.store.log)
-    found, expected = outcome(world), outcome(alone)
-    found.pop("log")
-    expected.pop("log")
-    assert found == expected
-    assert deaths > 300, deaths
-
-
 def test_two_controllers_take_the_decisions_of_one(cluster, api, namespace):
     alone, shared = ResourceWorld(SHORT), ResourceWorld(SHORT).on(api, namespace, SHORT)
     for world in (alone, shared):
         world.want("v1")
     with client(cluster) as other:
-        second_controller = mortal(shared, other, namespace, -1)
-        for second in range(24):
+        second_controller = twin(shared, Resources(other, namespace, shared, SHORT))
+        for second in range(14):
             for world in (alone, shared):
                 script(world, second)
                 world.now += timedelta(seconds=1)

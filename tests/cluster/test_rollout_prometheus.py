@@ -16,6 +16,7 @@ from tests.charts.profiles import SETTINGS
 from tests.cluster.access import CommandFailed
 from tests.cluster.installation import CHART
 from tests.cluster.node.images import Image
+from tests.cluster.refusal import NO_PODS, refuse
 from tests.cluster.rollouts import IMAGE, eventually
 from tests.cluster.scraping import scrape_config
 from tests.cluster.served import World, served_world
@@ -111,7 +112,7 @@ class Scraped(World):
 def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[Scraped]:
     program = shutil.which("prometheus")
     if program is None:
-        pytest.skip("Prometheus is not installed: apt-get install prometheus")
+        refuse(NO_PODS, "Prometheus is not installed: apt-get install prometheus")
     node.add_image("test/prometheus", Image(env={"PATH": str(Path(program).parent)}))
     asked: list[str] = []
 

@@ -208,6 +208,32 @@ def test_a_policy_is_read_and_what_it_lacks_is_said(api, namespace):
     assert rollouts.spec(NAME) is None, "the gate names errors"
 
 
+class Newer:
+    """An API server whose definitions are of a later release, with one field more."""
+
+    def __init__(self, api: KubeClient) -> None:
+        self._api = api
+
+    def get(self, *arguments: str) -> dict[str, object]:
+        found = self._api.get(*arguments)
+        change(found, "spec.strategy.warmUpSeconds", 30)
+        return found
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._api, name)
+
+
+def test_a_field_that_this_release_does_not_know_is_said(api, namespace, rollouts):
+    newer = ResourceRollouts(Newer(api), namespace, lambda: START)
+    assert newer.spec(NAME) is None
+    newer.acknowledge(NAME)
+    assert said(api, namespace) == ("False", "UnsupportedField")
+    assert "warmUpSeconds" in newer.problem(NAME)
+    rollouts.spec(NAME)
+    rollouts.acknowledge(NAME)
+    assert said(api, namespace) == ("True", "Valid")
+
+
 def test_an_attempt_goes_on_under_a_specification_that_broke(api, namespace):
     api.create(ROLLOUTS, manifest(namespace, analysis={"policyRef": {"name": "gone"}}))
     rollouts = ResourceRollouts(api, namespace, lambda: START)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.charts.rendering import controller_rules
-from tests.cluster.rollouts import MIRRORS, client, eventually, gateway, install, manifest
+from tests.cluster.rollouts import MIRRORS, client, eventually, gateway, manifest
 from tests.unit.rollout_world import START
 
 from tidemill.adapters.kubernetes.cache import Cache
@@ -52,9 +52,8 @@ DECISION = Decision(1, START, START, 1, "weight", "", "stable", "a" * 10, 500, 1
 
 
 @pytest.fixture(scope="module")
-def admin(cluster) -> Iterator[KubeClient]:
-    install(cluster)
-    with client(cluster) as api:
+def admin(definitions) -> Iterator[KubeClient]:
+    with client(definitions) as api:
         yield api
 
 

@@ -14,7 +14,12 @@ from typing import Any
 import pytest
 from tests.charts.rendering import controller_rules
 from tests.cluster.rollout_plane import PlayedPlane
-from tests.cluster.rollouts import client, eventually, install, manifest
+from tests.cluster.rollouts import (
+    attached,
+    attachment,
+    eventually,
+    manifest,
+)
 from tests.cluster.test_rollout_controller import (
     FAST,
     NAME,
@@ -35,11 +40,12 @@ from tidemill.adapters.kubernetes.client import (
 )
 from tidemill.adapters.kubernetes.owned import ROLLOUT
 
+pytestmark = pytest.mark.usefixtures("controllers")
+
 HELD = FAST | {
     "strategy__steps": [{"name": "c50", "weight": 5000, "minEvents": 300, "approval": True}]
 }
 """A canary that has half of the requests until somebody approves."""
-ATTACHED = {"mode": "Attach", "routeRef": {"name": "api", "rule": "infer"}, "settleSeconds": 0}
 METRICS = Resource("metrics.k8s.io/v1beta1", "PodMetrics", "pods")
 METRICS_CRD = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -67,15 +73,6 @@ METRICS_CRD = {
         ],
     },
 }
-
-
-@pytest.fixture(scope="module")
-def api(cluster) -> Iterator[KubeClient]:
-    if not cluster.controllers:
-        pytest.skip("nothing makes pods of Deployments here")
-    install(cluster)
-    with client(cluster) as api:
-        yield api
 
 
 @pytest.fixture
@@ -239,17 +236,9 @@ def test_an_autoscaler_gives_each_arm_what_the_whole_load_needs(
 @pytest.mark.slow
 def test_on_a_route_of_others_it_scales_the_same(cluster, api, namespace, account):
     """The route is somebody else's there; the servers are the rollout's as ever."""
-    rule = {"name": "infer", "backendRefs": [{"name": "legacy", "port": 80, "weight": 0}]}
-    route = {
-        "apiVersion": HTTP_ROUTES.api,
-        "kind": HTTP_ROUTES.kind,
-        "metadata": {"name": "api", "namespace": namespace},
-        "spec": {"parentRefs": [{"name": "gateway"}], "rules": [rule]},
-    }
-    api.create(HTTP_ROUTES, route)
-    settings = {k: v for k, v in HELD.items() if not k.startswith("traffic")}
+    api.create(HTTP_ROUTES, attachment(namespace))
     with PlayedPlane(api, namespace, "api") as plane, running(account, namespace, plane):
-        api.create(ROLLOUTS, manifest(namespace, traffic=ATTACHED, **settings))
+        api.create(ROLLOUTS, manifest(namespace, **attached(HELD)))
         stable(api, namespace, "1")
         scale(cluster, namespace, 3)
         eventually(lambda: servers(api, namespace) == [3], 60)

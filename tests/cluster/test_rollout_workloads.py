@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from tests.cluster.rollouts import client, eventually, install, owner, run_pods, set_status
+from tests.cluster.rollouts import eventually, owner, run_pods, set_status
 from tests.unit.rollout_world import START
 
 from tidemill.adapters.kubernetes import workloads as module
@@ -22,18 +22,7 @@ from tidemill.errors import IntegrityError, NotFound, Unavailable
 NAME = "flight-delay"
 
 
-@pytest.fixture(scope="module")
-def api(controllers_module) -> Iterator[KubeClient]:
-    with client(controllers_module) as api:
-        yield api
-
-
-@pytest.fixture(scope="module")
-def controllers_module(cluster):
-    if not cluster.controllers:
-        pytest.skip("nothing makes pods of Deployments here")
-    install(cluster)
-    return cluster
+pytestmark = pytest.mark.usefixtures("controllers")
 
 
 @pytest.fixture
@@ -96,6 +85,41 @@ def test_the_registry_is_asked_by_an_init_container(api, owned, servers, revisio
     (init,) = pods[0]["spec"]["initContainers"]
     assert init["args"] == ["registry", "fetch", f"{NAME}/1", "/models/bundle"]
     assert init["envFrom"] == [{"secretRef": {"name": "keys"}}]
+
+
+def test_placement_priority_and_pull_secrets_are_the_runtimes(
+    cluster, api, owned, servers, revision
+):
+    """A revision that says nothing of them is the one that it was before there were such fields."""
+    name = f"serving-{owned.namespace}"
+    cluster.kubectl("create", "priorityclass", name, "--value=200000")
+    given = {
+        "priorityClassName": name,
+        "nodeSelector": {"kubernetes.io/arch": "amd64"},
+        "tolerations": [{"key": "ml", "operator": "Exists", "effect": "NoSchedule"}],
+        "imagePullSecrets": [{"name": "pull"}],
+    }
+    try:
+        servers.ensure(replace(revision, runtime=dict(revision.runtime) | given))
+        (spec, *_) = eventually(
+            lambda: [p["spec"] for p in api.select(PODS, owned.namespace, chosen(revision))]
+        )
+    finally:
+        cluster.kubectl("delete", "priorityclass", name)
+    assert spec["priority"] == 200000
+    assert given.items() <= (spec | {"tolerations": spec["tolerations"][:1]}).items()
+    assert not given.keys() & revision.runtime.keys()
+
+
+def test_a_quota_on_requests_admits_pods_that_fetch(cluster, api, owned, servers, revision):
+    """A quota refuses pods of which any container, an init container too, requests nothing."""
+    quota = ("quota", "cpu", "--hard=requests.cpu=2,requests.memory=2Gi,limits.memory=2Gi")
+    cluster.kubectl("create", *quota, "--namespace", owned.namespace)
+    runtime = {k: v for k, v in revision.runtime.items() if k != "bundles"}
+    compute = {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}}
+    runtime |= {"fetchImage": revision.runtime["image"], "resources": compute}
+    servers.ensure(replace(revision, bundle="/models/bundle", runtime=runtime))
+    eventually(lambda: api.select(PODS, owned.namespace, chosen(revision)))
 
 
 def deployment(api: KubeClient, owned: Owner, revision: Revision) -> dict:

@@ -421,16 +421,18 @@ def test_the_server_runs_on_postgresql_and_s3(
 ) -> None:
     import boto3
 
-    _create_database(postgres_url, "mlflow")
     boto3.client("s3", endpoint_url=s3_url).create_bucket(Bucket="mlflow")
     monkeypatch.setenv("MLFLOW_DATABASE_PASSWORD", "not asked for by a trusting server")
-    with servers.mlflow(
-        tmp_path / "server",
-        backend=postgres_url.removesuffix("/postgres") + "/mlflow",
-        password="env:MLFLOW_DATABASE_PASSWORD",
-        artifacts="s3://mlflow/artifacts",
-        env={"MLFLOW_S3_ENDPOINT_URL": s3_url},
-    ) as uri:
+    with (
+        servers.database(postgres_url) as database,
+        servers.mlflow(
+            tmp_path / "server",
+            backend=database,
+            password="env:MLFLOW_DATABASE_PASSWORD",
+            artifacts="s3://mlflow/artifacts",
+            env={"MLFLOW_S3_ENDPOINT_URL": s3_url},
+        ) as uri,
+    ):
         registry = MlflowRegistry(Client(uri), "default")
         version = registry.publish(bundle, {"data_version": DATA}, "")
         registry.set_alias(name, "champion", "1")
@@ -459,14 +461,6 @@ def test_the_local_server_is_declared_for_loopback_alone(tmp_path: Path) -> None
     )
     assert local.env == {"MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:9000"}
     assert spec("registry.uri=https://mlflow.example.com") is None
-
-
-def _create_database(url: str, name: str) -> None:
-    import psycopg
-
-    address = url.replace("postgresql+psycopg", "postgresql")
-    with psycopg.connect(address, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
 
 
 def _until(condition: Callable[[], bool]) -> None:

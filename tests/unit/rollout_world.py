@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 from tidemill.controller.loop import Controller, Hands
 from tidemill.domain.evidence import TOTAL, Metric, Tolerance
-from tidemill.domain.rollout.model import Action, Command, Plan, Policy, Revision, Spec, State, Step
+from tidemill.domain.rollout.model import (
+    Action,
+    Command,
+    Phase,
+    Plan,
+    Policy,
+    Revision,
+    Spec,
+    State,
+    Step,
+)
 from tidemill.testing.rollout import (
     FakeGateway,
     FakeReleases,
@@ -18,6 +29,8 @@ from tidemill.testing.rollout import (
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
 NAME = "flight-delay"
+IN_FLIGHT = [one for one in get_args(Phase) if one not in ("empty", "initializing", "stable")]
+"""Phases that have an attempt; the last is the way back."""
 
 
 def revision(name: str) -> Revision:
@@ -174,4 +187,4 @@ class World:
         return sum(self.gateway.weights().values())
 
 
-__all__ = ["NAME", "START", "TOTAL", "World", "plan", "revision"]
+__all__ = ["IN_FLIGHT", "NAME", "START", "TOTAL", "World", "plan", "revision"]

@@ -80,6 +80,10 @@ def test_what_serves_is_of_the_settings():
         "rollout.kubernetes.secret=keys",
         "rollout.kubernetes.config_map=env",
         "rollout.kubernetes.service_account=server",
+        "rollout.kubernetes.priority_class=serving",
+        "rollout.kubernetes.pull_secrets=[pull]",
+        "rollout.kubernetes.node_selector={kubernetes.io/arch: amd64}",
+        "rollout.kubernetes.tolerations=[{key: ml, effect: NoExecute, tolerationSeconds: 60}]",
         "rollout.kubernetes.gateway_namespace=edge",
         "rollout.kubernetes.hostnames=[api.example.com]",
         "rollout.kubernetes.route=GRPCRoute",
@@ -91,6 +95,11 @@ def test_what_serves_is_of_the_settings():
     assert runtime.fetch_image is None
     assert (runtime.secret.name, runtime.config_map.name) == ("keys", "env")
     assert runtime.service_account_name == "server"
+    assert runtime.priority_class_name == "serving"
+    assert [one.name for one in runtime.image_pull_secrets] == ["pull"]
+    assert runtime.node_selector == {"kubernetes.io/arch": "amd64"}
+    (taint,) = runtime.tolerations
+    assert (taint.key, taint.effect, taint.toleration_seconds) == ("ml", "NoExecute", 60)
     assert runtime.resources.requests == {"cpu": "500m", "memory": "512Mi"}
     assert (traffic.kind, traffic.hostnames) == ("GRPCRoute", ["api.example.com"])
     assert (traffic.parent_refs[0].name, traffic.parent_refs[0].namespace) == ("public", "edge")
@@ -107,6 +116,7 @@ def test_what_serves_is_of_the_settings():
         ),
         ("rollout.analysis.min_coverage=0.805", "whole number of percents"),
         ("rollout.kubernetes.hostnames=[UPPER]", "traffic.hostnames.0"),
+        ("rollout.kubernetes.tolerations=[{taint: ml}]", "runtime.tolerations.0.taint"),
     ],
     ids=str,
 )

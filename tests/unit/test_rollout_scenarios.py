@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.unit.rollout_world import World, plan
+from tests.unit.rollout_world import IN_FLIGHT, World, plan
 
 from tidemill.domain.evidence import TOTAL
 
@@ -141,7 +141,7 @@ def test_a_late_abort_is_a_no_op():
     assert world.weight("v2") == TOTAL
 
 
-@pytest.mark.parametrize("phase", ["preparing", "progressing", "paused", "promoting", "finalizing"])
+@pytest.mark.parametrize("phase", IN_FLIGHT[:-1])
 def test_abort_is_legal_in_every_phase(phase):
     world = World(plan(scale_down_seconds=60))
     world.deploy()
@@ -185,9 +185,7 @@ def test_queued_revisions_wait_and_only_the_newest_is_tried():
 
 
 @pytest.mark.parametrize("policy", ["supersede", "queue"])
-@pytest.mark.parametrize(
-    "phase", ["preparing", "progressing", "paused", "promoting", "finalizing", "rolling_back"]
-)
+@pytest.mark.parametrize("phase", IN_FLIGHT)
 def test_a_third_revision_comes_in_any_phase(policy, phase):
     world = World(plan(on_new_revision=policy, scale_down_seconds=10))
     world.deploy()
@@ -273,6 +271,19 @@ def test_a_route_that_is_not_taken_up_blocks_then_rolls_back():
     assert "did not apply" in world.store.log[-1].reason
 
 
+def test_a_route_that_is_refused_is_said_in_the_gateways_words():
+    world = World()
+    world.deploy()
+    world.gateway.refused = "Gateway public: not Accepted: NoMatchingParent"
+    world.settle()
+    assert world.condition("TrafficApplied") == ("False", "RouteNotAccepted")
+    said = next(c for c in world.state.conditions if c.type == "TrafficApplied")
+    assert said.message == world.gateway.refused
+    world.gateway.refused = ""
+    world.settle()
+    assert world.condition("TrafficApplied") == ("True", "InForce")
+
+
 def test_harm_may_freeze_instead_and_a_person_decides():
     world = World(plan(on_harm="freeze"))
     world.deploy()
@@ -299,10 +310,25 @@ def test_without_a_stable_server_nothing_is_sent_to_nowhere():
     world.command("abort", "v2")
     world.run(5)
     assert world.weight("v2") == 500, "weights are kept, there is no way back"
+    assert world.condition("Available") == ("False", "StableUnavailable")
     world.servers.broken = set()
     world.run(5)
     assert world.weight("v1") == TOTAL
     assert world.state.history[0].reason == "abort was asked for"
+
+
+def test_harm_without_a_way_back_needs_a_person():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.servers.broken = {"v1"}
+    world.rates(v2=0.9)
+    world.run_until("paused")
+    assert world.weight("v2") == 500
+    assert world.condition("Stalled") == ("True", "StableUnavailable")
+    world.servers.broken = set()
+    world.run_until("rolling_back")
 
 
 def test_rollback_needs_nothing_but_the_route():

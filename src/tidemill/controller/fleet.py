@@ -7,15 +7,18 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from threading import Event, Thread
+from typing import Literal
 
 import structlog
 
 from tidemill.controller.queue import WorkQueue
 from tidemill.errors import TidemillError
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "Result"]
 
 log = structlog.get_logger(__name__)
+Result = Literal["done", "failed", "broken"]
+"""How a look ended: as meant, with an error that another look may not meet, by a fault of ours."""
 FIRST_RETRY, MAX_RETRY = 1.0, 60.0
 """Seconds until a key is looked at again after a look that failed; doubled each time."""
 STUCK_SECONDS = 120.0
@@ -29,11 +32,11 @@ class Fleet:
         self,
         look: Callable[[str], float | None],
         queue: WorkQueue,
-        observed: Callable[[float, str], None] = lambda _seconds, _result: None,
+        observed: Callable[[float, Result], None] = lambda _seconds, _result: None,
     ) -> None:
         """`look` returns seconds until the next look, None for never.
 
-        `observed` is told how long a look took and how it ended: done, failed or broken.
+        `observed` is told how long a look took and how it ended.
         """
         self._look = look
         self._queue = queue
@@ -64,7 +67,8 @@ class Fleet:
 
     def _once(self, key: str) -> float | None:
         """Look at a key; whatever goes wrong with it is no reason to leave the others alone."""
-        began, result = time.monotonic(), "done"
+        began = time.monotonic()
+        result: Result = "done"
         try:
             wait = self._look(key)
             self._failures.pop(key, None)

@@ -45,10 +45,17 @@ class Canaries:
         self._requests = requests
         self.losses = losses
         self._levels = np.array(levels, dtype=np.float64)
+        self._harm: dict[tuple[float, bool], Floats] = {}
 
     def log_harm(self, metric: Metric) -> Floats:
-        """Return the log e-value of the harm test after every look, `[N, looks]`."""
-        return self._every_look(lambda arrays, ordinals: log_harm(metric, arrays, ordinals))
+        """Return the log e-value of the harm test after every look, `[N, looks]`.
+
+        It is worked out once for metrics that differ in their level alone.
+        """
+        test = metric.harm_ratio, metric.wanted
+        if test not in self._harm:
+            self._harm[test] = self._every_look(lambda *seen: log_harm(metric, *seen))
+        return self._harm[test]
 
     def log_pass(self, metric: Metric) -> Floats:
         """Return the log e-value of the pass test after every look, `[N, looks]`."""

@@ -135,6 +135,8 @@ class FakeGateway:
     known: dict[str, str] = field(default_factory=dict)
     stuck: bool = False
     silent: bool = False
+    refused: str = ""
+    """Why the gateway does not take the route up."""
 
     def apply(self, route: Route, addresses: Mapping[str, str]) -> None:
         """Ask for a route."""
@@ -151,6 +153,8 @@ class FakeGateway:
         """Return the route in force."""
         if self.silent:
             raise Unavailable("the gateway does not answer")
+        if self.refused:
+            return Route(problem=self.refused)
         if not self.stuck:
             self.route = self.wanted
         return self.route

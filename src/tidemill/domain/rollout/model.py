@@ -26,6 +26,7 @@ __all__ = [
     "Backend",
     "Command",
     "Condition",
+    "Decided",
     "Decision",
     "Ending",
     "Intent",
@@ -51,6 +52,11 @@ Phase = Literal[
     "finalizing", "rolling_back",
 ]  # fmt: skip
 Ending = Literal["promoted", "rolled_back", "superseded"]
+Decided = Literal[
+    "approve", "begin", "break_glass", "complete", "deploy", "finalize", "hold", "ignore",
+    "initialize", "pause", "promote", "resume", "rollback", "weight",
+]  # fmt: skip
+"""What a decision does, in the log and in the metrics."""
 Action = Literal["approve", "resume", "promote", "abort", "retry", "break_glass"]
 
 

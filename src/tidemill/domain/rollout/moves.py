@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.model import (
     Attempt,
+    Decided,
     Ending,
     Now,
     Outcome,
@@ -42,7 +43,7 @@ class Move:
     """A decision before it is numbered."""
 
     state: State
-    action: str
+    action: Decided
     reason: str
 
 
