@@ -38,7 +38,7 @@ demo: setup ## Play the whole loop on real flights of 2013
 test: setup ## Pass the tests
 	@# Without these, the tests that need them say why they skip.
 	$(BIN)/python -m tests.cluster.build >/dev/null || true
-	$(BIN)/python -m tests.cluster.images --small >/dev/null || true
+	$(BIN)/python -m tests.cluster.images --tested >/dev/null || true
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 cluster: setup ## Run a Kubernetes cluster of local processes until Ctrl-C

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import create_engine, text
 
 
 def free_port() -> int:
@@ -32,13 +34,14 @@ def free_port() -> int:
 def mlflow(
     folder: Path,
     *,
+    port: int = 0,
     backend: str = "",
     password: str = "",
     artifacts: str = "",
     env: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
-    """Run the local MLflow server in `folder` and yield its URI."""
-    port = free_port()
+    """Run the local MLflow server in `folder` and yield its URI; `port` 0 is a free one."""
+    port = port or free_port()
     argv = [sys.executable, "-m", "tidemill.adapters.mlflow.server"]
     argv += [backend or f"sqlite:///{folder / 'mlflow.db'}", artifacts or str(folder / "artifacts")]
     argv += ["127.0.0.1", str(port), password]
@@ -71,6 +74,21 @@ def postgres() -> Iterator[str]:
         if user:
             shutil.chown(folder, user)
         yield from _postgres(found, Path(folder), user)
+
+
+@contextmanager
+def database(server: str) -> Iterator[str]:
+    """Create an empty database on a PostgreSQL server and yield its SQLAlchemy URL."""
+    name = f"test_{uuid.uuid4().hex}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    try:
+        yield server.rpartition("/")[0] + f"/{name}"
+    finally:
+        with engine.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        engine.dispose()
 
 
 def _postgres(programs: Path, folder: Path, user: str | None) -> Iterator[str]:

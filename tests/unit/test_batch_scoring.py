@@ -75,7 +75,7 @@ def test_a_period_without_events_is_an_error_and_writes_nothing(features: Path) 
 
 
 def test_a_spine_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"the spine .* cannot be read"):
+    with pytest.raises(DataError, match=r"spine\.parquet does not exist"):
         joined(tmp_path, start=0, end=3)
 
 

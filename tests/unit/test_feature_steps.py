@@ -117,7 +117,7 @@ def test_a_missing_raw_column_is_named(raw: Path, tmp_path: Path) -> None:
 def test_a_truncated_raw_file_is_an_error(raw: Path, tmp_path: Path) -> None:
     path = raw / "events" / "2013-01.parquet"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="features cannot be computed"):
+    with pytest.raises(DataError, match=rf"{path} cannot be read.*PAR1"):
         featurize(raw, tmp_path / "out", Visits(), SETTINGS, NOON)
 
 
@@ -205,7 +205,7 @@ def test_no_label_yet_is_an_error_and_writes_nothing(features: Path) -> None:
 def test_a_spine_without_the_label_is_an_error(features: Path) -> None:
     path = features / "spine.parquet"
     pl.read_parquet(path).drop("late").write_parquet(path)
-    with pytest.raises(DataError, match=r"the spine .* cannot be read: .*late"):
+    with pytest.raises(DataError, match=r"spine.parquet cannot be read: .*late"):
         build(features, as_of=9)
 
 

@@ -20,7 +20,7 @@ GLOBAL = {"--project", "--env", "--set", "--json", "--help"}
 
 
 def hints() -> Iterator[tuple[str, str]]:
-    """Yield place and text of every hint: a literal, or a constant of its module."""
+    """Yield place and text of every hint, or part of one: a literal, a constant of its module."""
     for path in sorted(SOURCE.rglob("*.py")):
         tree = ast.parse(path.read_text())
         constants = {
@@ -31,7 +31,7 @@ def hints() -> Iterator[tuple[str, str]]:
             if isinstance(target, ast.Name)
         }
         for node in ast.walk(tree):
-            if isinstance(node, ast.keyword) and node.arg == "hint":
+            if isinstance(node, ast.keyword) and node.arg in ("hint", "again"):
                 value = node.value
                 if isinstance(value, ast.Name):
                     value = constants.get(value.id, value)

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import re
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.full_disk import files_end_at
 
 from tidemill.adapters.kfp.record import RunFolder
 from tidemill.errors import Unavailable
 from tidemill.ports.runs import RunResult, StepResult
-
-
-@contextmanager
-def files_end_at(size: int) -> Iterator[None]:
-    """Let the kernel cut every write at `size` bytes of a file, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("room", [0, 10])

@@ -6,10 +6,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.monitoring_world import DAY, MODEL, RELEASE, ROOT, World
 
@@ -127,3 +130,31 @@ def test_a_report_that_takes_too_long_ends_itself(tmp_path: Path) -> None:
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGALRM
+
+
+HELD = """
+import multiprocessing, sys, time
+from pathlib import Path
+from tidemill.cli.monitor import _draw
+if __name__ == "__main__":
+    work = (Path(sys.argv[1]), "inc-00000000", 60)
+    process = multiprocessing.get_context("spawn").Process(target=_draw, args=work)
+    process.start()
+    print(process.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_report_stays_behind_everything_and_ends_with_its_monitor(tmp_path: Path) -> None:
+    silent, script = tmp_path / "config.json", tmp_path / "monitor.py"
+    os.mkfifo(silent)
+    script.write_text(HELD)
+    line = [sys.executable, str(script), str(silent)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as monitor:
+        assert monitor.stdout is not None
+        report = psutil.Process(int(monitor.stdout.readline()))
+        with silent.open("w"):  # the report has it open, so it has begun
+            behind = report.nice(), os.getsid(report.pid)
+            monitor.kill()
+            report.wait(30)
+    assert behind == (10, report.pid)
