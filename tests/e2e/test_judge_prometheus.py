@@ -54,11 +54,10 @@ class World:
         return self.servers[name].url.partition("//")[2]
 
     def send(self, requests: int, *names: str) -> None:
-        """Send so many to each."""
-        for name in names:
-            url = f"{self.servers[name].url}/v2/models/flight-delay/infer"
-            for _ in range(requests):
-                assert self.http.post(url, json=body(FULL)).status_code == 200
+        """Send so many to each, in turn."""
+        urls = [f"{self.servers[name].url}/v2/models/flight-delay/infer" for name in names]
+        for url in urls * requests:
+            assert self.http.post(url, json=body(FULL)).status_code == 200
 
     def counters(self, source: CounterSource, *names: str) -> dict[str, Any]:
         """Return what a source tells of these servers, as far as it does not come from its way."""
@@ -154,6 +153,7 @@ def test_prometheus_tells_what_the_servers_tell(world):
 @pytest.mark.parametrize("source", ["the servers", "Prometheus"])
 @pytest.mark.parametrize(("stable", "verdict"), [("fast", "harm"), ("slower", "pass")])
 def test_a_slow_canary_is_harm_and_an_equal_one_passes(world, source, stable, verdict):
+    until(lambda: world.scraped(stable, "slow"), "a scrape of what other tests sent")
     until(lambda: world.ask(source, stable, "slow")["verdict"] == "undecided", "a reading")
     world.ask(source, stable, "slow")
     world.send(50, stable, "slow")
