@@ -61,7 +61,7 @@ def queued(world: ResourceWorld) -> None:
 
 
 def commanded(world: ResourceWorld) -> None:
-    """S9: pause, resume, stale approval, approval, promote, late abort, abort, retry."""
+    """S9: pause, resume, stale and real approval and skip, promote, late abort, abort, retry."""
     world.deploy()
     world.want("v2")
     world.run_until("progressing")
@@ -73,6 +73,8 @@ def commanded(world: ResourceWorld) -> None:
         ("approve", "v3", ""),
         ("approve", "v2", "c50"),
         ("approve", "v2", "c5"),
+        ("skip", "v2", "c50"),
+        ("skip", "v2", "c5"),
         ("promote", "v2", ""),
     ):
         world.command(action, about, step)

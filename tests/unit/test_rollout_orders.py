@@ -80,6 +80,70 @@ def test_stable_is_wanted_again_in_any_phase(phase):
     assert world.traffic.failed == 0
 
 
+def test_a_skipped_step_is_left_at_once_and_the_release_says_so():
+    world = brought_to("progressing")
+    world.command("skip", "v2", "c5")
+    world.settle()
+    assert world.log[-1] == ("weight", "step c5: skip was asked for")
+    assert world.weight("v2") == 2500
+    world.command("skip", "v2", "c5")
+    world.settle()
+    assert world.log[-1] == ("ignore", "skip: the rollout is at step c25, not c5")
+    world.run_until("stable")
+    assert world.releases.told[-1].reason == "the gates passed, but not of c5"
+
+
+def test_the_last_step_is_skipped_to_all_traffic():
+    world = brought_to("progressing")
+    for _ in plan().steps:
+        world.command("skip", "v2")
+        world.settle()
+    assert world.log[-2] == ("promote", "step c50: skip was asked for")
+    assert world.weight("v2") == TOTAL
+    world.run_until("stable")
+    assert world.releases.told[-1].reason == "the gates passed, but not of c5, c25, c50"
+
+
+def test_a_step_that_harms_is_skipped_by_nobody():
+    world = World(plan(on_harm="freeze"))
+    world.rates(v2=0.5)
+    world.deploy()
+    world.want("v2")
+    world.run_until("paused")
+    world.command("skip", "v2")
+    world.settle()
+    why = "skip: harm was found: abort it, or promote it on your own authority"
+    assert world.log[-1] == ("ignore", why)
+
+
+def test_a_pause_by_a_person_is_lifted_before_a_step_is_skipped():
+    world = World(plan())
+    world.deploy()
+    world.bring_to("paused")
+    world.command("skip", "v2")
+    world.settle()
+    assert world.log[-1] == ("ignore", "skip: the specification says paused")
+
+
+def test_a_step_with_too_few_servers_for_the_next_is_not_skipped():
+    world = brought_to("progressing")
+    world.servers.broken = {"v2"}
+    world.command("skip", "v2")
+    world.settle()
+    why = "skip: the canary's servers are not ready for 25 % of the traffic"
+    assert ("ignore", why) in world.log
+
+
+def test_an_undecided_step_that_goes_on_is_no_gate_that_passed():
+    endless = replace(plan().steps[0], min_events=10**6, max_seconds=20)
+    world = World(plan(on_inconclusive="continue", steps=(endless, *plan().steps[1:])))
+    world.deploy()
+    world.want("v2")
+    world.run_until("finalizing")
+    world.run_until("stable")
+    assert world.releases.told[-1].reason == "the gates passed, but not of c5"
+
+
 def consumed(world: World) -> int:
     """Return the requests that evidence has counted in this attempt, under every weight."""
     attempt = world.state.attempt

@@ -80,6 +80,16 @@ def approve(
 
 
 @app.command()
+def skip(
+    step: Annotated[str, typer.Argument(help="Name of the step; default: the present one.")] = "",
+    on: On = "",
+) -> None:
+    """Leave the step without its gate, on your own authority; the next one keeps its own."""
+    with open_project().desk(on) as desk:
+        _say("skip", desk.orders.command("skip", step))
+
+
+@app.command()
 def pause(on: On = "") -> None:
     """Freeze the weight; a harmful canary is still rolled back."""
     with open_project().desk(on) as desk:

@@ -49,7 +49,10 @@ class Control(Schema):
                 "self == oldSelf || self.id != oldSelf.id",
                 "another command needs another id: each is carried out once",
             ),
-            ("!has(self.step) || self.action == 'Approve'", "only Approve is about a step"),
+            (
+                "!has(self.step) || self.action in ['Approve', 'Skip']",
+                "only Approve and Skip are about a step",
+            ),
             (
                 "has(self.reason) == (self.action == 'BreakGlass')",
                 "BreakGlass needs a reason, no other action has one",
@@ -64,7 +67,7 @@ class Control(Schema):
     for_revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{10}$", max_length=10)]
     """Revision that it is about; if another one is in flight nothing is done."""
     step: Name | None = None
-    """Step that is approved; by default the current one."""
+    """Step that is approved or skipped; by default the current one."""
     reason: Annotated[str, StringConstraints(min_length=1, max_length=500)] | None = None
     """Why the glass of a freeze window is broken, and by whom; it goes on the ledger."""
 

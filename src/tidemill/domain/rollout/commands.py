@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.model import Attempt, Now, Release, Snapshot
-from tidemill.domain.rollout.moves import Move, begin, roll_back, unpause, weigh
+from tidemill.domain.rollout.moves import Move, advance, begin, roll_back, unpause, weigh
 
 __all__ = ["command"]
 
@@ -32,6 +32,7 @@ def command(snapshot: Snapshot, now: Now) -> Move | None:
         return move if move and move.state.phase == "rolling_back" else None
     carry_out = {
         "approve": _approve,
+        "skip": _skip,
         "resume": _resume,
         "promote": _override,
         "break_glass": _break_glass,
@@ -55,31 +56,69 @@ def _retry(snapshot: Snapshot, now: Now) -> Move:
 
 
 def _approve(snapshot: Snapshot, attempt: Attempt, _now: Now) -> Move:
+    if why := _elsewhere(snapshot, attempt):
+        return _ignore(snapshot, why)
+    approved = replace(snapshot.state, attempt=replace(attempt, approved=True))
+    return Move(approved, "approve", f"step {attempt.plan.steps[attempt.step].name} was approved")
+
+
+def _skip(snapshot: Snapshot, attempt: Attempt, now: Now) -> Move:
+    """Leave the present step without what it waits for; the next one has gates of its own."""
+    steps, following = attempt.plan.steps, attempt.step + 1
+    weight = steps[following].weight if following < len(steps) else TOTAL
+    why = (
+        _elsewhere(snapshot, attempt)
+        or _held(snapshot, attempt)
+        or _kept_back(snapshot, attempt, now, weight)
+    )
+    if why:
+        return _ignore(snapshot, why)
+    going = replace(attempt, pause="", paused_since=None)
+    skipped = replace(snapshot, state=replace(snapshot.state, attempt=going))
+    return advance(skipped, now, "skip was asked for", proven=False)
+
+
+def _elsewhere(snapshot: Snapshot, attempt: Attempt) -> str:
+    """Say that the rollout is not at the step that the command is about."""
     command, step = snapshot.spec.command, attempt.plan.steps[attempt.step]
     assert command
-    if command.step not in ("", step.name):
-        return _ignore(snapshot, f"the rollout is at step {step.name}, not {command.step}")
-    approved = replace(snapshot.state, attempt=replace(attempt, approved=True))
-    return Move(approved, "approve", f"step {step.name} was approved")
+    if command.step in ("", step.name):
+        return ""
+    return f"the rollout is at step {step.name}, not {command.step}"
+
+
+def _held(snapshot: Snapshot, attempt: Attempt) -> str:
+    """Say what keeps the rollout paused."""
+    if snapshot.spec.paused:
+        return "the specification says paused"
+    if attempt.pause == "harm":
+        return "harm was found: abort it, or promote it on your own authority"
+    return ""
+
+
+def _kept_back(snapshot: Snapshot, attempt: Attempt, now: Now, weight: int) -> str:
+    """Say what keeps even a person from giving the canary more."""
+    if snapshot.state.phase not in ("progressing", "paused"):
+        return f"it is {snapshot.state.phase}"
+    if not snapshot.ready(attempt.canary, weight):
+        share = "all traffic" if weight == TOTAL else f"{weight / 100:g} % of the traffic"
+        return f"the canary's servers are not ready for {share}"
+    if until := snapshot.frozen_until(now):
+        return f"frozen until {until:%Y-%m-%d %H:%M} UTC: break the glass first"
+    return ""
 
 
 def _resume(snapshot: Snapshot, attempt: Attempt, now: Now) -> Move:
     if snapshot.state.phase != "paused":
         return _ignore(snapshot, "it is not paused")
-    if snapshot.spec.paused:
-        return _ignore(snapshot, "the specification says paused")
-    if attempt.pause == "harm":
-        return _ignore(snapshot, "harm was found: abort it, or promote it on your own authority")
+    if why := _held(snapshot, attempt):
+        return _ignore(snapshot, why)
     return Move(unpause(snapshot.state, attempt, now), "resume", "resume was asked for")
 
 
 def _override(snapshot: Snapshot, attempt: Attempt, now: Now) -> Move:
-    if snapshot.state.phase not in ("progressing", "paused"):
-        return _ignore(snapshot, f"it is {snapshot.state.phase}")
-    if not snapshot.ready(attempt.canary, TOTAL):
-        return _ignore(snapshot, "the canary's servers are not ready for all traffic")
-    if until := snapshot.frozen_until(now):
-        return _ignore(snapshot, f"frozen until {until:%Y-%m-%d %H:%M} UTC: break the glass first")
+    if why := _kept_back(snapshot, attempt, now, TOTAL):
+        return _ignore(snapshot, why)
     state = replace(
         snapshot.state, attempt=replace(attempt, override=True, pause="", paused_since=None)
     )

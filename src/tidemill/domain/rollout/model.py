@@ -57,7 +57,7 @@ Decided = Literal[
     "initialize", "pause", "promote", "resume", "rollback", "weight",
 ]  # fmt: skip
 """What a decision does, in the log and in the metrics."""
-Action = Literal["approve", "resume", "promote", "abort", "retry", "break_glass"]
+Action = Literal["approve", "skip", "resume", "promote", "abort", "retry", "break_glass"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Command:
     action: Action
     revision: str
     step: str = ""
-    """The step that is approved."""
+    """The step that is approved or skipped."""
     reason: str = ""
     """Why the glass is broken; it goes on the ledger."""
 
@@ -185,6 +185,8 @@ class Attempt:
     """How often its servers were lost while they carried traffic."""
     override: bool = False
     """A person promoted it; the beta guarantee does not apply."""
+    unproven: tuple[str, ...] = ()
+    """Steps that it left without a passed gate: skipped, or undecided when their time was over."""
     back: bool = False
     """It served before, within the rollback window: the steps are skipped."""
     thawed_until: datetime | None = None

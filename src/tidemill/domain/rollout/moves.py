@@ -80,16 +80,18 @@ def begin(snapshot: Snapshot, now: Now, reason: str) -> Move:
     return Move(weigh(begun, now, "preparing", 0), "begin", reason)
 
 
-def advance(snapshot: Snapshot, now: Now, reason: str) -> Move:
-    """Go to the next step, or to all traffic after the last one."""
-    state, attempt = snapshot.state, snapshot.attempt
-    following = attempt.step + 1
-    passed = f"step {attempt.plan.steps[attempt.step].name}: {reason}"
+def advance(snapshot: Snapshot, now: Now, reason: str, *, proven: bool) -> Move:
+    """Go to the next step, or to all traffic after the last one; `proven`: the gate passed."""
+    attempt, left = snapshot.attempt, snapshot.attempt.plan.steps[snapshot.attempt.step].name
+    following, why = attempt.step + 1, f"step {left}: {reason}"
+    if not proven:
+        attempt = replace(attempt, unproven=(*attempt.unproven, left))
     if following == len(attempt.plan.steps):
-        return Move(weigh(state, now, "promoting", TOTAL), "promote", passed)
-    moved = replace(state, attempt=replace(attempt, step=following, approved=False))
+        state = replace(snapshot.state, attempt=attempt)
+        return Move(weigh(state, now, "promoting", TOTAL), "promote", why)
+    state = replace(snapshot.state, attempt=replace(attempt, step=following, approved=False))
     step = attempt.plan.steps[following]
-    return Move(weigh(moved, now, "progressing", step.weight, step.mirror), "weight", passed)
+    return Move(weigh(state, now, "progressing", step.weight, step.mirror), "weight", why)
 
 
 def pause(snapshot: Snapshot, now: Now, kind: str, reason: str) -> Move:

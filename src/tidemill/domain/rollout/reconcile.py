@@ -248,7 +248,7 @@ def _progressing(snapshot: Snapshot, now: Now) -> Move | None:
         return pause(snapshot, now, "inconclusive", undecided)
     if snapshot.frozen_until(now):
         return None
-    return advance(snapshot, now, undecided if waiting else "gate passed")
+    return advance(snapshot, now, undecided if waiting else "gate passed", proven=not waiting)
 
 
 def _paused(snapshot: Snapshot, now: Now) -> Move | None:
@@ -277,9 +277,7 @@ def _promoting(snapshot: Snapshot, now: Now) -> Move | None:
         if late(state, now, attempt):
             return roll_back(snapshot, now, "the gateway did not apply the route in time")
         return None
-    reason = "promoted by a person" if attempt.override else "all gates passed"
-    if attempt.back:
-        reason = "back to a revision that served before"
+    reason = _won(attempt)
     release = Release(
         *("promoted", attempt.canary, attempt.canary, attempt.id, reason),
         evidence=attempt.assessments,
@@ -292,6 +290,17 @@ def _promoting(snapshot: Snapshot, now: Now) -> Move | None:
         releases=(*state.releases, release),
     )
     return Move(enter(swapped, now, "finalizing"), "finalize", reason)
+
+
+def _won(attempt: Attempt) -> str:
+    """Say by what right the canary takes over."""
+    if attempt.back:
+        return "back to a revision that served before"
+    if attempt.override:
+        return "promoted by a person"
+    if attempt.unproven:
+        return f"the gates passed, but not of {', '.join(attempt.unproven)}"
+    return "all gates passed"
 
 
 def _finalizing(snapshot: Snapshot, now: Now) -> Move | None:
