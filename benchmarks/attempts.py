@@ -8,31 +8,27 @@ the others have to be promoted. Needs what the tests in `tests/cluster` need.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from threading import Event, Thread
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from benchmarks.controller import (
+from benchmarks.rollout_plane import (
+    await_phase,
     control_plane,
     fleet_process,
     look_seconds,
     memory,
-    phases,
+    played,
     quantile,
 )
-from tidemill.adapters.kubernetes.client import HTTP_ROUTES, PODS, ROLLOUTS, KubeClient
-from tidemill.adapters.kubernetes.owned import ROLLOUT
+from tidemill.adapters.kubernetes.client import ROLLOUTS, KubeClient
 from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.model import Now, State, Workload
 from tidemill.domain.rollout.readings import Counters, Reading
-from tidemill.errors import TidemillError
 
 ROLLOUTS_AT_ONCE = 200
 HARMFUL = 5
@@ -92,75 +88,13 @@ class SteadyTraffic:
 def main() -> None:
     """Print the figures."""
     with control_plane() as (cluster, rollouts):
-        _serve_more(cluster)
         namespace = cluster.namespace()
         with (
             rollouts.client(cluster) as api,
             rollouts.client(cluster) as hands,
-            _plane(hands, namespace),
+            played(hands, namespace),
         ):
             _measure(cluster, api, namespace)
-
-
-def _serve_more(cluster: object) -> None:
-    """Give Services more addresses than the test cluster has; no node listens at them."""
-    spec = {"cidrs": ["100.64.0.0/16"]}
-    body = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "spec": spec}
-    made = json.dumps(body | {"metadata": {"name": "benchmark"}})
-    cluster.kubectl("apply", "-f", "-", stdin=made)
-    cluster.kubectl("wait", "servicecidr/benchmark", "--for=condition=Ready", "--timeout=60s")
-
-
-@contextmanager
-def _plane(api: KubeClient, namespace: str) -> Iterator[None]:
-    """Play nodes and gateway."""
-    stop = Event()
-    thread = Thread(target=_play, args=(api, namespace, stop))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _play(api: KubeClient, namespace: str, stop: Event) -> None:
-    condition = {"type": "Ready", "status": "True", "lastTransitionTime": LONG_AGO}
-    address = "10.9.0.1"
-    ready = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
-    while not stop.wait(LOOK_SECONDS):
-        try:
-            for pod in api.select(PODS, namespace, {ROLLOUT: ""}):
-                if pod["status"].get("phase") != "Running":
-                    status = pod["status"] | ready | {"conditions": [condition]}
-                    api.replace(PODS, pod | {"status": status}, "status")
-            for route in api.select(HTTP_ROUTES, namespace, {}):
-                if not _taken_up(route):
-                    status = {
-                        "parents": [_parent(route, ref) for ref in route["spec"]["parentRefs"]]
-                    }
-                    api.replace(HTTP_ROUTES, route | {"status": status}, "status")
-        except TidemillError:  # it was written meanwhile, or went: the next time
-            continue
-
-
-def _parent(route: dict[str, Any], ref: dict[str, str]) -> dict[str, Any]:
-    generation = route["metadata"]["generation"]
-    conditions = [
-        {"type": kind, "status": "True", "reason": kind, "message": "",
-         "lastTransitionTime": LONG_AGO, "observedGeneration": generation}
-        for kind in ("Accepted", "ResolvedRefs")
-    ]  # fmt: skip
-    return {"parentRef": ref, "controllerName": "benchmark.dev/gateway", "conditions": conditions}
-
-
-def _taken_up(route: dict[str, Any]) -> bool:
-    generation = route["metadata"]["generation"]
-    return any(
-        condition["observedGeneration"] == generation
-        for parent in route.get("status", {}).get("parents", [])
-        for condition in parent["conditions"]
-    )
 
 
 def _order(api: KubeClient, namespace: str, version: int) -> None:
@@ -183,11 +117,11 @@ def _measure(cluster: object, api: KubeClient, namespace: str) -> None:
     print(f"load average before: {os.getloadavg()[0]:.1f}")
     began = time.monotonic()
     _order(api, namespace, 1)
-    _await(port, "stable")
+    await_phase(port, "stable", ROLLOUTS_AT_ONCE)
     print(f"{ROLLOUTS_AT_ONCE} first versions serve after {time.monotonic() - began:.0f} s")
     began = time.monotonic()
     _order(api, namespace, 2)
-    _await(port, "progressing")
+    await_phase(port, "progressing", ROLLOUTS_AT_ONCE)
     while not all(_applied(found) for found in api.select(ROLLOUTS, namespace, {})):
         time.sleep(1)
     print(f"all canaries have traffic after {time.monotonic() - began:.0f} s")
@@ -214,14 +148,6 @@ def _measure(cluster: object, api: KubeClient, namespace: str) -> None:
 def _applied(rollout: dict[str, Any]) -> bool:
     conditions = rollout["status"]["conditions"]
     return any((c["type"], c["status"]) == ("TrafficApplied", "True") for c in conditions)
-
-
-def _await(port: int, phase: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while phases(port, phase) < ROLLOUTS_AT_ONCE:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{phases(port, phase):.0f} are {phase}")
-        time.sleep(0.5)
 
 
 def _outcomes(api: KubeClient, namespace: str) -> str:

@@ -1,34 +1,29 @@
 """A thousand rollouts on a real API server: time of a look, calls at rest, memory.
 
-Needs what the tests in `tests/cluster` need. The controller runs in a process of its own; nodes,
-gateways and evidence are absent, so rollouts rest in `initializing` and changes are edits that it
-must acknowledge: the cost of the driver, not of a data plane. The test cluster has addresses for
-253 Services; the other rollouts are refused theirs and ask again at every look, which is all that
-the calls at rest are.
+The controller runs in a process of its own. Each rollout has deployed its first version and rests;
+changes are edits that the controller must acknowledge. Needs what the tests in `tests/cluster`
+need.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import re
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-import httpx
-
-from tidemill.adapters.kubernetes.access import connect
+from benchmarks.rollout_plane import (
+    await_phase,
+    control_plane,
+    fleet_process,
+    look_seconds,
+    memory,
+    played,
+    quantile,
+)
 from tidemill.adapters.kubernetes.client import ROLLOUTS, KubeClient
 from tidemill.errors import Conflict
 from tidemill.ports.rollout import EvidenceSource
-
-__all__ = ["control_plane", "fleet_process", "look_seconds", "memory", "phases", "quantile"]
 
 ROLLOUTS_IN_ALL = 1000
 CHANGES_PER_SECOND = 50
@@ -37,21 +32,7 @@ REST_SECONDS = 60
 CALM = 10
 LEASE_CALLS = 3
 """Calls of a second in which only the Lease is renewed, at most."""
-
-
-class _Now:
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-
-class _Counting(httpx.Client):
-    """Counts requests; a watch is one."""
-
-    requests = 0
-
-    def send(self, *arguments: object, **options: object) -> httpx.Response:
-        _Counting.requests += 1
-        return super().send(*arguments, **options)  # type: ignore[arg-type]
+SPEC: dict[str, Any] = {"runtime__replicas": 1, "runtime__minReadySeconds": 0}
 
 
 def nothing(_: str) -> EvidenceSource:
@@ -61,97 +42,25 @@ def nothing(_: str) -> EvidenceSource:
     return FakeTraffic(FakeServers(), FakeGateway())
 
 
-def _controller(
-    kubeconfig: str,
-    namespace: str,
-    evidence: Callable[[str], EvidenceSource],
-    said: multiprocessing.Queue,
-) -> None:
-    """Run the controller; tell its port, then its counts every second."""
-    import structlog
-
-    from tidemill.testing.rollout import FakeReleases
-    from tidemill.wiring.kubernetes import RolloutFleet
-
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    http = connect(Path(kubeconfig))
-    http.__class__ = _Counting
-    fleet = RolloutFleet(
-        KubeClient(http),
-        namespace,
-        namespace,
-        ("127.0.0.1", 0),
-        _Now(),
-        evidence,
-        FakeReleases(),
-        "benchmark",
-    )
-    said.put(fleet.port)
-    stop = Event()
-    Thread(target=_count, args=(said,), daemon=True).start()
-    fleet.run(stop)
-
-
-def fleet_process(
-    kubeconfig: Path, namespace: str, evidence: Callable[[str], EvidenceSource]
-) -> tuple[multiprocessing.Process, int, multiprocessing.Queue]:
-    """Start a controller; return its process, its port, and what tells its counts every second."""
-    context = multiprocessing.get_context("spawn")
-    said: multiprocessing.Queue = context.Queue()
-    arguments = (str(kubeconfig), namespace, evidence, said)
-    process = context.Process(target=_controller, args=arguments, daemon=True)
-    process.start()
-    return process, said.get(timeout=60), said
-
-
-def _count(said: multiprocessing.Queue) -> None:
-    while True:
-        time.sleep(1)
-        used = time.process_time()
-        said.put((time.monotonic(), _Counting.requests, used))
-
-
-def look_seconds(port: int) -> dict[float, float]:
-    """Return the cumulative counts of looks by their bound."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
-    found = re.findall(r'look_seconds_bucket\{le="([^"]+)",result="done"\} (\S+)', text)
-    return {float(bound): float(count) for bound, count in found}
-
-
-def quantile(before: dict[float, float], after: dict[float, float], share: float) -> float:
-    """Return the bound under which `share` of the looks between two readings ended."""
-    counts = {bound: after[bound] - before.get(bound, 0) for bound in after}
-    whole = counts[float("inf")]
-    return next(bound for bound, count in sorted(counts.items()) if count >= share * whole)
-
-
-@contextmanager
-def control_plane() -> Iterator[tuple[Any, Any]]:
-    """Start the tests' control plane; yield access to it and `tests.cluster.rollouts`."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.cluster import rollouts, sources
-
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        with sources.cluster(base / "shared", base / "own") as cluster:
-            rollouts.install(cluster)
-            yield cluster, rollouts
-
-
 def main() -> None:
     """Print the figures."""
-    with control_plane() as (cluster, rollouts), rollouts.client(cluster) as api:
-        _measure(cluster, api, cluster.namespace(), rollouts)
+    with (
+        control_plane() as (cluster, rollouts),
+        rollouts.client(cluster) as api,
+        rollouts.client(cluster) as hands,
+    ):
+        _measure(cluster, api, hands, rollouts)
 
 
-def _measure(cluster: object, api: KubeClient, namespace: str, rollouts: object) -> None:
+def _measure(cluster: Any, api: KubeClient, hands: KubeClient, rollouts: Any) -> None:
+    namespace = cluster.namespace()
     for number in range(ROLLOUTS_IN_ALL):
-        api.create(ROLLOUTS, rollouts.manifest(namespace, f"model-{number}"))
+        api.create(ROLLOUTS, rollouts.manifest(namespace, f"model-{number}", **SPEC))
     began = time.monotonic()
     process, port, said = fleet_process(cluster.kubeconfig, namespace, nothing)
-    while phases(port, "initializing") < ROLLOUTS_IN_ALL:
-        time.sleep(0.5)
-    print(f"{ROLLOUTS_IN_ALL} rollouts taken up after {time.monotonic() - began:.0f} s")
+    with played(hands, namespace):
+        await_phase(port, "stable", ROLLOUTS_IN_ALL)
+        print(f"{ROLLOUTS_IN_ALL} first versions serve after {time.monotonic() - began:.0f} s")
     _settle(said)
     rest = _rest(said)
     print(f"at rest: {rest['calls']:.2f} API calls/min per rollout, {rest['cpu']:.0%} of a core")
@@ -166,13 +75,6 @@ def _measure(cluster: object, api: KubeClient, namespace: str, rollouts: object)
     print(f"memory of the controller: {memory(process.pid):.0f} MiB")
     process.terminate()
     process.join()
-
-
-def phases(port: int, phase: str) -> float:
-    """Return how many rollouts are in a phase."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
-    found = re.search(rf'tidemill_rollouts{{phase="{phase}"}} (\S+)', text)
-    return float(found[1]) if found else 0
 
 
 def _settle(said: multiprocessing.Queue) -> None:
@@ -232,13 +134,6 @@ def _observe(
                 delays.append(time.monotonic() - at)
                 del edited[name]
         time.sleep(0.2)
-
-
-def memory(pid: int | None) -> float:
-    """Return the resident memory of a process in MiB."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    (line,) = (line for line in text.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from threading import Event, Thread
 from typing import Any, TypeVar
 
 import httpx
+from tests.bundles import make_bundle
 from tests.cluster.node.images import Image
 from tests.cluster.rollouts import IMAGE, ROOT, client, eventually, install, manifest
 from tests.cluster.workloads import Workloads
 from tests.serving import FULL
-from tests.shadowed import QUIET, asking
+from tests.shadowed import QUIET, Connect, asking, over_http
 
 from tidemill.adapters.counters import ScrapedCounters
 from tidemill.adapters.evidence import ServerEvidence
@@ -47,6 +48,8 @@ SETTINGS = {
     "TIDEMILL_STORAGE__STATE": STATE,
     "TIDEMILL_STORAGE__OBJECTS": f"{STATE}/objects",
 }
+SLOW = {"TIDEMILL_SERVING__SLOW_MS": "0.0001"}
+"""Every request is slow in both arms: a hundred of them show that the canary is no slower."""
 RUNTIME = {
     "image": IMAGE,
     "replicas": 1,
@@ -96,7 +99,7 @@ class World:
         self.cluster.kubectl(*ready, "-n", self.namespace)
         address = "--output=jsonpath={.status.addresses[0].value}"
         host = self.cluster.kubectl("get", "gateway/gateway", address, "-n", self.namespace)
-        self.url = f"http://{host}:8080{INFER}"
+        self.edge = f"{host}:8080"
 
     def apply(self, api: str, kind: str, name: str, rest: dict[str, Any]) -> None:
         made = {"apiVersion": api, "kind": kind, "metadata": {"name": name}} | rest
@@ -106,6 +109,12 @@ class World:
     def release(self, version: str, bias: float) -> dict[str, Any]:
         """Put a bundle on the volume; return the resource's `model`."""
         bundle = write_bundle(self.folder / version, manifest=MANIFEST, bias=bias)
+        return self.place(bundle, self.sign(bundle, version))
+
+    def make(self, version: str, longest: int | None = None) -> dict[str, Any]:
+        """Put a bundle on the volume whose model fails above `longest`, see `tests.bundles`."""
+        scale = int(version) / 1000
+        bundle = make_bundle(self.folder / version, NAME, scale, longest, MANIFEST.features)
         return self.place(bundle, self.sign(bundle, version))
 
     def place(self, bundle: Path, model: dict[str, Any]) -> dict[str, Any]:
@@ -154,10 +163,14 @@ class World:
         """Wait until the first model serves: `phase` is the decision, the condition its effect."""
         self.wait(promoted)
 
+    def connect(self) -> Connect:
+        """Return how clients reach the gateway."""
+        return over_http(f"http://{self.edge}{INFER}")
+
     @contextmanager
     def clients(self, rows: Sequence[dict[str, Any]] = (FULL, QUIET)) -> Iterator[None]:
         """Ask for the `rows` all the while."""
-        with asking(self.url, 2, rows) as self.answered:
+        with asking(self.connect(), 2, rows) as self.answered:
             yield
 
 

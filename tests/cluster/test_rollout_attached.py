@@ -13,6 +13,7 @@ from tests.cluster.served import (
     NAME,
     PATIENCE,
     RUNTIME,
+    SLOW,
     World,
     promoted,
     scraped,
@@ -27,8 +28,6 @@ pytestmark = pytest.mark.slow
 
 STEPS = [{"name": "c20", "weight": 2000, "gate": ["slow"], "minEvents": 50}]
 METRICS = [{"name": "slow", "event": "slow", "passRatio": "2"}]
-SLOW = {"TIDEMILL_SERVING__SLOW_MS": "0.0001"}
-"""Every request is slow in both arms: a hundred of them show that the canary is no slower."""
 THEIRS = {"app": "legacy"}
 
 

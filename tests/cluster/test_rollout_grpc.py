@@ -16,9 +16,13 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.bundles import LONG, LONGEST, SHORT
 from tests.cluster.node.images import Image
 from tests.cluster.rollouts import client, eventually, manifest
+from tests.cluster.served import SLOW, World, promoted, scraped, served_world
 from tests.serving import ROOT, make_project
+from tests.shadowed import Connect
+from tests.tritons import over_grpc
 from tests.unit.rollout_world import START
 
 from tidemill.adapters.kubernetes import pods, workloads
@@ -34,6 +38,14 @@ NAME = "flight-delay"
 TRAFFIC = {"kind": "GRPCRoute", "parentRefs": [{"name": "edge"}], "settleSeconds": 0}
 IMAGE = "registry.test/tidemill/grpc@sha256:" + "2" * 64
 PATIENCE = 120.0
+METRICS = [
+    {"name": "slow", "event": "slow", "passRatio": "2"},
+    {"name": "errors", "event": "error", "passRatio": "2"},
+]
+STEPS = [
+    {"name": "c20", "weight": 2000, "minEvents": 50},
+    {"name": "c50", "weight": 5000, "gate": ["slow"], "minEvents": 200},
+]
 OK = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -156,3 +168,42 @@ def test_with_an_http_route_nobody_listens_for_grpc(api, served):
     container = pods.server_pod(revision, {})["containers"][0]
     assert "--grpc-port" not in container["args"]
     assert "grpc" not in [port["name"] for port in container["ports"]]
+
+
+class GrpcWorld(World):
+    """Its clients call ModelInfer."""
+
+    def connect(self) -> Connect:
+        return over_grpc(self.edge, NAME)
+
+
+@pytest.fixture
+def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[GrpcWorld]:
+    spec = {
+        "traffic": {"kind": "GRPCRoute", "parentRefs": [{"name": "gateway"}]},
+        "strategy__steps": STEPS,
+        "analysis": {"inline": {"metrics": METRICS}},
+    }
+    with served_world(
+        cluster, node, namespace, tmp_path, scraped, SLOW, GrpcWorld, **spec
+    ) as world:
+        yield world
+
+
+@pytest.mark.slow
+def test_a_canary_over_grpc_is_promoted_and_one_that_fails_rolled_back(world: GrpcWorld) -> None:
+    first, second, failing = world.make("1"), world.make("2"), world.make("3", LONGEST)
+    world.want(first)
+    world.wait_for_deployment()
+    with world.clients([SHORT, LONG]):
+        world.want(second)
+        world.wait(lambda s: promoted(s) and s["phase"] == "stable" and s.get("history"))
+        assert world.status()["history"][0]["outcome"] == "promoted"
+        assert world.answered["1"] > 0
+        world.want(failing)
+        world.wait(lambda s: len(s.get("history", [])) == 2)
+        ended = world.status()["history"][0]
+        assert (ended["outcome"], ended["reason"][:14]) == ("rolled_back", "harm in errors")
+        eventually(lambda: world.status()["stable"]["version"] == "2")
+    assert world.answered["failed"] == 0, "the share of the event answers for a model that fails"
+    assert world.answered["2"] > 0

@@ -19,7 +19,7 @@ from tests.cluster.node.images import Image
 from tests.cluster.refusal import NO_PODS, refuse
 from tests.cluster.rollouts import IMAGE, eventually
 from tests.cluster.scraping import scrape_config
-from tests.cluster.served import World, served_world
+from tests.cluster.served import SLOW, World, served_world
 
 from tidemill.adapters.evidence import ServerEvidence
 from tidemill.adapters.outcomes import Outcomes
@@ -29,8 +29,6 @@ from tidemill.testing.objects import MemoryObjects
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-SLOW = {"TIDEMILL_SERVING__SLOW_MS": "0.0001"}
-"""Every request is slow in both arms: a hundred of them show that the canary is no slower."""
 METRICS = [{"name": "slow", "event": "slow", "passRatio": "2"}]
 STEPS = [{"name": "c50", "weight": 5000, "gate": ["slow"], "minEvents": 50}]
 MISSING_SECONDS = 5

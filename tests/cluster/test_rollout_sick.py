@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.bundles import LONG, LONGEST, SHORT, make_bundle
-from tests.cluster.served import NAME, World, promoted, scraped, served_world
-
-from tidemill.testing.models import MANIFEST
+from tests.bundles import LONG, LONGEST, SHORT
+from tests.cluster.served import World, promoted, scraped, served_world
 
 pytestmark = pytest.mark.slow
 
@@ -21,21 +19,12 @@ ENDLESS = [HALF | {"minEvents": 1_000_000}]
 SHORTER = [HALF | {"minEvents": 300, "gate": ["errors"]}]
 
 
-class SickWorld(World):
-    """Versions of a model, some of which fail for long distances."""
-
-    def make(self, version: str, longest: int | None = None) -> dict[str, Any]:
-        scale = int(version) / 1000
-        bundle = make_bundle(self.folder / version, NAME, scale, longest, MANIFEST.features)
-        return self.place(bundle, self.sign(bundle, version))
-
-
 @pytest.fixture
-def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[SickWorld]:
+def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[World]:
     spec = {"strategy__steps": ENDLESS, "analysis": {"inline": {"metrics": METRICS}}}
     settings: dict[str, str] = {}
     with served_world(
-        cluster, node, namespace, tmp_path, scraped, settings, SickWorld, **spec
+        cluster, node, namespace, tmp_path, scraped, settings, World, **spec
     ) as world:
         yield world
 
@@ -44,7 +33,7 @@ def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
 
 
-def test_both_arms_fail_then_stable_alone_and_its_cure_takes_over(world: SickWorld) -> None:
+def test_both_arms_fail_then_stable_alone_and_its_cure_takes_over(world: World) -> None:
     sick, same = world.make("1", LONGEST), world.make("2", LONGEST)
     cure, better = world.make("3"), world.make("4")
     world.want(sick)

@@ -13,7 +13,7 @@ import httpx
 import polars as pl
 import pytest
 from tests.rollout_machine import RolloutMachine, started
-from tests.shadowed import asking
+from tests.shadowed import asking, over_http
 
 from tidemill.domain.rollout.model import Revision
 from tidemill.testing.models import MANIFEST, write_bundle
@@ -74,7 +74,7 @@ def test_a_model_that_agrees_goes_on_and_one_that_does_not_never_meets_a_client(
 ) -> None:
     good, same, bad = world.release(-1.0), world.release(-1.001), world.release(-9.0)
     world.deploy(good)
-    with asking(world.url, 4) as answered:
+    with asking(over_http(world.url), 4) as answered:
         world.start(same)
         shadowing = world.wait(lambda s: bool(s.attempt and s.attempt.evidence.pairing.matched))
         assert (shadowing.weight, shadowing.mirror) == (0, 5000)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.bundles import LONG, LONGEST, SHORT, make_bundle
 from tests.rollout_machine import RolloutMachine, started
-from tests.shadowed import asking
+from tests.shadowed import asking, over_http
 
 from tidemill.domain.rollout.model import Revision, State
 from tidemill.testing.models import MANIFEST
@@ -59,7 +59,7 @@ def test_both_arms_failing_at_once_pauses_and_blames_nobody(make: Make) -> None:
         good, same = world.release("a", 0.001, LONGEST), world.release("b", 0.0011, LONGEST)
         world.deploy(good)
         rows = [SHORT]
-        with asking(world.url, 4, rows) as answered:
+        with asking(over_http(world.url), 4, rows) as answered:
             world.start(same)
             world.wait(lambda s: s.weight == 5000)
             world.wait(lambda _: answered[same.version] > 20)
@@ -82,7 +82,7 @@ def test_a_failing_stable_freezes_the_rollout_of_its_cure(make: Make) -> None:
     with make({"name": "c50", "weight": 5000, "min_events": 100_000}) as world:
         sick, cure = world.release("a", 0.001, LONGEST), world.release("b", 0.0011)
         world.deploy(sick)
-        with asking(world.url, 4, [SHORT, LONG]) as answered:
+        with asking(over_http(world.url), 4, [SHORT, LONG]) as answered:
             world.start(cure)
             paused = world.wait(lambda s: s.phase == "paused")
             assert (paused.weight, paused.stable) == (5000, sick)
@@ -99,7 +99,7 @@ def test_a_failing_stable_is_replaced_where_the_policy_says_proceed(make: Make) 
     with make(step, on_stable_unhealthy="proceed") as world:
         sick, cure = world.release("a", 0.001, LONGEST), world.release("b", 0.0011)
         world.deploy(sick)
-        with asking(world.url, 4, [SHORT, LONG]) as answered:
+        with asking(over_http(world.url), 4, [SHORT, LONG]) as answered:
             world.start(cure)
             done = world.wait(lambda s: s.phase == "stable" and bool(s.history))
         assert done.history[0].outcome == "promoted"

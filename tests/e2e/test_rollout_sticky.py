@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.bundles import LONGEST, SHORT, make_bundle
 from tests.rollout_machine import RolloutMachine, started
-from tests.shadowed import asking
+from tests.shadowed import asking, over_http
 
 from tidemill.domain.rollout.model import Revision
 from tidemill.testing.models import MANIFEST
@@ -30,10 +30,10 @@ def test_clients_that_stay_with_the_canary_block_the_gates(
 
         first, canary = release("a", 0.001), release("b", 0.0011)
         world.deploy(first)
-        with asking(world.url, 2, [SHORT]) as answered:
+        with asking(over_http(world.url), 2, [SHORT]) as answered:
             world.start(canary)
             world.wait(lambda s: s.weight == 1000)
-            with asking(f"{world.address(canary)}{world.infer}", 2, [SHORT]) as stuck:
+            with asking(over_http(f"{world.address(canary)}{world.infer}"), 2, [SHORT]) as stuck:
                 state = world.wait(
                     lambda s: (
                         ("TrafficVerified", "SampleRatioMismatch")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.rollout_machine import RolloutMachine, started
-from tests.shadowed import asking
+from tests.shadowed import asking, over_http
 from tests.unfit import corrupt, demanding, drifted, misplaced, tampered
 
 from tidemill.domain.rollout.model import State
@@ -47,7 +47,7 @@ def test_a_canary_that_must_not_serve_meets_no_client(world: RolloutMachine) -> 
 
     good = world.sign(write("good", -1.0))
     world.deploy(good)
-    with asking(world.url, 2) as answered:
+    with asking(over_http(world.url), 2) as answered:
         for number, (spoil, where, says) in enumerate(REASONS, start=1):
             world.start(spoil(write(str(number), -1.0 - number / 1000), world.sign))
 

@@ -29,6 +29,7 @@ from tests.grpc_calls import request
 from tests.load import Load
 from tests.serving import FULL, KEYS, Project, Server, body, make_project, wait_until
 from tests.tensors import as_raw
+from tests.tritons import ROWS, columns
 from tritonclient.utils import InferenceServerException
 
 from tidemill.server.keys import make_entry
@@ -37,7 +38,6 @@ pytestmark = pytest.mark.slow
 
 MODEL = "flight-delay"
 SERVICE = "inference.GRPCInferenceService"
-ROWS = 3
 Status = grpc.StatusCode
 
 
@@ -89,15 +89,6 @@ def channel(shared: Both) -> Iterator[grpc.Channel]:
         yield made
 
 
-def columns(row: dict[str, Any], rows: int = ROWS, number: type = np.float32) -> list[Any]:
-    made = []
-    for name, value in row.items():
-        values = np.full((rows,), value, dtype=np.object_ if isinstance(value, str) else number)
-        tensor = triton.InferInput(name, [rows], triton.np_to_triton_dtype(values.dtype))
-        made.append(tensor.set_data_from_numpy(values))
-    return made
-
-
 def message(rows: int = 1, **more: Any) -> bytes:
     """A raw ModelInfer of full rows."""
     inputs = [as_raw(x) for x in body(FULL, rows)["inputs"]]
@@ -126,7 +117,7 @@ def test_tritons_client_gets_the_scores_of_rest(
     wanted = np.float32(shared.http.infer(row, ROWS).json()["outputs"][0]["data"])
     outputs = [triton.InferRequestedOutput("probability")]
     for more in ({}, {"outputs": outputs, "request_id": "mine", "model_version": "7"}):
-        answer = client.infer(MODEL, columns(row), **more)
+        answer = client.infer(MODEL, columns(triton, row), **more)
         np.testing.assert_array_equal(answer.as_numpy("probability"), wanted)
     assert answer.get_response().id == "mine"
     waiting: list[Any] = []
@@ -136,7 +127,7 @@ def test_tritons_client_gets_the_scores_of_rest(
         waiting.append(error or result.as_numpy("probability"))
         done.set()
 
-    client.async_infer(MODEL, columns(row), finished)
+    client.async_infer(MODEL, columns(triton, row), finished)
     assert done.wait(30)
     np.testing.assert_array_equal(waiting[0], wanted)
 
@@ -144,19 +135,23 @@ def test_tritons_client_gets_the_scores_of_rest(
 @pytest.mark.parametrize("number", [np.float64, np.int16, np.uint64, np.float16])
 def test_tritons_client_sends_other_types(client: Any, number: type) -> None:
     row = FULL | {"carrier_late_rate_7d": 1.0}
-    wanted = client.infer(MODEL, columns(row)).as_numpy("probability")
-    found = client.infer(MODEL, columns(row, number=number)).as_numpy("probability")
+    wanted = client.infer(MODEL, columns(triton, row)).as_numpy("probability")
+    found = client.infer(MODEL, columns(triton, row, number=number)).as_numpy("probability")
     np.testing.assert_array_equal(found, wanted)
 
 
 def test_refusals_reach_tritons_client(client: Any) -> None:
     cases = {
-        "unknown_model: there is no model 'x'": ("NOT_FOUND", "x", columns(FULL)),
-        "wrong_shape": ("INVALID_ARGUMENT", MODEL, columns(FULL, 2)[:3] + columns(FULL)[3:]),
+        "unknown_model: there is no model 'x'": ("NOT_FOUND", "x", columns(triton, FULL)),
+        "wrong_shape": (
+            "INVALID_ARGUMENT",
+            MODEL,
+            columns(triton, FULL, 2)[:3] + columns(triton, FULL)[3:],
+        ),
         "beyond the range of FP32": (
             "INVALID_ARGUMENT",
             MODEL,
-            columns(FULL | {"temp": 1e300}, number=np.float64),
+            columns(triton, FULL | {"temp": 1e300}, number=np.float64),
         ),
     }
     for words, (status, name, inputs) in cases.items():
@@ -165,7 +160,7 @@ def test_refusals_reach_tritons_client(client: Any) -> None:
         assert refused.value.status() == f"StatusCode.{status}"
     outputs = [triton.InferRequestedOutput("probability", class_count=2)]
     with pytest.raises(InferenceServerException, match="classification is not supported"):
-        client.infer(MODEL, columns(FULL), outputs=outputs)
+        client.infer(MODEL, columns(triton, FULL), outputs=outputs)
     with pytest.raises(InferenceServerException, match="has no repository"):
         client.load_model(MODEL)
     with pytest.raises(InferenceServerException) as missing:
@@ -238,16 +233,16 @@ def test_models_are_loaded_and_unloaded(project: Project) -> None:
             m.version: m.state for m in client.get_model_repository_index().models
         }
         assert states() == {"1": "READY", "2": "READY"}
-        assert client.infer(MODEL, columns(FULL)).get_response().model_version == "2"
+        assert client.infer(MODEL, columns(triton, FULL)).get_response().model_version == "2"
         client.unload_model(MODEL)
         assert set(states().values()) == {"UNAVAILABLE"}
         assert not client.is_model_ready(MODEL)
         with pytest.raises(InferenceServerException, match="not_loaded") as refused:
-            client.infer(MODEL, columns(FULL))
+            client.infer(MODEL, columns(triton, FULL))
         assert refused.value.status() == "StatusCode.UNAVAILABLE"
         client.load_model(MODEL)
         assert states() == {"1": "UNAVAILABLE", "2": "READY"}
-        assert client.infer(MODEL, columns(FULL)).get_response().model_version == "2"
+        assert client.infer(MODEL, columns(triton, FULL)).get_response().model_version == "2"
         with pytest.raises(InferenceServerException, match="unknown_model"):
             client.load_model("other")
 
@@ -265,9 +260,9 @@ def test_keys_and_traces_come_in_metadata(project: Project) -> None:
     with triton.InferenceServerClient(server.target) as client:
         assert client.is_server_ready()
         with pytest.raises(InferenceServerException, match="missing_key") as refused:
-            client.infer(MODEL, columns(FULL))
+            client.infer(MODEL, columns(triton, FULL))
         assert refused.value.status() == "StatusCode.UNAUTHENTICATED"
-        answer = client.infer(MODEL, columns(FULL), request_id="kept", headers=headers)
+        answer = client.infer(MODEL, columns(triton, FULL), request_id="kept", headers=headers)
         assert answer.as_numpy("probability").shape == (ROWS,)
         with pytest.raises(InferenceServerException, match="forbidden"):
             client.get_model_repository_index(headers=headers)

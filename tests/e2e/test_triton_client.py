@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from tests.serving import FULL, KEYS, Project, Server, make_project
+from tests.tritons import ROWS, columns
 from tritonclient.utils import InferenceServerException
 
 pytestmark = pytest.mark.slow
 
 MODEL = "flight-delay"
-ROWS = 3
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +35,6 @@ def client(server: Server) -> Iterator[Any]:
         yield made
 
 
-def columns(row: dict[str, Any], *, binary: bool, number: type = np.float32) -> list[Any]:
-    made = []
-    for name, value in row.items():
-        kind = np.object_ if isinstance(value, str) else number
-        values = np.full((ROWS,), value, dtype=kind)
-        tensor = triton.InferInput(name, [ROWS], triton.np_to_triton_dtype(values.dtype))
-        made.append(tensor.set_data_from_numpy(values, binary_data=binary))
-    return made
-
-
 def test_it_finds_server_and_model(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -60,7 +50,7 @@ def test_json_and_binary_get_the_same_scores(client: Any, row: dict[str, Any]) -
         for received in (True, False):
             output = triton.InferRequestedOutput("probability", binary_data=received)
             answer = client.infer(
-                MODEL, columns(row, binary=sent), outputs=[output], request_id="mine"
+                MODEL, columns(triton, row, binary_data=sent), outputs=[output], request_id="mine"
             )
             head = answer.get_response()
             assert (head["id"], head["model_version"]) == ("mine", "7")
@@ -74,28 +64,32 @@ def test_json_and_binary_get_the_same_scores(client: Any, row: dict[str, Any]) -
 def test_mixed_inputs_and_no_outputs_named(client: Any) -> None:
     half = dict(list(FULL.items())[:3])
     rest = {k: v for k, v in FULL.items() if k not in half}
-    inputs = columns(half, binary=True) + columns(rest, binary=False)
+    inputs = columns(triton, half, binary_data=True) + columns(triton, rest, binary_data=False)
     answer = client.infer(MODEL, inputs)
-    whole = client.infer(MODEL, columns(FULL, binary=False))
+    whole = client.infer(MODEL, columns(triton, FULL, binary_data=False))
     assert np.array_equal(answer.as_numpy("probability"), whole.as_numpy("probability"))
 
 
 @pytest.mark.parametrize("number", [np.float64, np.int16, np.uint64, np.float16])
 def test_numbers_of_other_types(client: Any, number: type) -> None:
     row = FULL | {"carrier_late_rate_7d": 1.0}
-    wanted = client.infer(MODEL, columns(row, binary=True)).as_numpy("probability")
-    found = client.infer(MODEL, columns(row, binary=True, number=number)).as_numpy("probability")
+    wanted = client.infer(MODEL, columns(triton, row, binary_data=True)).as_numpy("probability")
+    found = client.infer(MODEL, columns(triton, row, binary_data=True, number=number)).as_numpy(
+        "probability"
+    )
     assert np.array_equal(found, wanted)
 
 
 def test_a_refusal_reaches_the_caller(client: Any) -> None:
     with pytest.raises(InferenceServerException, match="beyond the range of FP32") as refused:
-        client.infer(MODEL, columns(FULL | {"temp": 1e300}, binary=True, number=np.float64))
+        client.infer(
+            MODEL, columns(triton, FULL | {"temp": 1e300}, binary_data=True, number=np.float64)
+        )
     assert refused.value.status() == "400"
 
 
 def test_the_log_holds_binary_requests(project: Project, client: Any) -> None:
-    client.infer(MODEL, columns(KEYS, binary=True), request_id="kept")
+    client.infer(MODEL, columns(triton, KEYS, binary_data=True), request_id="kept")
     (server,) = project.processes
     server.terminate()
     assert server.wait(30) == 0
