@@ -10,6 +10,7 @@ of this machine (certificates, resolver, package index and cache) is mounted, ne
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tests.cluster.build import CannotBuild
 from tests.cluster.node.images import Image
 
@@ -42,6 +44,10 @@ PACKAGES = "/var/cache/uv"
 """Where a build finds this machine's cache of packages."""
 TESTED = tuple(name for name in images.SETS if name != "train")
 """What the tests build. `train` is 6 GB and never built by a test."""
+MEMORY = Path("/dev/shm")
+ROOM = 12e9
+"""Bytes of memory that two builds' layers may take, several times the images; they go to the disk
+where there is less."""
 UNUSED = 3600.0
 """Seconds after which an image that a newer one of its set has replaced is thrown away."""
 
@@ -99,9 +105,27 @@ def _locked(cache: Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"another process builds images: waiting for {lock.name}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in (*cache.glob(".building-*"), *cache.glob(".base-*")):
+        for left in (*cache.glob(".building-*"), *cache.glob(".base-*"), _in_memory()):
             shutil.rmtree(left, ignore_errors=True)
         yield
+
+
+def _in_memory() -> Path:
+    """Return the folder of this cache's builds in memory."""
+    return MEMORY / f"tidemill-images-{hashlib.sha256(str(_cache()).encode()).hexdigest()[:16]}"
+
+
+@contextmanager
+def _layers(scratch: Path) -> Iterator[Path]:
+    """Make the folder of a build's layers: in memory if they have room there, else in `scratch`."""
+    free = shutil.disk_usage(MEMORY).free if MEMORY.is_dir() else 0
+    room = min(free, psutil.virtual_memory().available) > ROOM
+    folder = _in_memory() if room else scratch / "layers"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def _context(folder: Path) -> Path:
@@ -139,23 +163,29 @@ def _image(folder: Path) -> Image:
 def _build(context: Path, targets: dict[str, Path]) -> None:
     _require("buildah", "debootstrap", "setpriv")
     root = _base()
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=_cache()) as scratch:
-        folder = Path(scratch)
-        base = _Buildah(folder / "base")
+    with (
+        tempfile.TemporaryDirectory(prefix=".building-", dir=_cache()) as scratch,
+        _layers(Path(scratch)) as layers,
+    ):
+        base = _Buildah(layers / "base")
         base.run("bud", "--file=-", f"--tag={BASE_NAME}", root, stdin=_base_config())
+
+        def make(name: str) -> None:
+            _make(name, context, layers, Path(scratch, name))
+            Path(scratch, name).rename(targets[name])
+
         with ThreadPoolExecutor(AT_ONCE) as builders:
-            list(builders.map(lambda one: _make(one, context, folder, targets[one]), targets))
+            list(builders.map(make, targets))
 
 
-def _make(name: str, context: Path, folder: Path, target: Path) -> None:
-    """Build one set's image below `folder`, beside the storage of its base."""
+def _make(name: str, context: Path, layers: Path, made: Path) -> None:
+    """Build one set's image into `made`, its layers beside those of its base."""
     began = time.monotonic()
     print(f"building the image {name}: a minute or two, once", file=sys.stderr)
-    own = folder / name
-    buildah = _Buildah(own, base=folder / "base")
+    own = layers / name
+    buildah = _Buildah(own, base=layers / "base")
     wheel = next((context / "dist").iterdir()).name
     arguments = {"BASE": BASE_NAME, "SOURCE": f"@ file:///build/{wheel}"}
-    made = own / "image"
     buildah.run(
         "bud", *_machine(own), *(f"--build-arg={k}={v}" for k, v in arguments.items()),
         f"--file={context}/infra/images/Dockerfile", f"--target={name}",
@@ -163,14 +193,40 @@ def _make(name: str, context: Path, folder: Path, target: Path) -> None:
     )  # fmt: skip
     (made / "root").chmod(0o755)  # buildah makes it for root alone
     (made / "config.json").write_text(json.dumps(buildah.config(f"localhost/{name}")))
+    shutil.rmtree(own)
     _forget(name)
-    made.rename(target)
-    shutil.rmtree(own)  # several times the image
+    _share(made)
     print(f"built the image {name} in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def _base_config() -> str:
     return BASE_CONFIG.format(path=PATH)
+
+
+def _share(made: Path) -> None:
+    """Keep what another image has, too, on the disk once: half of what they come to."""
+    others = [other for one in images.SETS for other in _cache().glob(f"{one}-*/root")]
+    for path in (made / "root").rglob("*"):
+        if path.suffix not in (".py", ".pyc") and path.is_file() and not path.is_symlink():
+            for other in others:
+                same = other / path.relative_to(made / "root")
+                if _equal(path, same):
+                    path.unlink()
+                    path.hardlink_to(same)
+                    break
+
+
+def _equal(path: Path, other: Path) -> bool:
+    """Whether two files are one but for the time; a source's time is in its bytecode."""
+    try:
+        mine, theirs = path.lstat(), other.lstat()
+    except FileNotFoundError:
+        return False
+    alike = all(
+        getattr(mine, name) == getattr(theirs, name)
+        for name in ("st_size", "st_mode", "st_uid", "st_gid")
+    )
+    return alike and filecmp.cmp(path, other, shallow=False)
 
 
 class _Buildah:
@@ -181,16 +237,20 @@ class _Buildah:
     """
 
     def __init__(self, folder: Path, base: Path | None = None) -> None:
+        folder.mkdir()
         self._storage = [f"--root={folder}/storage", f"--runroot={folder}/run"]
         self._storage += ["--storage-driver=overlay"]
         if base:
             self._storage += [f"--storage-opt=overlay.imagestore={base}/storage"]
+        self._environment = os.environ | {"TMPDIR": str(folder)}
 
     def run(self, verb: str, *arguments: str | Path, stdin: str = "") -> str:
         isolated = ["--isolation=chroot"] if verb == "bud" else []
         argv = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "buildah"]
         argv += [*self._storage, verb, *isolated, *map(str, arguments)]
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            argv, input=stdin, env=self._environment, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise CannotBuild(f"{' '.join(argv)}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.stdout
@@ -205,7 +265,6 @@ class _Buildah:
 def _machine(folder: Path) -> Iterator[str]:
     """Lend this machine's certificates, package index and cache of packages to a build."""
     index = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("PIP_INDEX_URL", "")
-    folder.mkdir()
     settings = folder / "uv.toml"
     lines = ["system-certs = true", f'cache-dir = "{PACKAGES}"']
     lines += [f'index-url = "{index}"'] if index else []

@@ -228,7 +228,7 @@ def _exactly(found: list[Any], count: int) -> list[Any]:
 
 
 def eventually(
-    look: Callable[[], T], seconds: float = 30, tell: Callable[[], str] = lambda: "never"
+    look: Callable[[], T], seconds: float = 120, tell: Callable[[], str] = lambda: "never"
 ) -> T:
     """Return what `look` finds, as soon as it finds anything; `tell` says why it never did."""
     deadline = time.monotonic() + seconds
