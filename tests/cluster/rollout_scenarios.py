@@ -7,12 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 from tests.cluster.rollout_backends import STEPS, ResourceWorld
-from tests.unit.rollout_world import START
+from tests.unit.rollout_world import IN_FLIGHT, START, TOTAL
 
 from tidemill.domain.rollout.model import Command
 from tidemill.domain.rollout.readings import Cohort, Reading
 
 __all__ = ["SCENARIOS", "Scenario"]
+
+Scenario = Callable[[ResourceWorld], None]
 
 
 def happy(world: ResourceWorld) -> None:
@@ -33,6 +35,40 @@ def harmful(world: ResourceWorld) -> None:
     world.run_until("rolling_back")
     world.run_until("stable")
     world.run(2)
+
+
+def harmful_while(phase: str) -> Scenario:
+    """S2: harm under the first weight, under all traffic, after the promotion."""
+
+    def scenario(world: ResourceWorld) -> None:
+        world.deploy()
+        world.bring_to(phase)
+        world.rates(v2=0.9)
+        world.run_until("rolling_back")
+        world.run_until("stable")
+        assert world.state.history[0].outcome == "rolled_back"
+        assert world.weight(world.revisions["v1"].revision) == TOTAL
+
+    scenario.__name__ = f"harmful_while_{phase}"
+    return scenario
+
+
+def newer_while(phase: str) -> Scenario:
+    """S8: V3 is wanted while V2 is in a phase; it takes over, before or after V2."""
+
+    def scenario(world: ResourceWorld) -> None:
+        world.deploy()
+        world.bring_to(phase)
+        world.want("v3")
+        for _ in range(60):
+            if world.phase == "stable" and world.state.stable == world.revisions["v3"]:
+                break
+            world.run(1)
+        assert world.weight(world.revisions["v3"].revision) == TOTAL
+        assert world.traffic.failed == 0
+
+    scenario.__name__ = f"newer_while_{phase}"
+    return scenario
 
 
 def superseded(world: ResourceWorld) -> None:
@@ -61,7 +97,7 @@ def queued(world: ResourceWorld) -> None:
 
 
 def commanded(world: ResourceWorld) -> None:
-    """S9: pause, resume, stale and real approval and skip, promote, late abort, abort, retry."""
+    """S9: pause, resume, stale approval and skip, approval, promote, abort, retry, skip."""
     world.deploy()
     world.want("v2")
     world.run_until("progressing")
@@ -72,9 +108,8 @@ def commanded(world: ResourceWorld) -> None:
     for action, about, step in (
         ("approve", "v3", ""),
         ("approve", "v2", "c50"),
-        ("approve", "v2", "c5"),
         ("skip", "v2", "c50"),
-        ("skip", "v2", "c5"),
+        ("approve", "v2", "c5"),
         ("promote", "v2", ""),
     ):
         world.command(action, about, step)
@@ -88,6 +123,9 @@ def commanded(world: ResourceWorld) -> None:
     world.run_until("stable")
     world.command("retry", "v3")
     world.run_until("progressing")
+    world.command("skip", "v3")
+    world.run(1)
+    assert world.step == "c50"
 
 
 def unseen(world: ResourceWorld) -> None:
@@ -299,7 +337,8 @@ def unfit(world: ResourceWorld) -> None:
     assert all(decision.weight in (0, 10_000) for decision in world.store.log)
 
 
-Scenario = Callable[[ResourceWorld], None]
+KEPT = {"strategy__scaleDownDelaySeconds": 5}
+"""The old servers stay long enough for something to happen meanwhile."""
 QUEUE = {"strategy__onNewRevision": "QueueLatest"}
 APPROVED = {"strategy__steps": [STEPS[0] | {"approval": True}, STEPS[1]]}
 MORNING = {"days": ["Mon"], "start": "00:00", "end": "01:00"}
@@ -322,8 +361,11 @@ SHADOW = {
 SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
     (happy, {}),
     (harmful, {}),
+    *((harmful_while(phase), KEPT) for phase in ("progressing", "promoting", "finalizing")),
     (superseded, {}),
     (queued, QUEUE),
+    *((newer_while(phase), KEPT) for phase in IN_FLIGHT),
+    *((newer_while(phase), KEPT | QUEUE) for phase in IN_FLIGHT),
     (commanded, APPROVED),
     (unseen, {}),
     (together, {}),
