@@ -40,7 +40,7 @@ Make = Callable[..., AbstractContextManager[World]]
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    def made(*steps: dict[str, Any], **policy: str) -> AbstractContextManager[World]:
+    def made(*steps: dict[str, Any], **policy: Any) -> AbstractContextManager[World]:
         rollout = {"steps": list(steps), "analysis": {"metrics": METRICS}, **policy}
         return started(World(tmp_path, monkeypatch, MODEL, rollout))
 
@@ -52,6 +52,32 @@ def both_above(state: State) -> bool:
     assert state.attempt
     (errors,) = state.attempt.assessments
     return errors.log_e_guard is not None and min(errors.log_e_guard) >= errors.guard_at
+
+
+@pytest.mark.parametrize(
+    ("phase", "events"),
+    [("progressing", 100_000), ("finalizing", 100)],
+    ids=["in a later step", "after its promotion"],
+)
+def test_a_canary_that_begins_to_fail_is_taken_back(make: Make, phase: str, events: int) -> None:
+    steps = (
+        {"name": "c20", "weight": 2000, "min_events": 50},
+        {"name": "c50", "weight": 5000, "min_events": events},
+    )
+    with make(*steps, scale_down_seconds=300.0) as world:
+        good, sick = world.release("a", 0.001), world.release("b", 0.0011, LONGEST)
+        world.deploy(good)
+        rows = [SHORT]
+        with asking(over_http(world.url), 4, rows) as answered:
+            world.start(sick)
+            world.wait(lambda s: s.phase == phase and s.weight > 2000)
+            rows.append(LONG)
+            back = world.wait(lambda s: s.phase == "stable" and bool(s.history))
+        (ended,) = back.history
+        assert (ended.outcome, ended.reason[:14]) == ("rolled_back", "harm in errors")
+        assert back.stable == good
+        assert answered[sick.version] > 0
+        assert answered["failed"] == 0
 
 
 def test_both_arms_failing_at_once_pauses_and_blames_nobody(make: Make) -> None:
