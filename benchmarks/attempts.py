@@ -37,10 +37,7 @@ REQUESTS_PER_SECOND = 1.0
 RATES = {"harmful": 0.9, "healthy": 0.01}
 """Share of errors of a canary; stable has that of a healthy one."""
 FLIGHT_SECONDS = 60
-LOOK_SECONDS = 1.0
-"""Between two looks of the nodes and the gateway that are played."""
 PATIENCE_SECONDS = 600.0
-LONG_AGO = "2026-01-01T00:00:00Z"
 SPEC: dict[str, Any] = {
     # The first step holds all of them in flight until the last one is.
     "runtime__replicas": 1,

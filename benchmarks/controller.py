@@ -30,6 +30,7 @@ CHANGES_PER_SECOND = 50
 CHANGE_SECONDS = 20
 REST_SECONDS = 60
 CALM = 10
+PATIENCE_SECONDS = 600.0
 LEASE_CALLS = 3
 """Calls of a second in which only the Lease is renewed, at most."""
 SPEC: dict[str, Any] = {"runtime__replicas": 1, "runtime__minReadySeconds": 0}
@@ -78,9 +79,11 @@ def _measure(cluster: Any, api: KubeClient, hands: KubeClient, rollouts: Any) ->
 
 
 def _settle(said: multiprocessing.Queue) -> None:
-    """Wait until for ten seconds nothing but the Lease was written."""
-    calm, last = 0, said.get(timeout=10)[1]
+    """Wait until for ten seconds nothing but the Lease was written; raises TimeoutError."""
+    calm, last, deadline = 0, said.get(timeout=10)[1], time.monotonic() + PATIENCE_SECONDS
     while calm < CALM:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the controller never comes to rest")
         _, calls, _ = said.get(timeout=10)
         calm, last = (calm + 1 if calls - last <= LEASE_CALLS else 0), calls
 

@@ -97,18 +97,23 @@ def swap(fresh: Path, folder: Path) -> None:
     What was there is kept beside it until the new one is in its place. Killed between the two
     renames there is no `folder`, and `restore` brings the old one back.
     """
-    old = _aside(folder)
     restore(folder)
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+        folder.rename(_aside(folder))
+    try:
+        fresh.rename(folder)
+    finally:
+        restore(folder)
 
 
 def restore(folder: Path) -> None:
-    """Bring back what a `swap` that was killed had set aside; raises OSError."""
-    if not folder.exists() and _aside(folder).exists():
+    """End a `swap` that was killed or failed: bring back what was set aside, unless it is replaced.
+
+    Raises OSError.
+    """
+    if folder.exists():
+        shutil.rmtree(_aside(folder), ignore_errors=True)
+    elif _aside(folder).exists():
         _aside(folder).rename(folder)
 
 

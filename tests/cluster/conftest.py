@@ -56,6 +56,14 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
+@pytest.fixture
+def elsewhere(cluster: Cluster) -> Iterator[str]:
+    """Return another new namespace, deleted after the test."""
+    name = cluster.namespace()
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
 @pytest.fixture(scope="module")
 def definitions(cluster: Cluster) -> Cluster:
     """Return the cluster where our kinds and Gateway API's are defined."""

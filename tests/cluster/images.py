@@ -117,15 +117,20 @@ def _in_memory() -> Path:
 
 @contextmanager
 def _layers(scratch: Path) -> Iterator[Path]:
-    """Make the folder of a build's layers: in memory if they have room there, else in `scratch`."""
-    free = shutil.disk_usage(MEMORY).free if MEMORY.is_dir() else 0
-    room = min(free, psutil.virtual_memory().available) > ROOM
-    folder = _in_memory() if room else scratch / "layers"
+    """Make the folder of a build's layers: in memory if it can be, else in `scratch`."""
+    folder = _in_memory() if _memory_serves() else scratch / "layers"
     folder.mkdir()
     try:
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def _memory_serves() -> bool:
+    """Whether programs can run from a file system in memory, and layers have room there."""
+    if not MEMORY.is_dir() or os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
+        return False
+    return min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) > ROOM
 
 
 def _context(folder: Path) -> Path:
@@ -176,6 +181,8 @@ def _build(context: Path, targets: dict[str, Path]) -> None:
 
         with ThreadPoolExecutor(AT_ONCE) as builders:
             list(builders.map(make, targets))
+    for name in targets:
+        _forget(name)
 
 
 def _make(name: str, context: Path, layers: Path, made: Path) -> None:
@@ -194,7 +201,6 @@ def _make(name: str, context: Path, layers: Path, made: Path) -> None:
     (made / "root").chmod(0o755)  # buildah makes it for root alone
     (made / "config.json").write_text(json.dumps(buildah.config(f"localhost/{name}")))
     shutil.rmtree(own)
-    _forget(name)
     _share(made)
     print(f"built the image {name} in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
@@ -211,8 +217,9 @@ def _share(made: Path) -> None:
             for other in others:
                 same = other / path.relative_to(made / "root")
                 if _equal(path, same):
-                    path.unlink()
-                    path.hardlink_to(same)
+                    link = path.with_name(f".{path.name}.link")
+                    link.hardlink_to(same)
+                    link.replace(path)
                     break
 
 
@@ -220,7 +227,7 @@ def _equal(path: Path, other: Path) -> bool:
     """Whether two files are one but for the time; a source's time is in its bytecode."""
     try:
         mine, theirs = path.lstat(), other.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     alike = all(
         getattr(mine, name) == getattr(theirs, name)

@@ -36,12 +36,7 @@ OURS = "modelrollouts,analysispolicies"
 """Kinds that there are from the first installation on."""
 MINE = "--selector=app.kubernetes.io/instance=tidemill"
 HASH = re.compile(r"-[0-9a-f]{8}$")
-KEPT = {
-    "ConfigMap/tidemill-churn",
-    "ConfigMap/tidemill-other",
-    "PersistentVolumeClaim/tidemill-mlflow",
-}
-"""What install.md says that stays; names of ConfigMaps end with a hash of what they hold."""
+"""What names of ConfigMaps end with: of what they hold."""
 DIGEST = "sha256:" + "1" * 64
 TIDYING = 120.0
 """Seconds that owned objects and pods may take to go on a busy machine."""
@@ -262,10 +257,13 @@ def test_what_is_left_is_what_was_said(installed: Installed, cluster: Cluster) -
     """The controller's Lease too goes: its pod may no longer give it back, the rights go first."""
     release = installed.release
     assert "Lease/tidemill-rollout-controller" in things(release)
+    models = [one["name"] for one in installed.values.get("models", [])]
+    # What install.md says that stays.
+    kept = {"PersistentVolumeClaim/tidemill-mlflow", *(f"ConfigMap/tidemill-{m}" for m in models)}
     release.helm("uninstall", release.name, "--wait", "--timeout=300s")
     with contextlib.suppress(AssertionError):
-        eventually(lambda: things(release) == installed.before | KEPT, TIDYING)
-    assert things(release) - installed.before == KEPT
+        eventually(lambda: things(release) - installed.before == kept, TIDYING)
+    assert things(release) - installed.before == kept
     release.kubectl("delete", "configmap,persistentvolumeclaim", MINE)
     assert things(release) == installed.before
     crds = cluster.kubectl("get", "crds", "--output=name")

@@ -9,6 +9,7 @@ from tests.cluster.access import Cluster, CommandFailed
 from tests.cluster.endings import story, succeeds, telling
 from tests.cluster.node.images import Image
 from tests.cluster.restricted import pod, run
+from tests.cluster.rollouts import eventually
 from tests.cluster.workloads import Workloads
 
 IMAGE = "test/shell"
@@ -35,6 +36,8 @@ def test_what_does_not_end_says_how_far_it_came(cluster: Cluster, namespace: str
     cluster.kubectl("apply", "-f", "-", "--namespace", namespace, stdin=json.dumps(made))
     wait = ("--for=condition=Ready", "pod/step", "--timeout=300s")
     cluster.kubectl("wait", *wait, "--namespace", namespace)
+    logs = ("logs", "pod/step", "--namespace", namespace)
+    eventually(lambda: "\n100" in cluster.kubectl(*logs))
     with pytest.raises(AssertionError, match="within 0 s: pod/step has not ended") as failed:
         succeeds(cluster, namespace, "pod/step", seconds=0)
     assert "pod step is Running" in str(failed.value)

@@ -65,7 +65,7 @@ def test_what_the_api_server_calls_gone_is_listed_again(api, namespace):
 
 
 @pytest.mark.slow
-def test_a_watch_goes_on_from_the_bookmark_that_it_got(cluster, api, namespace):
+def test_a_watch_goes_on_from_the_bookmark_that_it_got(cluster, api, namespace, elsewhere):
     """The API server sends one shortly before a watch's time is over: here after six seconds."""
     asked: list[int] = []
 
@@ -78,9 +78,8 @@ def test_a_watch_goes_on_from_the_bookmark_that_it_got(cluster, api, namespace):
     with client(cluster) as short:
         short._http.event_hooks["request"] = [shorten]
         with following(short, namespace) as cache:
-            made = [api.create(ROLLOUTS, manifest("default", f"other-{namespace}"))]
-            eventually(lambda: len(asked) > 1, 60)
-            api.delete(ROLLOUTS, "default", f"other-{namespace}")
-            version = int(made[0]["metadata"]["resourceVersion"])
+            made = api.create(ROLLOUTS, manifest(elsewhere, "other"))
+            eventually(lambda: len(asked) > 1)
+            version = int(made["metadata"]["resourceVersion"])
             assert asked[1] >= version > asked[0], "nothing of this namespace had changed"
             assert [one["metadata"]["name"] for one in cache.all(ROLLOUTS)] == [NAME]

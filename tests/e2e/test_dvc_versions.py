@@ -1,5 +1,7 @@
 """Dataset versions in a real DVC remote: a folder, and a bucket."""
 
+import io
+import logging
 import shutil
 import subprocess
 import sys
@@ -120,6 +122,20 @@ def test_a_changed_object_is_named_and_the_folder_stays(
         versions.fetch(version.id, target)
     assert (version.id if error is NotFound else path.name) in str(caught.value)
     assert files(target) == files(dataset)
+
+
+def test_an_error_is_told_when_the_streams_of_the_import_are_closed(
+    dataset: Path, tmp_path: Path
+) -> None:
+    versions = DvcVersions(str(tmp_path / "remote"))
+    version = versions.publish(dataset)
+    for handler in logging.getLogger("dvc").handlers:
+        assert isinstance(handler, logging.StreamHandler)
+        handler.stream = io.StringIO()
+        handler.stream.close()
+    stored(tmp_path / "remote", listing=False).unlink()
+    with pytest.raises(IntegrityError, match="is gone"):
+        versions.fetch(version.id, dataset)
 
 
 def test_a_fetch_that_was_killed_while_it_swapped_is_undone(dataset: Path, tmp_path: Path) -> None:

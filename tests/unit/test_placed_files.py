@@ -128,3 +128,23 @@ def test_there_is_nothing_to_heal_in_a_folder_that_is_there(tmp_path: Path) -> N
     assert (folder / "content").read_text() == "old"
     restore(tmp_path / "never")
     assert not (tmp_path / "never").exists()
+
+
+def test_a_swap_that_fails_leaves_the_folder_that_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    place(folder / "file", b"old")
+    with pytest.raises(FileNotFoundError):
+        swap(tmp_path / "nothing", folder)
+    assert (folder / "file").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_a_killed_swap_left_beside_the_new_folder_never_comes_back(tmp_path: Path) -> None:
+    folder, old = tmp_path / "folder", tmp_path / ".folder.old"
+    place(folder / "file", b"new")
+    place(old / "file", b"old")
+    restore(folder)
+    (folder / "file").unlink()
+    folder.rmdir()
+    restore(folder)
+    assert not list(tmp_path.iterdir())

@@ -101,7 +101,7 @@ def test_the_last_step_is_skipped_to_all_traffic():
     assert world.log[-2] == ("promote", "step c50: skip was asked for")
     assert world.weight("v2") == TOTAL
     world.run_until("stable")
-    assert world.releases.told[-1].reason == "the gates passed, but not of c5, c25, c50"
+    assert world.releases.told[-1].reason == "no gate passed: its steps were skipped or undecided"
 
 
 def test_a_step_that_harms_is_skipped_by_nobody():
@@ -114,6 +114,32 @@ def test_a_step_that_harms_is_skipped_by_nobody():
     world.settle()
     why = "skip: harm was found: abort it, or promote it on your own authority"
     assert world.log[-1] == ("ignore", why)
+
+
+def test_harm_that_has_just_been_found_is_skipped_by_nobody():
+    world = World(plan(steps=(replace(plan().steps[0], min_events=10**6),)))
+    world.deploy()
+    world.bring_to("progressing")
+    world.run(3)
+    world.rates(v2=0.9)
+    world.now += timedelta(seconds=1)
+    world.traffic.send(4000)
+    world.command("skip", "v2")
+    world.settle()
+    assert [action for action, _ in world.log[-2:]] == ["ignore", "rollback"]
+    assert world.weight("v2") == 0
+
+
+def test_a_harmful_canary_with_no_way_back_gets_no_more_by_a_skip():
+    world = brought_to("progressing")
+    world.servers.broken = {"v1"}
+    world.rates(v2=0.9)
+    world.run_until("paused")
+    assert world.state.attempt.pause == "no way back"
+    world.command("skip", "v2")
+    world.settle()
+    assert world.log[-1][1].startswith("skip: harm was found")
+    assert world.weight("v2") == 500
 
 
 def test_a_pause_by_a_person_is_lifted_before_a_step_is_skipped():

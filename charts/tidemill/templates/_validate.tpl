@@ -30,7 +30,7 @@
   "database" $storage.database
   "identity" (dig "serving" "auth" "jwt" "jwks" "" $settings)
   "objects" $storage.endpoint_url
-  "online" (printf "redis://%v:%v" $online.host ($online.port | default 6379))
+  "online" ($online.host | empty | ternary "" (printf "redis://%v:%v" $online.host ($online.port | default 6379)))
   "pipelines" (dig "execution" "kfp" "host" "" $settings)
   "prometheus" (dig "rollout" "prometheus_url" "" $settings)
   "registry" $uri

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +72,7 @@ class DvcVersions:
             from dvc.repo import Repo
         except ModuleNotFoundError as error:
             raise MissingExtra("dvc", "data") from error
+        _log_to_stderr()
         data.parent.mkdir(parents=True, exist_ok=True)
         restore(data)
         with tempfile.TemporaryDirectory(dir=data.parent, prefix=".dvc-") as name:
@@ -101,6 +104,16 @@ class DvcVersions:
                 hint="check data.versions, the remote and the room on both disks, then run the "
                 "same command again; nothing was lost",
             ) from error
+
+
+def _log_to_stderr() -> None:
+    """Let DVC log to the standard error of now.
+
+    Its handlers keep the streams of when it was imported, and raise when those are closed.
+    """
+    for handler in logging.getLogger("dvc").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.stream = sys.stderr
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -255,10 +255,9 @@ class File:
     def add(self, chunks: Sequence[Chunk]) -> None:
         """Write a row group, a chunk per column; raises ValueError if they differ in rows."""
         (rows,) = {chunk.rows for chunk in chunks}
-        begin = len(self._content)
         written = [self._write(*pair) for pair in zip(self._columns, chunks, strict=True)]
-        size = len(self._content) - begin
-        self._groups.append(_struct({1: _list(written), 2: _long(size), 3: _long(rows)}))
+        told, sizes = zip(*written, strict=True)
+        self._groups.append(_struct({1: _list(told), 2: _long(sum(sizes)), 3: _long(rows)}))
         self.rows += rows
 
     def finish(self) -> bytes:
@@ -277,8 +276,8 @@ class File:
         self._content += footer + len(footer).to_bytes(4, "little") + MAGIC
         return bytes(self._content)
 
-    def _write(self, column: Column, chunk: Chunk) -> Thrift:
-        """Append a column's pages; return its `ColumnChunk`."""
+    def _write(self, column: Column, chunk: Chunk) -> tuple[Thrift, int]:
+        """Append a column's pages; return its `ColumnChunk` and its bytes without compression."""
         begin = len(self._content)
         size = 0
         if chunk.entries:
@@ -300,7 +299,7 @@ class File:
         }
         if chunk.entries:
             fields[11] = _long(begin)
-        return _struct({2: _long(begin), 3: _struct(fields)})
+        return _struct({2: _long(begin), 3: _struct(fields)}), size
 
     def _append(self, kind: Thrift, content: bytes, told: dict[int, Thrift]) -> int:
         """Append a page; return how large it is before it is compressed, its head included."""

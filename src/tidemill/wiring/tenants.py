@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from threading import Lock
 
 from tidemill.adapters.kubernetes.analysis import Analysis
 from tidemill.adapters.kubernetes.client import GRPC_ROUTES, ROLLOUTS, Manifest, Objects
@@ -59,7 +58,6 @@ class Tenants:
         self._objects, self._clock, self._wall = objects, clock, wall
         self._evidence, self._releases, self._heard = evidence, releases, heard
         self._tenants: dict[str, _Tenant] = {}
-        self._lock = Lock()
 
     def look(self, key: str) -> float | None:
         """Look at one rollout; return seconds until the next look, None when it is gone."""
@@ -93,8 +91,7 @@ class Tenants:
         made_of = tenant and (tenant.uid, tenant.traffic, tenant.analysis.prometheus)
         if tenant is None or made_of != (uid, traffic, analysis.prometheus):
             tenant = self._make(found, traffic, analysis, spec["runtime"]["replicas"])
-            with self._lock:
-                self._tenants[key] = tenant
+            self._tenants[key] = tenant
         tenant.workloads.replicas = spec["runtime"]["replicas"]
         return tenant
 
@@ -114,5 +111,4 @@ class Tenants:
         return _Tenant(uid, traffic, analysis, controller, rollouts, workloads, router)
 
     def _forget(self, key: str) -> None:
-        with self._lock:
-            self._tenants.pop(key, None)
+        self._tenants.pop(key, None)

@@ -157,10 +157,8 @@ class Interpreter:
         return [name for name in imports_of(code) if name not in known]
 
     def _begin(self, step: list[str], descriptors: list[int]) -> None:
-        """Fork a step, behind what it imports."""
-        for name in self._missing(step[0]):  # if that was a successor's end
-            self._import(name)
-        if threading.active_count() == 1:
+        """Fork a step, behind what it imports; it starts cold if that was a successor's end."""
+        if not self._missing(step[0]):
             self._fork_step(step, *descriptors)
         for descriptor in descriptors:
             os.close(descriptor)

@@ -4,7 +4,7 @@ Every step stays a process of its own, in the run's session, with its own log an
 begins behind the imports, which were 20 of the 54 CPU seconds of a training with 14 steps. What a
 step imports is imported for it if it has not been yet, and what later ones do while it runs: always
 in a fork, the successor, which takes over when it is done. So a step whose imports are there waits
-for nobody's.
+for nobody's, unless a second one needs imports meanwhile: both wait for the successor then.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _held(snapshot: Snapshot, attempt: Attempt) -> str:
     """Say what keeps the rollout paused."""
     if snapshot.spec.paused:
         return "the specification says paused"
-    if attempt.pause == "harm":
+    if attempt.pause == "harm" or any(found.verdict == "harm" for found in attempt.verdicts):
         return "harm was found: abort it, or promote it on your own authority"
     return ""
 

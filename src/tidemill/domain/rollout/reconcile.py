@@ -298,6 +298,8 @@ def _won(attempt: Attempt) -> str:
         return "back to a revision that served before"
     if attempt.override:
         return "promoted by a person"
+    if len(attempt.unproven) == len(attempt.plan.steps):
+        return "no gate passed: its steps were skipped or undecided"
     if attempt.unproven:
         return f"the gates passed, but not of {', '.join(attempt.unproven)}"
     return "all gates passed"
