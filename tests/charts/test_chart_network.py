@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.charts.profiles import EVERYTHING, RENDERED
-from tests.charts.rendering import CHART, ROOT, Object, Refused, merged, render
+from tests.charts.rendering import CHART, NEEDED, ROOT, Object, Refused, merged, render
 from tests.charts.values import defaults
 
 from tidemill.adapters.kubernetes.owned import ROLLOUT
@@ -115,6 +115,14 @@ def test_an_address_whose_port_is_closed_is_refused(
         render(given)
     assert render(given | {"networkPolicies": {"enabled": False}})
     assert render(given | {"networkPolicies": {"peers": {peer: {"ports": [int(port)]}}}})
+
+
+def test_where_no_store_is_named_its_port_is_nobodys() -> None:
+    ports = {"networkPolicies": {"peers": {"online": {"ports": [6380]}}}}
+    named = merged(EVERYTHING, ports | {"settings": {"features": {"online": {"host": "redis"}}}})
+    with pytest.raises(Refused, match=r"port 6379, and networkPolicies\.peers\.online\.ports"):
+        render(named)
+    assert render(NEEDED | ports | {"features": {"enabled": False}})
 
 
 def test_an_own_mlflow_behind_a_closed_port_is_refused() -> None:
