@@ -83,3 +83,16 @@ def test_a_watch_goes_on_from_the_bookmark_that_it_got(cluster, api, namespace, 
             version = int(made["metadata"]["resourceVersion"])
             assert asked[1] >= version > asked[0], "nothing of this namespace had changed"
             assert [one["metadata"]["name"] for one in cache.all(ROLLOUTS)] == [NAME]
+
+
+def test_a_write_of_what_was_read_keeps_who_set_which_field(api, namespace):
+    made = api.create(ROLLOUTS, manifest(namespace))
+    with following(api, namespace) as cache:
+        (found,) = eventually(lambda: cache.all(ROLLOUTS))
+        assert "managedFields" not in found["metadata"]
+        cache.replace(ROLLOUTS, found | {"spec": found["spec"] | {"paused": True}})
+    after = api.get(ROLLOUTS, namespace, NAME)
+    assert after["spec"]["paused"]
+    assert made["metadata"]["managedFields"][0]["manager"] in {
+        entry["manager"] for entry in after["metadata"]["managedFields"]
+    }

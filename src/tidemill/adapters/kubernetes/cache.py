@@ -2,7 +2,8 @@
 
 A read costs no request; a write goes to the server, and its answer is in memory before the next
 read. An object is replaced only by a newer version of itself, so an event that comes late or twice
-changes nothing. Versions are decimal numbers (KEP-5504). Nobody may change what a read returns.
+changes nothing. Versions are decimal numbers (KEP-5504). Nobody may change what a read returns. Who set which field
+(`managedFields`) is not kept: it is half of many an object, and a write without it leaves it be.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ class Cache:
 
     def _seen(self, resource: Resource, found: Manifest) -> Manifest:
         if resource in self._stores:
-            self._stores[resource].put(found)
+            self._stores[resource].put(_slim(found))
         return found
 
     def _follow(self, resource: Resource, stop: Event) -> None:
@@ -225,6 +226,7 @@ class Cache:
 
     def _take(self, resource: Resource, kind: str, found: Manifest) -> None:
         store = self._stores[resource]
+        _slim(found)
         if kind == "DELETED":
             if store.drop(found):
                 self._changed(resource, found, found)
@@ -232,6 +234,11 @@ class Cache:
             news, before = store.put(found)
             if news:
                 self._changed(resource, found, before)
+
+
+def _slim(found: Manifest) -> Manifest:
+    found["metadata"].pop("managedFields", None)
+    return found
 
 
 def _key(found: Manifest) -> tuple[str, str]:

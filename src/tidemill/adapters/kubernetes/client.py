@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
+import msgspec
 
 from tidemill.errors import Conflict, NotFound, Refused, RetryableError, Unavailable
 
@@ -251,13 +252,13 @@ class KubeClient:
             ) from error
         if answer.is_error:
             raise _error(method, path, answer.status_code, _status(answer))
-        parsed: Manifest = answer.json()
+        parsed: Manifest = msgspec.json.decode(answer.content)
         return parsed
 
 
 def _events(answer: httpx.Response, path: str) -> Iterator[tuple[str, Manifest]]:
     for line in answer.iter_lines():
-        event = json.loads(line)
+        event = msgspec.json.decode(line)  # keeps one string of each key, whatever it reads
         if event["type"] == "ERROR":
             raise _error("GET", path, event["object"].get("code", 500), event["object"])
         yield event["type"], event["object"]
