@@ -2,8 +2,9 @@
 
 A read costs no request; a write goes to the server, and its answer is in memory before the next
 read. An object is replaced only by a newer version of itself, so an event that comes late or twice
-changes nothing. Versions are decimal numbers (KEP-5504). Nobody may change what a read returns. Who set which field
-(`managedFields`) is not kept: it is half of many an object, and a write without it leaves it be.
+changes nothing. Versions are decimal numbers (KEP-5504). Nobody may change what a read returns. Who
+set which field (`managedFields`) is not kept: it is half of many an object, and a write without it
+leaves it be.
 """
 
 from __future__ import annotations
