@@ -23,6 +23,10 @@ DIGESTS = {
     name: {"digest": DIGEST}
     for name in ("control", "features", "monitor", "pipelines", "registry", "serve")
 }
+BACKEND = {
+    "backend": "postgresql+psycopg://mlflow@db.example.com:5432/mlflow",
+    "artifacts": "s3://models/mlflow",
+}
 IMAGES = {"serve": {"digest": DIGEST}, "registry": {"digest": DIGEST}}
 SETTINGS = {
     "storage": STORAGE,
@@ -72,6 +76,10 @@ RENDERED: dict[str, dict[str, Any]] = {
     "default": NEEDED,
     "small": profile("small"),
     "production": profile("production")
-    | {"models": [MODEL | {"autoscaling": HPA}], "images": DIGESTS},
+    | {
+        "models": [MODEL | {"autoscaling": HPA}],
+        "images": DIGESTS,
+        "settings": SETTINGS | {"registry": BACKEND},
+    },
     "everything": EVERYTHING,
 }

@@ -95,10 +95,11 @@ def test_who_asks_mlflow_asks_an_own_one_too() -> None:
     assert callers["registry"] == callers["mlflow"] - {"people", "pipelines", "check"}
 
 
+TOKENS = {"jwt": {"jwks": "https://id.example.com:8443/k"}, "controller_key": "env:CONTROLLER_KEY"}
 CALLED = [
     ({"storage": {"database": "postgresql+psycopg://t@db.example.com:6432/t"}}, "database", "6432"),
     ({"storage": {"endpoint_url": "http://s3.example.com:9999"}}, "objects", "9999"),
-    ({"serving": {"auth": {"jwt": {"jwks": "https://id.example.com:8443/k"}}}}, "identity", "8443"),
+    ({"serving": {"auth": TOKENS}}, "identity", "8443"),
     ({"serving": {"traces": {"endpoint": "http://otel.example.com/v1/traces"}}}, "traces", "80"),
     ({"execution": {"kfp": {"host": "https://kfp.example.com"}}}, "pipelines", "443"),
     ({"rollout": {"prometheus_url": "http://p.example.com:9999/x"}}, "prometheus", "9999"),

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import yaml
 from tests.charts import reference, values
-from tests.charts.profiles import DIGEST, DIGESTS, EVERYTHING, MODEL, ONE_MODEL, ROLLOUT, SETTINGS
+from tests.charts.profiles import (
+    BACKEND,
+    DIGEST,
+    DIGESTS,
+    EVERYTHING,
+    MODEL,
+    ONE_MODEL,
+    ROLLOUT,
+    SETTINGS,
+)
 from tests.charts.rendering import CHART, NEEDED, ROOT, Refused, merged, render, template
 
 from tidemill.settings import load
@@ -28,6 +37,7 @@ BEFORE: dict[str, dict[str, Any]] = {
         "mlflow": {"enabled": False},
         "settings": {"registry": {"uri": "http://mlflow.example.com"}},
     },
+    "mlflow.persistence.enabled": {"settings": {"registry": BACKEND}},
 }
 """What has to be so for a value to matter, over EVERYTHING."""
 AFTER: dict[str, dict[str, Any]] = {
@@ -155,6 +165,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (merged(NEEDED, {"settings": {"serving": {"slow_ms": "fast"}}}), "/settings/serving/slow_ms"),
     (merged(NEEDED, {"settings": {"registry": {"uri": "http://m"}}}), "keep one of the two"),
     (NEEDED | {"mlflow": {"enabled": False}}, "name your MLflow"),
+    (NEEDED | {"mlflow": {"persistence": {"enabled": False}}}, "MLflow would forget every model"),
+    (
+        merged(NEEDED, {"settings": {"serving": {"auth": {"key_file": "/project/keys.yaml"}}}}),
+        "settings.serving.auth.controller_key is empty",
+    ),
+    (
+        merged(NEEDED, {"settings": {"serving": {"auth": {"jwt": {"jwks": "https://id.test/k"}}}}}),
+        "settings.serving.auth.controller_key is empty",
+    ),
     (NEEDED | {"features": {"enabled": True}}, "settings.features.online.type is not redis"),
     (NEEDED | {"retrain": {"enabled": True}}, "settings.execution.target is not kfp"),
     (NEEDED | {"retrain": {"enabled": True}}, "settings.execution.kfp.host is empty"),

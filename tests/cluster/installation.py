@@ -104,13 +104,14 @@ class Backing:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return the settings that lead there."""
+        """Return the settings that lead there; MLflow's store may go with its pod."""
         storage = {
             "database": f"postgresql+psycopg://tidemill@database.{self.namespace}:5432/postgres",
             "objects": f"s3://{BUCKET}/state",
             "endpoint_url": self.endpoint,
         }
-        return {"storage": storage}
+        backend = "sqlite:////project/.tidemill/mlflow/mlflow.db"
+        return {"storage": storage, "registry": {"backend": backend}}
 
     def secret(self, access: Access, namespace: str) -> str:
         """Make the Secret with the credentials and return its name."""

@@ -199,7 +199,7 @@ class Journey:
             for name, reference in self._images.items()
         }
         own = {
-            "registry": {"verify_key": PUBLIC_KEY},
+            "registry": backing.settings["registry"] | {"verify_key": PUBLIC_KEY},
             "serving": {"auth": {"allow_anonymous": True}},
         }
         return {

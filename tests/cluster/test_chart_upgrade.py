@@ -65,12 +65,13 @@ def previous(cluster: Cluster) -> Opened:
 
 def values(opened: Opened, version: ModelVersion | None = None) -> dict[str, Any]:
     """Return values that both charts take, with a rollout of a version."""
+    settings = opened.backing.settings
     own = {
-        "registry": {"verify_key": "configs/signing.pub"},
+        "registry": settings["registry"] | {"verify_key": "configs/signing.pub"},
         "serving": {"auth": {"allow_anonymous": True}},
     }
     return {
-        "settings": opened.backing.settings | own,
+        "settings": settings | own,
         "secretName": "credentials",
         "images": {"serve": {"digest": DIGEST}, "registry": {"digest": DIGEST}},
         "mlflow": {"persistence": {"enabled": False}, "hosts": ["198.1*"]},

@@ -153,7 +153,8 @@ def values(references: dict[str, str], backing: Backing, host: str) -> dict[str,
         "images": images,
         "settings": backing.settings
         | {
-            "registry": {"verify_key": PUBLIC_KEY, "signing_key": "/keys/signing.pem"},
+            "registry": backing.settings["registry"]
+            | {"verify_key": PUBLIC_KEY, "signing_key": "/keys/signing.pem"},
             "data": {"versions": {"remote": f"s3://{BUCKET}/versions"}},
             "features": {"online": {"type": "redis", "host": f"online.{backing.namespace}"}},
             "execution": {

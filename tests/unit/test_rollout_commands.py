@@ -85,8 +85,9 @@ def test_status_shows_phase_evidence_conditions_and_decisions(world, line):
 
 
 def test_watch_before_anything_was_wanted(project, line):
-    out, _ = line("watch")
-    assert "tidemill rollout start" in out
+    _, err = line("watch", code=1)
+    assert "no version of flight-delay was wanted yet" in err
+    assert "tidemill rollout start" in err
 
 
 def test_watch_ends_with_0_when_the_version_is_promoted(world, line):

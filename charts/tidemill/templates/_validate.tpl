@@ -16,6 +16,13 @@
 {{- if not (or .Values.mlflow.enabled $uri) }}
 {{- $problems = append $problems "settings.registry.uri is empty and mlflow.enabled is false: name your MLflow, or run the chart's" }}
 {{- end }}
+{{- if and .Values.mlflow.enabled (not .Values.mlflow.persistence.enabled) (not (($settings.registry | default dict).backend)) }}
+{{- $problems = append $problems "mlflow.persistence.enabled is false and settings.registry.backend is empty: MLflow would forget every model when its pod restarts; if that may be, say sqlite:////project/.tidemill/mlflow/mlflow.db" }}
+{{- end }}
+{{- $auth := dig "serving" "auth" dict $settings }}
+{{- if and (or $auth.key_file (dig "jwt" "jwks" "" $auth)) (not $auth.controller_key) }}
+{{- $problems = append $problems "settings.serving.auth.controller_key is empty: servers that ask for a key answer no question of the controller, and no canary passes its rehearsal; name one with infer, as env:CONTROLLER_KEY" }}
+{{- end }}
 {{- if and .Values.features.enabled (ne ((($settings.features | default dict).online | default dict).type | default "") "redis") }}
 {{- $problems = append $problems "settings.features.online.type is not redis: servers do not see a file that another pod fills; or set features.enabled=false" }}
 {{- end }}

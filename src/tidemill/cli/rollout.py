@@ -8,6 +8,7 @@ import typer
 
 from tidemill.cli.app import open_project
 from tidemill.cli.output import emit, emit_line, table
+from tidemill.errors import NotFound
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,8 +65,9 @@ def watch(
     with open_project().desk(on) as desk:
         spec = desk.spec()
         if spec is None:
-            emit([], "no version was wanted yet: tidemill rollout start MODEL")
-            return
+            raise NotFound(
+                f"no version of {desk.name} was wanted yet", hint="tidemill rollout start MODEL"
+            )
         _follow(desk, spec.desired.revision, timeout)
 
 
