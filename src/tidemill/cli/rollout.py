@@ -20,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Bring a model version to all traff
 
 Wait = Annotated[float, typer.Option(help="Seconds to follow it; 0 returns at once.")]
 On = Annotated[str, typer.Option(help="local or kubernetes; default: rollout.target.")]
+Step = Annotated[str, typer.Argument(help="Name of the step; default: the present one.")]
 
 
 @app.callback()
@@ -72,20 +73,14 @@ def watch(
 
 
 @app.command()
-def approve(
-    step: Annotated[str, typer.Argument(help="Name of the step; default: the present one.")] = "",
-    on: On = "",
-) -> None:
+def approve(step: Step = "", on: On = "") -> None:
     """Approve the step that waits for it."""
     with open_project().desk(on) as desk:
         _say("approve", desk.orders.command("approve", step))
 
 
 @app.command()
-def skip(
-    step: Annotated[str, typer.Argument(help="Name of the step; default: the present one.")] = "",
-    on: On = "",
-) -> None:
+def skip(step: Step = "", on: On = "") -> None:
     """Leave the step without its gate, on your own authority; the next one keeps its own."""
     with open_project().desk(on) as desk:
         _say("skip", desk.orders.command("skip", step))
