@@ -19,6 +19,7 @@ import onnx
 import onnxruntime as ort
 import polars as pl
 import pytest
+import torch
 import yaml
 from tests import flights, training_child
 
@@ -39,7 +40,10 @@ from tidemill.settings.monitoring import MonitoringSettings
 from tidemill.steps import training_set
 from tidemill.steps.baselines import fit_baselines
 from tidemill.steps.evaluate import evaluate
+from tidemill.steps.examples import examples, vocabularies
+from tidemill.steps.fit import reproducible
 from tidemill.steps.gate import gate, judge, read_evidence
+from tidemill.steps.oof import out_of_fold
 from tidemill.steps.package import package
 from tidemill.steps.parity import check_parity
 from tidemill.steps.record import read_record
@@ -441,3 +445,19 @@ def command(root: Path, *words: str) -> int:
     with pytest.raises(SystemExit) as ended:
         main(["model", *words, "--project", str(root), "--json"])
     return int(ended.value.code or 0)
+
+
+def test_folds_that_are_fitted_side_by_side_give_the_same_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = flights.settings()
+    rows = flights.training_set().head(3000)
+    known = vocabularies(rows, settings.inputs, 1)
+    train = examples(rows, settings.inputs, known, settings.label)
+    fold = np.arange(len(train)) % settings.folds
+    found = []
+    for cores in (1, settings.folds):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
+        with reproducible(settings.model_copy(update={"threads": 1})):
+            found.append(out_of_fold(train, fold, settings, known, epochs=2))
+    assert torch.equal(*found)

@@ -83,7 +83,7 @@ class TrainingSettings(Group):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU, with mixed precision, when there is one."""
     threads: int = Field(default=2, ge=1)
-    """Intra-op threads of torch on the CPU."""
+    """Intra-op threads of torch on the CPU; with more cores, folds are fitted side by side."""
 
 
 class ExportSettings(Group):

@@ -38,10 +38,12 @@ class Examples:
         """Return the same rows on `device`."""
         return Examples(self.numbers.to(device), self.codes.to(device), self.labels.to(device))
 
-    def hide(self, share: float) -> Examples:
+    def hide(self, share: float, generator: torch.Generator) -> Examples:
         """Return the rows with a random `share` of their cells missing or unknown."""
-        lost = torch.rand_like(self.numbers) < share
-        unknown = torch.rand(self.codes.shape, device=self.codes.device) < share
+        lost, unknown = (
+            torch.rand(cells.shape, generator=generator, device=cells.device) < share
+            for cells in (self.numbers, self.codes)
+        )
         return Examples(
             self.numbers.masked_fill(lost, torch.nan), self.codes.masked_fill(unknown, 0),
             self.labels,

@@ -1,6 +1,6 @@
 """The training loop: every epoch is a function of the state before it.
 
-An epoch seeds the generators from the run's seed and its own number and begins with what the
+An epoch seeds its generator from the run's seed and its own number and begins with what the
 checkpoint holds; so a run that was killed continues to the very same weights.
 """
 
@@ -22,7 +22,7 @@ from tidemill.errors import ConfigError
 from tidemill.files import place
 from tidemill.settings.model import TrainingSettings
 from tidemill.steps.examples import Examples
-from tidemill.steps.model import ProbabilityModel
+from tidemill.steps.model import Dropout, ProbabilityModel
 from tidemill.steps.record import Epoch
 from tidemill.steps.weights import read_state, to_bytes
 
@@ -145,6 +145,11 @@ class Loop:
         self.model = model
         self.train = train
         self.settings = settings = model.settings
+        self.generator = torch.Generator(train.labels.device)
+        """Its own, so that loops can run side by side."""
+        for layer in model.network.modules():
+            if isinstance(layer, Dropout):
+                layer.generator = self.generator
         self.optimiser = torch.optim.AdamW(
             model.network.parameters(),
             lr=settings.learning_rate,
@@ -158,11 +163,11 @@ class Loop:
 
     def run(self, number: int) -> float:
         """Run epoch `number` and return its mean loss per row."""
-        torch.manual_seed(self.settings.seed + number)
+        self.generator.manual_seed(self.settings.seed + number)
         self.model.train()
         device = self.train.labels.device
-        order = torch.randperm(len(self.train), device=device)
-        rows = self.train.take(order).hide(self.settings.hidden_cells)
+        order = torch.randperm(len(self.train), generator=self.generator, device=device)
+        rows = self.train.take(order).hide(self.settings.hidden_cells, self.generator)
         total = torch.zeros((), device=device)
         for start in range(0, len(rows), self.settings.batch_size):
             part = slice(start, start + self.settings.batch_size)

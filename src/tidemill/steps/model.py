@@ -104,17 +104,27 @@ class Encoder(nn.Module):
         clean = torch.where(finite, numbers, torch.zeros_like(numbers))
         there = finite.to(numbers.dtype)
         values = [
-            clean[:, self.plain],
-            torch.log1p(clean[:, self.logs].clamp(min=0)),
-            clean[:, self.minuend] - clean[:, self.subtrahend],
+            _pick(clean, self.plain),
+            torch.log1p(_pick(clean, self.logs).clamp(min=0)),
+            _pick(clean, self.minuend) - _pick(clean, self.subtrahend),
         ]
         present = [
-            there[:, self.plain],
-            there[:, self.logs],
-            there[:, self.minuend] * there[:, self.subtrahend],
+            _pick(there, self.plain),
+            _pick(there, self.logs),
+            _pick(there, self.minuend) * _pick(there, self.subtrahend),
         ]
-        angle = clean[:, self.cyclic] * self.turns
-        return torch.cat(values, 1), torch.cat(present, 1), angle, there[:, self.cyclic]
+        angle = _pick(clean, self.cyclic) * self.turns
+        return (
+            torch.cat(values, 1),
+            torch.cat(present, 1),
+            angle,
+            _pick(there, self.cyclic),
+        )
+
+
+def _pick(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return columns by their index; in ONNX one node, where `rows[:, columns]` is three."""
+    return rows.index_select(1, columns)
 
 
 def _apart(edges: Tensor) -> list[int]:
@@ -135,6 +145,9 @@ class Dropout(nn.Module):
     Its Bernoulli numbers take thrice the time on a CPU: they were a quarter of a training.
     """
 
+    generator: torch.Generator | None = None
+    """What the numbers are drawn from; None is torch's own."""
+
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
@@ -143,7 +156,8 @@ class Dropout(nn.Module):
         """Hide each value with probability `rate` while training, and scale up the others."""
         if not self.training:
             return values
-        kept = torch.rand(values.shape, device=values.device) >= self.rate
+        drawn = torch.rand(values.shape, generator=self.generator, device=values.device)
+        kept = drawn >= self.rate
         return values * kept.to(values.dtype).div_(1 - self.rate)
 
 
