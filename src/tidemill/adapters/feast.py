@@ -119,9 +119,10 @@ class FeastRepository:
     def _fill(self, applied: Applied, view: FeatureView, tables: Path, until: datetime) -> int:
         """Write each key's newest row that can still be served; return how many keys.
 
-        The window reaches back a whole ttl: late and corrected rows arrive whenever they come. It
-        is Feast's provider that reads and writes; `FeatureStore.materialize` around it adds every
-        window to a list in the registry, which grows for ever and takes most of the time.
+        The window reaches back a whole ttl: late and corrected rows arrive whenever they come. What
+        Feast would select is selected here, by the code of its offline store, because what is equal
+        to the last fill need not be written; Feast's provider writes the rest. `materialize` would
+        select anew, and add every window to a list in the registry, which grows for ever.
         """
         table = applied.definitions.table(view.name)
         check_table(table, view, tables)
@@ -137,16 +138,9 @@ class FeastRepository:
         held = self._written.get(view.name)
         if newest.is_empty() or (held is not None and newest.equals(held)):
             return 0
-        store = applied.store
         with _quiet(f"materialise the view '{view.name}'"):
-            store._get_provider().materialize_single_feature_view(
-                config=store.config,
-                feature_view=applied.views[view.name],
-                start_date=since,
-                end_date=until,
-                registry=store.registry,
-                project=store.project,
-                tqdm_builder=None,
+            applied.store._get_provider().ingest_df(
+                applied.views[view.name], newest.to_pandas(use_pyarrow_extension_array=True)
             )
         self._verify(view, newest, until)
         self._written[view.name] = newest
