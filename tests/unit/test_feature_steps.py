@@ -258,6 +258,8 @@ def test_the_grid_of_ticks() -> None:
 class Played:
     """A clock that stands at one instant per look; stops the follower after the last."""
 
+    poll_seconds = 0.01
+
     def __init__(self, *numbers: float) -> None:
         self.left = [NOON + timedelta(hours=n) for n in numbers]
 

@@ -11,11 +11,8 @@ import structlog
 from tidemill.errors import RetryableError, TidemillError
 from tidemill.ports.clock import Clock
 
-__all__ = ["POLL_SECONDS", "due", "repeat"]
+__all__ = ["due", "repeat"]
 
-POLL_SECONDS = 0.05
-"""Wall time between two looks at the clock, microseconds each. A replay may run a day in a second,
-and every step of it waits for the last of those who look."""
 log = structlog.get_logger(__name__)
 
 
@@ -51,4 +48,4 @@ def repeat(
                 if error.message != reason:
                     reason = error.message
                     log.warning("failed, trying again", clock=now.isoformat(), reason=reason)
-        sleep(POLL_SECONDS)
+        sleep(clock.poll_seconds)

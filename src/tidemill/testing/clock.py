@@ -10,6 +10,8 @@ __all__ = ["FixedClock"]
 class FixedClock:
     """Implements `ports.clock.Clock`: it stands where it is put."""
 
+    poll_seconds = 0.01
+
     def __init__(self, instant: datetime) -> None:
         self.instant = instant
 

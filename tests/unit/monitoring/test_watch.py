@@ -8,7 +8,6 @@ from tests.monitoring_world import DAY, MODEL, World
 
 from tidemill.domain.incidents import Incident
 from tidemill.settings.monitoring import RetrainingSettings
-from tidemill.steps.repeat import POLL_SECONDS
 from tidemill.steps.retrain import Governor, serving
 from tidemill.steps.watch import Round, follow
 
@@ -60,7 +59,7 @@ def test_following_waits_for_the_log_and_for_the_clock(world: World) -> None:
 
     def sleep(seconds: float) -> None:
         looks.append(len(world.windows.last(MODEL, 9)))
-        assert seconds == POLL_SECONDS
+        assert seconds == world.clock.poll_seconds
         if len(looks) == 2:
             world.log(start)
             world.clock.instant = start + DAY
