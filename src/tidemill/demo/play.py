@@ -29,6 +29,7 @@ from tidemill.demo.witness import Witness
 from tidemill.domain.months import months
 from tidemill.errors import StepFailed, UsageError
 from tidemill.local.platform import Platform
+from tidemill.ports.runs import RunResult
 from tidemill.wiring import Project
 
 __all__ = ["play"]
@@ -105,15 +106,14 @@ def _free_ports() -> list[str]:
 @contextmanager
 def _platform(project: Project, story: Story) -> Iterator[None]:
     """Begin to start the platform; whatever happens, leave nothing running."""
-    specs = project.platform_specs()
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with story.waiting("the platform begins to start"):
             # of all that starts, what the training waits for
-            project.platform.begin(spec for spec in specs if spec.name == "mlflow")
+            project.platform.begin(
+                spec for spec in project.platform_specs() if spec.name == "mlflow"
+            )
             project.source.read("flights", f"{START:%Y-%m}", START)  # parses the CSV for all others
-            for spec in specs:
-                project.platform.processes.declare(spec)
         yield
     finally:
         with story.waiting("the platform stops"):
@@ -133,7 +133,14 @@ def _url(project: Project) -> str:
 def _first_release(project: Project, story: Story) -> Witness:
     """Train on January to March while the platform starts, and release version 1."""
     story.note(START, "first training begins", "on what was known on 1 April: January to March")
-    run = project.runs.launch("training", {"trigger": "demo"})
+    rest = project.platform_specs()
+
+    def look(run: RunResult) -> None:
+        # Until the network is trained MLflow and the imports of the steps take both cores.
+        while rest and any(step.name == "train" and step.started_at for step in run.steps):
+            project.platform.processes.declare(rest.pop())
+
+    run = project.runs.launch("training", {"trigger": "demo"}, watch=look)
     if run.state != "succeeded":
         project.platform.wait(["mlflow"], timeout=1.0)  # says why, if that is what did not start
         raise StepFailed(f"{run.run_id} {run.state}: {run.cause}", hint="see its run.log")
