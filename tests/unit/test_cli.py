@@ -65,6 +65,18 @@ def test_nothing_starts_with_settings_that_clash(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["configs"]
 
 
+@pytest.mark.parametrize(
+    ("env", "command"), [("demo", "tidemill --env demo"), ("local", "tidemill")]
+)
+def test_a_hint_is_about_the_environment_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str, command: str
+) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    with pytest.raises(SystemExit):
+        main(["data", "publish", "--env", env, "--project", str(tmp_path)])
+    assert capsys.readouterr().err.splitlines()[-1] == f"  → assemble it: {command} data validate"
+
+
 def test_events_go_to_standard_error() -> None:
     code = (
         "import structlog\nfrom tidemill.cli.app import main\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -188,7 +190,18 @@ def main(args: list[str] | None = None) -> None:
         _globals, rest = split(sys.argv[1:] if args is None else args)
         app(args=rest, prog_name="tidemill")
     except TidemillError as error:
+        error.hint = _repeatable(error.hint)
         typer.secho(error.spoken, fg="red", err=True)
         sys.exit(error.exit_code)
     finally:
         _globals = Globals()
+
+
+def _repeatable(hint: str) -> str:
+    """Give the commands of a hint the environment that this one was given."""
+    from tidemill.settings.load import default_env
+
+    if _globals.env in (None, default_env(os.environ)):
+        return hint
+    command = rf"\btidemill(?= ({'|'.join(COMMANDS)})\b)"
+    return re.sub(command, f"tidemill --env {_globals.env}", hint)

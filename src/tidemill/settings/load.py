@@ -18,9 +18,11 @@ from tidemill.settings.paths import Paths
 from tidemill.settings.schema import Settings
 from tidemill.settings.sources import Layer, Origin, environment, overrides, yaml_file
 
-__all__ = ["Loaded", "Origin", "find_project", "load"]
+__all__ = ["Loaded", "Origin", "default_env", "find_project", "load"]
 
 DEFAULT = Origin("default", "")
+LOCAL = "local"
+"""The environment that needs no overlay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +68,17 @@ def load(
 ) -> Loaded:
     """Load and validate a project's settings.
 
-    `env` names the overlay `configs/<env>.yaml` (default: `TIDEMILL_ENV`, else `local`; the overlay
-    `local` may be absent). Raises ConfigError that names file, line and the closest valid key.
+    `env` names the overlay `configs/<env>.yaml` (default: `default_env`; the overlay `local` may be
+    absent). Raises ConfigError that names file, line and the closest valid key.
     """
     root = find_project(root)
     variables = os.environ if variables is None else variables
-    env = env or variables.get("TIDEMILL_ENV") or "local"
+    env = env or default_env(variables)
     layers = [yaml_file(root / "configs" / "base.yaml", root)]
     overlay = root / "configs" / f"{env}.yaml"
     if overlay.is_file():
         layers.append(yaml_file(overlay, root))
-    elif env != "local":
+    elif env != LOCAL:
         known = sorted(p.stem for p in (root / "configs").glob("*.yaml") if p.stem != "base")
         raise ConfigError(
             f"there is no environment '{env}': configs/{env}.yaml does not exist",
@@ -92,6 +94,11 @@ def load(
     except ValidationError as error:
         raise ConfigError(_explain(error, origins)) from error
     return Loaded(settings, Paths(root, settings), env, origins)
+
+
+def default_env(variables: Mapping[str, str]) -> str:
+    """Return the environment of a command that is not told one: `TIDEMILL_ENV`, else `local`."""
+    return variables.get("TIDEMILL_ENV") or LOCAL
 
 
 def _merge(
