@@ -61,6 +61,10 @@ ROW = {"sched_minute": 600.0, "carrier": "UA", "origin": "JFK"}
 FULL = ROW | {"carrier_late_rate_7d": 0.5, "temp": 40.0, "seats": 200.0}
 KEYED = ROW | {"tailnum": "N1", "flight_id": "f1"}
 TEXTS = {"carrier", "origin", "tailnum", "flight_id"}
+SMALL = ROW | dict.fromkeys(("sched_minute", "carrier_late_rate_7d", "temp", "seats"), 1)
+"""Numbers that every datatype holds …"""
+BOOLEANS = ROW | dict.fromkeys(SMALL.keys() - TEXTS, True)
+"""… but this one."""
 VALUES: list[Any] = [
     *(None, True, False, 0, 1, -1, 2**31, 2**63, -(2**63), 2**64, 10**30, 0.0, -0.0, 1e-45, 3.5e38),
     *("", "UA", "x" * 300, "\u0000", "\ud7ff\ue000", "🛫", "NaN", "-1", "FP32", "BYTES", "BOOL"),
@@ -208,7 +212,7 @@ def check_refusal(response: Response) -> str:
     assert told.keys() == {"error", "code"}
     assert STATUS[told["code"]] == response.status < 500, f"{response.status} {told}"
     assert len(told["error"]) < 2000, told["error"]
-    assert not {"Traceback", "site-packages", "/tmp"} & set(told["error"].split())
+    fuzz_grpc.check_words(told["error"])
     return str(told["code"])
 
 
@@ -237,46 +241,53 @@ def seeds() -> list[Input]:
     ]
     found = [Input("POST", infer, {}, body) for body in json_] * 2
     for row, rows in ((FULL, 2), (FULL, 1), (KEYED, 2)):
-        head, tail = binary(row, rows)
+        head, tail = binary(tensors(row, rows))
         found += [Input("POST", infer, {LENGTH: b"%d" % len(head)}, head + tail)] * 2
+    typed = [tensors(BOOLEANS if d == "BOOL" else SMALL, 2, d) for d in fuzz_grpc.NUMBERS]
+    for made in typed:
+        if made[0]["datatype"] != "FP16":  # which JSON cannot have
+            found.append(Input("POST", infer, {}, encoded({"inputs": made})))
+        head, tail = binary(made)
+        found.append(Input("POST", infer, {LENGTH: b"%d" % len(head)}, head + tail))
     records = [{"records": [FULL, FULL]}, {"records": [KEYED], "id": "a"}]
     found += [Input("POST", predict, {}, encoded(body)) for body in records] * 2
     found += [Input("POST", "/predict", {}, encoded(records[0]))]
     for order in ("index", "models/flight-delay/load", "models/flight-delay/unload"):
         body = encoded({"ready": True, "parameters": {"version": "7"}})
         found.append(Input("POST", f"/v2/repository/{order}", {}, body))
-    calls = fuzz_grpc.bodies("flight-delay", tensors, FULL, KEYED)
+    usual = [tensors(row, 2) for row in (FULL, KEYED)]
+    calls = fuzz_grpc.bodies("flight-delay", [*usual * 4, *typed])
     found += [Input(GRPC, name, {}, body) for name, body in calls]
     gets = ("", "/versions/7", "/ready", "/versions/7/ready")
     found += [Input("GET", MODEL + path, {}, b"") for path in gets]
     return found
 
 
-def tensors(row: dict[str, Any], rows: int, *, nested: bool = False) -> list[dict[str, Any]]:
-    """Return a row as many times as tensors."""
+def tensors(
+    row: dict[str, Any], rows: int, datatype: str = "FP32", *, nested: bool = False
+) -> list[dict[str, Any]]:
+    """Return a row as many times as tensors, its numbers of one datatype."""
     return [
         {
             "name": name,
             "shape": [rows, 1] if nested else [rows],
-            "datatype": "BYTES" if name in TEXTS else "FP32",
+            "datatype": "BYTES" if name in TEXTS else datatype,
             "data": [[value]] * rows if nested else [value] * rows,
         }
         for name, value in row.items()
     ]
 
 
-def binary(row: dict[str, Any], rows: int) -> tuple[bytes, bytes]:
+def binary(made: list[dict[str, Any]]) -> tuple[bytes, bytes]:
     """Return a binary request's JSON and what follows it."""
-    made, tail = tensors(row, rows), b""
-    for tensor in made:
-        values = tensor.pop("data")
-        if tensor["datatype"] == "BYTES":
-            raw = b"".join(len(v).to_bytes(4, "little") + v.encode() for v in values)
-        else:
-            raw = b"".join(msgspec.msgpack.encode(v)[:4] for v in values)
-        tensor["parameters"] = {"binary_data_size": len(raw)}
-        tail += raw
-    return encoded({"inputs": made, "parameters": {"binary_data_output": True}}), tail
+    parts = [fuzz_grpc.packed(tensor["datatype"], tensor["data"]) for tensor in made]
+    inputs = [
+        {key: value for key, value in tensor.items() if key != "data"}
+        | {"parameters": {"binary_data_size": len(part)}}
+        for tensor, part in zip(made, parts, strict=True)
+    ]
+    body = {"inputs": inputs, "parameters": {"binary_data_output": True}}
+    return encoded(body), b"".join(parts)
 
 
 def encoded(document: Any) -> bytes:

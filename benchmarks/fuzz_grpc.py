@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import Any, Protocol
+from tempfile import gettempdir
+from typing import Any
 
 import numpy as np
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
@@ -14,20 +15,16 @@ from tidemill.server.operations import STATUS
 from tidemill.server.protocol import Rejected
 from tidemill.server.rpc.schema import Message, message, parse
 from tidemill.server.rpc.service import Method, Service
+from tidemill.server.rpc.tensors import FORMS
+from tidemill.server.tensors import DTYPES, NAMES
 from tidemill.server.trail import Trail
 
-__all__ = ["Answer", "bodies", "change_fields"]
+__all__ = ["NUMBERS", "Answer", "bodies", "change_fields", "check_words", "packed"]
 
 CODES = STATUS | {"malformed_message": 400}
-CONTENTS = {"BYTES": "bytes_contents", "FP32": "fp32_contents"}
-
-
-class Tensors(Protocol):
-    """Makes a row, as often as asked, into the tensors of V2 JSON."""
-
-    def __call__(self, row: dict[str, Any], rows: int) -> list[dict[str, Any]]:
-        """Return them."""
-        ...
+NUMBERS = {NAMES[kind]: dtype for kind, dtype in DTYPES.items()}
+SECRETS = ("Traceback", "site-packages", ".py", gettempdir())
+"""What tells a client of the machine; no input holds it."""
 
 
 class Answer:
@@ -52,7 +49,20 @@ def _check_refusal(refusal: Rejected) -> str:
     """Refuse a refusal that is no 4xx of the table, or cannot be told."""
     assert CODES[refusal.code] == refusal.status < 500, refusal.code
     assert len(refusal.message.encode()) < 4000, refusal.message
+    check_words(refusal.message)
     return refusal.code
+
+
+def check_words(told: str) -> None:
+    """Refuse a message that tells of the machine."""
+    assert not any(secret in told for secret in SECRETS), told
+
+
+def packed(datatype: str, values: Sequence[Any]) -> bytes:
+    """Return a tensor's bytes, as the binary extension and gRPC's raw contents have them."""
+    if datatype != "BYTES":
+        return np.array(values, NUMBERS[datatype]).tobytes()
+    return b"".join(len(text).to_bytes(4, "little") + text.encode() for text in values)
 
 
 def _check(answer: Message) -> None:
@@ -64,15 +74,16 @@ def _check(answer: Message) -> None:
         assert list(output.shape) == [raw or len(output.contents.fp32_contents)]
 
 
-def bodies(model: str, tensors: Tensors, *rows: dict[str, Any]) -> list[tuple[str, bytes]]:
-    """Return good calls by name; ModelInfer, typed and raw, more often than the others."""
+def bodies(model: str, inputs: Iterable[list[dict[str, Any]]]) -> list[tuple[str, bytes]]:
+    """Return good calls by name; one ModelInfer, typed and raw, of each request's tensors."""
     found = []
-    for row in rows:
-        for raw in (True, False):
+    for tensors in inputs:
+        typed = all(FORMS[tensor["datatype"]].field for tensor in tensors)  # FP16 comes raw alone
+        for raw in (True, False)[: 1 + typed]:
             request = message("ModelInferRequest")(model_name=model, id="a")
-            for tensor in tensors(row, 2):
+            for tensor in tensors:
                 _add(request, tensor, raw=raw)
-            found += [("ModelInfer", request.SerializeToString())] * 4
+            found.append(("ModelInfer", request.SerializeToString()))
     named = {"ModelReady": "name", "ModelMetadata": "name", "RepositoryModelLoad": "model_name"}
     for name, field in named.items():
         found.append((name, message(f"{name}Request")(**{field: model}).SerializeToString()))
@@ -81,16 +92,14 @@ def bodies(model: str, tensors: Tensors, *rows: dict[str, Any]) -> list[tuple[st
 
 
 def _add(request: Message, tensor: dict[str, Any], *, raw: bool) -> None:
-    values, datatype = tensor.pop("data"), tensor["datatype"]
-    texts = [value.encode() for value in values] if datatype == "BYTES" else []
-    made = request.inputs.add(**tensor)
-    if not raw:
-        getattr(made.contents, CONTENTS[datatype]).extend(texts or values)
-    elif texts:
-        packed = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
-        request.raw_input_contents.append(packed)
+    values, datatype = tensor["data"], tensor["datatype"]
+    made = request.inputs.add(name=tensor["name"], shape=tensor["shape"], datatype=datatype)
+    field = FORMS[datatype].field
+    if raw:
+        request.raw_input_contents.append(packed(datatype, values))
     else:
-        request.raw_input_contents.append(np.float32(values).tobytes())
+        texts = [value.encode() for value in values] if datatype == "BYTES" else []
+        getattr(made.contents, field).extend(texts or values)
 
 
 def change_fields(

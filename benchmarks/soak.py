@@ -23,6 +23,7 @@ from statistics import median
 from urllib.parse import urlsplit
 
 import httpx
+import pyarrow.parquet as pq
 import uvloop
 
 from benchmarks.serving import mlp, ours
@@ -36,6 +37,7 @@ SWAP_SECONDS = 2.0
 LOOK_SECONDS = 0.5
 GROWTH_MB = 16.0
 """What memory may grow by between the second and the last fifth of the time."""
+LOST = ("tidemill_log_lost_total{", "tidemill_log_lost_unloaded_total{")
 PATH = f"/v2/models/{mlp.NAME}/infer"
 
 
@@ -49,7 +51,15 @@ class Report:
     memory: list[float] = field(default_factory=list)
     """Resident MB, in time."""
     lost: int = 0
+    """Rows that the log lost, of versions that are unloaded now, too."""
+    logged: int = 0
+    """Rows in the log once the server has ended."""
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def answered(self) -> int:
+        """Rows that were scored."""
+        return ROWS * sum(count for (_, found), count in self.statuses.items() if found == 200)
 
     @property
     def growth(self) -> float:
@@ -70,7 +80,8 @@ def main(*arguments: str) -> None:
     print(
         f"{answers:,} answers, {refusals:,} refusals of bad requests, {report.swaps} swaps of the"
     )
-    print(f"newest version in {options.minutes:g} min; {report.lost} rows of the log lost; memory")
+    print(f"newest version in {options.minutes:g} min; of {report.answered:,} rows scored")
+    print(f"{report.logged:,} are in the log, {report.lost} were lost; memory")
     print(f"{report.memory[0]:.0f} MB at first, {report.memory[-1]:.0f} at last, ", end="")
     print(f"{report.growth:+.1f} between the second and the last fifth")
     if problems := judge(report):
@@ -87,6 +98,8 @@ def judge(report: Report) -> list[str]:
     ]
     if report.lost:
         found.append(f"{report.lost} rows of the prediction log were lost")
+    if report.logged + report.lost != report.answered:
+        found.append(f"{report.answered} rows were scored, {report.logged} are in the log")
     if report.growth > GROWTH_MB:
         found.append(f"memory grew by {report.growth:.1f} MB")
     return found
@@ -99,8 +112,10 @@ def soak(folder: Path, seconds: float) -> Report:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_soak(server, report, seconds))
         exposition = httpx.get(f"{server.http}/metrics").text.splitlines()
-    lost = (line for line in exposition if line.startswith("tidemill_log_lost_total{"))
+    lost = (line for line in exposition if line.startswith(LOST))
     report.lost = int(sum(float(line.split()[-1]) for line in lost))
+    stored = (folder / "project" / ".tidemill" / "objects").rglob("*.parquet")
+    report.logged = sum(pq.read_metadata(file).num_rows for file in stored)
     return report
 
 
