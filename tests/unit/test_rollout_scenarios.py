@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from tests.unit.rollout_world import IN_FLIGHT, World, plan
@@ -379,3 +380,57 @@ def test_the_plan_of_an_attempt_does_not_change_under_it():
     world.change(plan=world.plan)
     world.run_until("finalizing")
     assert [d.weight for d in world.store.log if d.action == "weight"] == [500, 2500, 5000]
+
+
+def finalizing(**policy: object) -> World:
+    world = World(plan(scale_down_seconds=5, **policy))
+    world.deploy()
+    world.want("v2")
+    world.run_until("finalizing")
+    world.rates(v2=0.9)
+    return world
+
+
+def test_harm_without_a_way_back_is_never_finished_as_a_promotion():
+    world = finalizing()
+    world.servers.broken = {"v1"}
+    world.run(30)
+    assert world.condition("Stalled") == ("True", "StableUnavailable")
+    assert world.phase == "finalizing"
+    world.servers.broken = set()
+    world.run_until("rolling_back")
+
+
+@pytest.mark.parametrize(("order", "serves"), [("promote", "v2"), ("abort", "v1")])
+def test_harm_after_a_promotion_may_freeze_and_a_person_decides(order, serves):
+    world = finalizing(on_harm="freeze")
+    world.run(30)
+    assert world.condition("Stalled") == ("True", "Harm")
+    assert (world.phase, world.weight("v2")) == ("finalizing", TOTAL)
+    world.command(order, "v2")
+    world.run_until("stable")
+    assert world.weight(serves) == TOTAL
+
+
+def test_what_a_foreign_route_split_is_no_evidence():
+    world = World(plan(steps=(replace(plan().steps[0], min_events=10**6),)))
+    world.deploy()
+    world.bring_to("progressing")
+    world.run(3)
+
+    def seen() -> int:
+        return sum(sum(part.trials) for part in world.state.attempt.evidence.series["requests"])
+
+    counted = seen()
+    ours = world.gateway.route
+    flipped = tuple(replace(b, weight=TOTAL - b.weight) for b in ours.backends)
+    world.gateway.edited = world.gateway.route = replace(ours, backends=flipped)
+    world.now += timedelta(seconds=1)
+    world.traffic.send(4000)
+    world.settle()
+    assert seen() == counted
+    assert world.state.attempt.evidence.gap_seconds > 0
+    world.run(3)
+    assert world.gateway.route == ours, "it was taken back"
+    assert counted < seen() < counted + 4000
+    assert world.condition("TrafficVerified") == ("True", "Consistent")

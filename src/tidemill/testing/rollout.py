@@ -137,6 +137,8 @@ class FakeGateway:
     silent: bool = False
     refused: str = ""
     """Why the gateway does not take the route up."""
+    edited: Route | None = None
+    """What somebody else put in force: it is seen once, and the next order takes it back."""
 
     def apply(self, route: Route, addresses: Mapping[str, str]) -> None:
         """Ask for a route."""
@@ -156,7 +158,7 @@ class FakeGateway:
         if self.refused:
             return Route(problem=self.refused)
         if not self.stuck:
-            self.route = self.wanted
+            self.route, self.edited = self.edited or self.wanted, None
         return self.route
 
     def weights(self) -> dict[str, int]:

@@ -91,7 +91,7 @@ def _held(snapshot: Snapshot, attempt: Attempt) -> str:
     """Say what keeps the rollout paused."""
     if snapshot.spec.paused:
         return "the specification says paused"
-    if attempt.pause == "harm" or any(found.verdict == "harm" for found in attempt.verdicts):
+    if attempt.pause == "harm" or attempt.harmed:
         return "harm was found: abort it, or promote it on your own authority"
     return ""
 
@@ -117,6 +117,9 @@ def _resume(snapshot: Snapshot, attempt: Attempt, now: Now) -> Move:
 
 
 def _override(snapshot: Snapshot, attempt: Attempt, now: Now) -> Move:
+    if snapshot.state.phase == "finalizing" and attempt.harmed:
+        kept = replace(snapshot.state, attempt=replace(attempt, override=True))
+        return Move(kept, "promote", "promote was asked for, in spite of harm")
     if why := _kept_back(snapshot, attempt, now, TOTAL):
         return _ignore(snapshot, why)
     state = replace(

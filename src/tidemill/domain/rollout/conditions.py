@@ -95,8 +95,11 @@ def _progressing(snapshot: Snapshot, now: Now) -> Condition:
 
 
 def _stalled(snapshot: Snapshot) -> Condition:
-    attempt = snapshot.attempt
+    state, attempt = snapshot.state, snapshot.attempt
     reason = NEEDS_PERSON.get(attempt.pause, "")
+    if attempt.harmed and not attempt.override and state.phase in ("promoting", "finalizing"):
+        frozen = attempt.plan.policy.on_harm == "freeze"
+        reason = NEEDS_PERSON["harm" if frozen else "no way back"]
     return _of("Stalled", bool(reason), reason or "No")
 
 

@@ -203,6 +203,11 @@ class Attempt:
         return (*self.assessments, *self.paired)
 
     @property
+    def harmed(self) -> bool:
+        """Whether harm is known in any metric."""
+        return any(found.verdict == "harm" for found in self.verdicts)
+
+    @property
     def id(self) -> str:
         """Name of the attempt in ledgers."""
         return f"{self.canary.model}-{self.number}"

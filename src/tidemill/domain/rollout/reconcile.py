@@ -277,6 +277,8 @@ def _promoting(snapshot: Snapshot, now: Now) -> Move | None:
         if late(state, now, attempt):
             return roll_back(snapshot, now, "the gateway did not apply the route in time")
         return None
+    if attempt.harmed and not attempt.override:
+        return None  # there is no way back yet, and what does harm has not won
     reason = _won(attempt)
     release = Release(
         *("promoted", attempt.canary, attempt.canary, attempt.id, reason),
@@ -315,6 +317,8 @@ def _finalizing(snapshot: Snapshot, now: Now) -> Move | None:
         return harm
     if snapshot.spec.desired.revision == state.previous.revision:
         return roll_back(snapshot, now, "the previous revision is wanted again")
+    if attempt.harmed and not attempt.override:
+        return None  # the way back is kept until it can be gone, or a person decides
     delay = timedelta(seconds=attempt.plan.scale_down_seconds)
     if state.releases or not snapshot.applied or now.wall < since(state) + delay:
         return None

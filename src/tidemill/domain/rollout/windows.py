@@ -39,6 +39,8 @@ def absorb(snapshot: Snapshot, now: Now) -> Attempt | None:
     evidence = _mature(attempt.evidence, attempt, snapshot.reading)
     if snapshot.applied and settled(state, now):
         evidence = _consume(evidence, attempt, state, snapshot.reading, now)
+    elif snapshot.route is not None and state.applied_at is not None and not snapshot.applied:
+        evidence = _led_astray(evidence, now)
     judged = {found.metric: found for found in attempt.assessments}
     for metric in attempt.plan.metrics:
         series = evidence.series.get(metric.name, ())
@@ -60,6 +62,21 @@ def close_span(evidence: Evidence, now: Now) -> Evidence:
     if spans and spans[-1].until is None:
         spans = (*spans[:-1], replace(spans[-1], until=now.clock))
     return replace(evidence, spans=spans, baseline={}, pairing=_forgotten(evidence))
+
+
+def _led_astray(evidence: Evidence, now: Now) -> Evidence:
+    """Drop what was counted since the last look: somebody else's route split it.
+
+    Windows begin anew once ours is seen again.
+    """
+    if not evidence.baseline:
+        return evidence
+    lost = (now.wall - (evidence.seen_at or now.wall)).total_seconds()
+    return replace(
+        close_span(evidence, now),
+        gap_seconds=evidence.gap_seconds + lost,
+        problem="the route in force was not the intended one",
+    )
 
 
 def _mature(evidence: Evidence, attempt: Attempt, reading: Reading) -> Evidence:
