@@ -56,7 +56,9 @@ class Loaded(list[Served]):
 def exported() -> dict[str, set[str]]:
     """Return the labels of every series that servers and controller export, by its name."""
     registry = CollectorRegistry()
-    gauges = Gauges(registry, lambda: Counter(["stable"]), lambda: 0, lambda: True)
+    gauges = Gauges(
+        registry, lambda: Counter(["stable"]), lambda: Counter(["Harm"]), lambda: 0, lambda: True
+    )
     gauges.looks.labels("done").observe(1)
     gauges.decisions.labels("promote").inc()
     registry.register(StandingGauges(MemoryStandings(STANDING)))

@@ -18,6 +18,7 @@ from tests.charts.rendering import CHART, ROOT, render
 from tidemill.controller.fleet import Result
 from tidemill.domain.governor import RequestState, Verb
 from tidemill.domain.incidents import IncidentState
+from tidemill.domain.rollout.conditions import NEEDS_PERSON
 from tidemill.domain.rollout.model import Decided, Phase
 from tidemill.domain.verdicts import Cause, Status
 from tidemill.server.metrics import OUTCOMES
@@ -32,6 +33,7 @@ KNOWN: dict[tuple[str, str], set[str]] = {
     ("tidemill_rollout_look_seconds_count", "result"): set(get_args(Result)),
     ("tidemill_rollout_decisions_total", "action"): set(get_args(Decided)),
     ("tidemill_rollouts", "phase"): set(get_args(Phase)),
+    ("tidemill_rollouts_stalled", "reason"): {*NEEDS_PERSON.values()},
     ("tidemill_requests_total", "outcome"): set(OUTCOMES),
     ("tidemill_incident_first_seen_timestamp_seconds", "cause"): set(get_args(Cause)),
     ("tidemill_incident_first_seen_timestamp_seconds", "state"): set(get_args(IncidentState)),

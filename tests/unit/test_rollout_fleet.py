@@ -174,7 +174,8 @@ def test_a_worker_that_hangs_is_a_problem(queue, time):
 def test_probes_and_metrics_are_served():
     said = {"healthy": "", "ready": "not listed yet"}
     registry = CollectorRegistry()
-    gauges = Gauges(registry, lambda: Counter(stable=2), lambda: 3, lambda: True)
+    phases, stalled = Counter(stable=2), Counter(Harm=1)
+    gauges = Gauges(registry, lambda: phases, lambda: stalled, lambda: 3, lambda: True)
     gauges.decisions.labels("rollback").inc()
     gauges.looks.labels("done").observe(0.02)
     probes = Probes(lambda: said["healthy"], lambda: said["ready"], registry)
@@ -189,5 +190,6 @@ def test_probes_and_metrics_are_served():
             metrics = http.get("/metrics").text
             assert http.get("/v1/judge").status_code == http.post("/metrics").status_code == 404
     assert 'tidemill_rollouts{phase="stable"} 2.0' in metrics
+    assert 'tidemill_rollouts_stalled{reason="Harm"} 1.0' in metrics
     assert "tidemill_rollout_queue 3.0" in metrics
     assert 'tidemill_rollout_decisions_total{action="rollback"} 1.0' in metrics

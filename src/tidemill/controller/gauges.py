@@ -21,10 +21,12 @@ class Gauges(Collector):
         self,
         registry: CollectorRegistry,
         phases: Callable[[], Tally[str]],
+        stalled: Callable[[], Tally[str]],
         waiting: Callable[[], int],
         leading: Callable[[], bool],
     ) -> None:
-        self._phases, self._waiting, self._leading = phases, waiting, leading
+        self._phases, self._stalled = phases, stalled
+        self._waiting, self._leading = waiting, leading
         self.looks = Histogram(
             "tidemill_rollout_look_seconds",
             "Time of one look at a rollout, by how it ended.",
@@ -46,6 +48,14 @@ class Gauges(Collector):
         for phase, count in sorted(self._phases().items()):
             phases.add_metric([phase], count)
         yield phases
+        stalled = GaugeMetricFamily(
+            "tidemill_rollouts_stalled",
+            "Rollouts that need a person, by reason.",
+            labels=["reason"],
+        )
+        for reason, count in sorted(self._stalled().items()):
+            stalled.add_metric([reason], count)
+        yield stalled
         waiting, leads = self._waiting(), int(self._leading())
         yield GaugeMetricFamily(
             "tidemill_rollout_queue", "Rollouts that wait to be looked at.", waiting

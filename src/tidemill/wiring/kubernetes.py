@@ -84,7 +84,9 @@ class RolloutFleet:
         self._tenants = Tenants(self._cache, clock, _now, evidence, releases, self._heard)
         self._leads = Event()
         registry = CollectorRegistry()
-        self._gauges = Gauges(registry, self._phases, lambda: len(self._queue), self._leads.is_set)
+        self._gauges = Gauges(
+            registry, self._phases, self._stalled, lambda: len(self._queue), self._leads.is_set
+        )
         for one in told:
             registry.register(one)
         self._fleet = Fleet(self._tenants.look, self._queue, self._observed)
@@ -146,6 +148,15 @@ class RolloutFleet:
     def _phases(self) -> Counter[str]:
         found = self._cache.all(ROLLOUTS)
         return Counter(entry.get("status", {}).get("phase", "empty") for entry in found)
+
+    def _stalled(self) -> Counter[str]:
+        statuses = (entry.get("status", {}) for entry in self._cache.all(ROLLOUTS))
+        return Counter(
+            condition["reason"]
+            for status in statuses
+            for condition in status.get("conditions", [])
+            if (condition["type"], condition["status"]) == ("Stalled", "True")
+        )
 
     def _observed(self, seconds: float, result: str) -> None:
         self._gauges.looks.labels(result).observe(seconds)

@@ -6,7 +6,7 @@ from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.gate import blockers, split_broken, standstill
 from tidemill.domain.rollout.model import Condition, Now, Snapshot
 
-__all__ = ["conditions"]
+__all__ = ["NEEDS_PERSON", "conditions"]
 
 NEEDS_PERSON = {
     "inconclusive": "Inconclusive",
@@ -14,6 +14,7 @@ NEEDS_PERSON = {
     "unhealthy": "Unhealthy",
     "no way back": "StableUnavailable",
 }
+"""Why a rollout is `Stalled`, by the kind of its pause."""
 
 
 def conditions(snapshot: Snapshot, now: Now) -> tuple[Condition, ...]:
