@@ -64,9 +64,13 @@ class Bench:
         bind(self.cluster, self.namespace, "judge", rules)
 
     def may(self, verb: str, resource: str) -> bool:
-        """Ask the API server as the judge's account."""
-        asked = ("auth", "can-i", verb, resource, "--namespace", self.namespace)
-        return self.account.kubectl(*asked, check=False).startswith("yes")
+        """Ask the API server as the judge's account; it says yes or no, nothing else."""
+        kind, _, part = resource.partition("/")
+        asked = ("auth", "can-i", verb, kind, "--namespace", self.namespace)
+        within = ("--subresource", part) if part else ()
+        told = self.account.kubectl(*asked, *within, check=False).split()
+        assert told[:1] in (["yes"], ["no"]), told
+        return told[0] == "yes"
 
     def found(self) -> tuple[Workload, float] | None:
         """Look as the judge does; None when it may not."""
