@@ -22,7 +22,7 @@ import json, subprocess, sys
 import psutil
 from tidemill.cli import main
 
-folder = sys.argv[1]
+folder, alone = sys.argv[1:]
 try:
     main(["demo", "--into", folder])
     code = 0
@@ -30,10 +30,11 @@ except SystemExit as stop:
     code = stop.code
 me = psutil.Process()
 mine = {me.pid, *(parent.pid for parent in me.parents())}
-others = [p for p in psutil.process_iter() if p.pid not in mine]
-left = [p.cmdline() for p in others if p.status() != psutil.STATUS_ZOMBIE]
+seen = psutil.process_iter(["cmdline", "environ", "status"])
+others = [p.info for p in seen if p.pid not in mine]
+left = [p for p in others if p["status"] != psutil.STATUS_ZOMBIE]
 after = {
-    "left": [line for line in left if folder in " ".join(line)],
+    "left": [p["cmdline"] for p in left if alone or folder in str(p)],
     "devices": [name for name, device in psutil.net_if_stats().items() if device.isup],
     "routes": subprocess.getoutput("ip route show table all; ip -6 route show table all"),
 }
@@ -41,7 +42,8 @@ json.dump(after, open(folder + ".after", "w"))
 sys.exit(code)
 """
 """Plays the demo, then tells what it left running and what network it had: within the namespace,
-before that ends."""
+before that ends. Without a namespace the demo's processes are those that name its folder: all that
+it starts have it in their environment."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     home = tmp_path_factory.mktemp("home")
     keep = ("PATH", "LANG", "LD_LIBRARY_PATH")  # not what tells a tool that this is a test
     env = {name: os.environ[name] for name in keep if name in os.environ} | {"HOME": str(home)}
-    argv = [sys.executable, "-c", DEMO, str(folder)]
-    if not isolation.obstacle():
+    alone = "" if isolation.obstacle() else "alone"
+    argv = [sys.executable, "-c", DEMO, str(folder), alone]
+    if alone:
         done, attempts = isolation.trap(argv, env=env, timeout=2400)
         return Played(folder, done, attempts)
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)

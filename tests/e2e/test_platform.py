@@ -32,6 +32,8 @@ class Place:
 
     root: Path
     options: tuple[str, ...]
+    ports: dict[str, int]
+    """Of the processes that serve one."""
 
     def tidemill(self, *words: str) -> subprocess.CompletedProcess[str]:
         argv = [*COMMAND, *words, "--project", str(self.root), *self.options]
@@ -62,12 +64,13 @@ class Place:
 def place(tmp_path: Path) -> Iterator[Place]:
     root = tmp_path / "late-flights"
     copy_reference(root)
+    ports = {"mlflow": free_port(), "gateway": free_port()}
     values = {
-        "registry.uri": f"http://127.0.0.1:{free_port()}",
-        "gateway.port": free_port(),
+        "registry.uri": f"http://127.0.0.1:{ports['mlflow']}",
+        "gateway.port": ports["gateway"],
         "gateway.admin_port": free_port(),
     }
-    made = Place(root, tuple(f"--set={key}={value}" for key, value in values.items()))
+    made = Place(root, tuple(f"--set={key}={value}" for key, value in values.items()), ports)
     yield made
     for pid in made.processes():
         os.kill(pid, signal.SIGKILL)
@@ -87,6 +90,8 @@ def test_everything_comes_back_and_everything_ends(place: Place) -> None:
     assert code == 0
     assert set(seen["processes"]) == PROCESSES
     assert all(Path(process["log"]).exists() for process in seen["processes"].values())
+    ports = {name: process["port"] for name, process in seen["processes"].items()}
+    assert ports == dict.fromkeys(PROCESSES, 0) | place.ports
 
     first = place.pids()
     for pid in first.values():

@@ -11,7 +11,7 @@ import pytest
 from tests.bundles import DATA, make_bundle
 from tests.registering import registered
 
-from tidemill.bundle import digest
+from tidemill.bundle import digest, revision
 from tidemill.cli import main
 from tidemill.errors import Conflict
 from tidemill.ports.registry import ModelVersion
@@ -98,7 +98,8 @@ def test_a_model_is_followed_from_its_data_to_its_deployments_and_back(
     for identifier in (DATA, "c" * 40):
         back = {told["version"] for told in answer(capsys, "lineage", identifier)}
         assert {f"{name}/1", f"{name}/2"} <= back
-    for identifier in (second.tags["onnx"], second.digest, second.tags["evidence"]):
+    own = (second.tags["onnx"], second.tags["evidence"], second.digest, revision(second.digest))
+    for identifier in own:
         assert [t["version"] for t in answer(capsys, "lineage", identifier)] == [f"{name}/2"]
 
     run("lineage", f"{name}@champion")

@@ -25,7 +25,7 @@ def _demo(
 ) -> None:
     """Play the loop on a replay of 2013: real flights, real servers, real decisions.
 
-    Trains on January to March, releases, lets the months pass, retrains when the governor says so,
+    Trains on January to March, releases, lets the weeks pass, retrains when the governor says so,
     and forces a corrupted model into a canary. Writes demo.html and demo.json into the folder and
     leaves nothing running. With --json every event is one line, and the figures are the last.
     """

@@ -13,11 +13,13 @@ from tidemill.cli.output import emit
 if TYPE_CHECKING:
     from tidemill.domain.ledger import Entry
     from tidemill.ports.registry import ModelVersion
-    from tidemill.wiring import Project
 
 app = typer.Typer(help="Tell where a model came from and where it went.")
 
-TARGET = "NAME, NAME@ALIAS, NAME/VERSION, or an id: data version, run, commit, digest."
+TARGET = (
+    "NAME, NAME@ALIAS, NAME/VERSION, or an id: "
+    "data version, run, incident, request, commit, digest, revision."
+)
 
 
 @app.command()
@@ -26,25 +28,12 @@ def lineage(target: Annotated[str, typer.Argument(help=TARGET)]) -> None:
 
     Exit codes: 0 done, 1 MLflow is down or nothing is known under that name, 2 usage.
     """
+    from tidemill.steps.lineage import versions
+
     project = open_project()
-    entries = project.ledger.entries()
-    found = [_told(version, entries) for version in _versions(project, target)]
+    registry, entries = project.registry, project.ledger.entries()
+    found = [_told(version, entries) for version in versions(target, registry, registry)]
     emit(found, _trees(target, found))
-
-
-def _versions(project: Project, target: str) -> list[ModelVersion]:
-    from tidemill.domain.lineage import tags_like
-    from tidemill.errors import NotFound
-
-    tags = tags_like(target)
-    if not tags:
-        return [project.registry.resolve(target)]
-    for tag in tags:
-        if found := project.registry.search(tags={tag: target}):
-            return found
-    raise NotFound(
-        f"no registered model came from '{target}'", hint="tidemill registry list shows them all"
-    )
 
 
 def _told(version: ModelVersion, entries: list[Entry]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Judge windows of the prediction log.")
 
-REPORT_SECONDS = 120
+REPORT_SECONDS = 600
 """A report that takes longer ends itself; the alert stands without it."""
 
 

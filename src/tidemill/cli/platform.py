@@ -14,7 +14,7 @@ from tidemill.cli.output import emit, emit_line, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tidemill.ports.processes import ProcessSpec, ProcessStatus
+    from tidemill.ports.processes import ProcessStatus
 
 up = typer.Typer()
 down = typer.Typer()
@@ -62,27 +62,29 @@ def _status() -> None:
     project = open_project()
     platform = project.platform
     seen = platform.processes.statuses()
+    declared = platform.processes.declared()
+    ports = {name: declared[name].port if name in declared else 0 for name in seen}
     logs = {name: str(platform.logs / f"{name}.log") for name in seen}
     body = {
         "supervisor": platform.supervisor(),
-        "processes": {n: asdict(process) | {"log": logs[n]} for n, process in seen.items()},
+        "processes": {
+            name: asdict(process) | {"port": ports[name], "log": logs[name]}
+            for name, process in seen.items()
+        },
     }
-    view = _table(platform.processes.declared(), seen, logs)
+    view = _table(seen, ports, logs)
     view.caption = _supervisor(platform.supervisor())
     emit(body, view)
     if not body["supervisor"] or any(p.state != "ready" for p in seen.values()):
         raise typer.Exit(1)
 
 
-def _table(
-    declared: dict[str, ProcessSpec], seen: dict[str, ProcessStatus], logs: dict[str, str]
-) -> Table:
-    ports = {name: spec.port or "" for name, spec in declared.items()}
+def _table(seen: dict[str, ProcessStatus], ports: dict[str, int], logs: dict[str, str]) -> Table:
     rows = [
         (
             p.name,
             p.state,
-            ports.get(n),
+            ports[n] or "",
             p.pid or "",
             p.restarts,
             p.since,

@@ -193,15 +193,19 @@ def _live(
     replay.play(_last_day(project), watch=witness.look, done=lambda: False)
     witness.look()
     meter.stop((project.clock.now() - START) / timedelta(days=1), replay)
+    until = f"until {project.clock.now():%d %B}"
+    return [f"{until} not seen: {x}" for x in _not_seen(witness, poisoned)]
+
+
+def _not_seen(witness: Witness, poisoned: str) -> list[str]:
+    """Return what the loop lacks to be closed; `poisoned` is a version."""
     seen = {
         "a drift-caused retraining": "concept_drift" in witness.ran,
         "a scheduled retraining": "schedule" in witness.ran,
         "a retrained model promoted by canary": any(v != poisoned for v in witness.promoted),
         "the poisoned model rolled back by canary": poisoned in witness.rolled_back,
     }
-    return [
-        f"until {project.clock.now():%d %B} not seen: {x}" for x, there in seen.items() if not there
-    ]
+    return [what for what, there in seen.items() if not there]
 
 
 def _last_day(project: Project) -> datetime:

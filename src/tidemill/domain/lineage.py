@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tidemill.domain.ledger import Entry
 
-__all__ = ["SEARCHABLE", "Link", "deployments", "provenance", "tags_like"]
+__all__ = ["REVISION", "SEARCHABLE", "Link", "deployments", "provenance", "tags_like"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +22,34 @@ class Link:
     note: str = ""
 
 
+DIRTY = "-dirty"
+"""Ends the commit of a tree that was changed since."""
 SEARCHABLE: dict[str, str] = {
     "data_version": r"[0-9a-f]{32}\.dir",
     "run_id": r"[0-9a-f]{32}",
-    "git_commit": r"[0-9a-f]{40}",
+    "correlation": r"(inc|req)-[0-9a-f]{8}|[\w-]+-\d{8}-\d{6}-[0-9a-f]{4}",
+    "git_commit": rf"[0-9a-f]{{40}}({DIRTY})?",
     "feature_digest": r"sha256:[0-9a-f]{64}",
     "onnx": r"sha256:[0-9a-f]{64}",
     "digest": r"sha256:[0-9a-f]{64}",
     "evidence": r"sha256:[0-9a-f]{64}",
 }
-"""Tag → the form of its values: what `tidemill lineage` accepts to look back from."""
+"""Tag → the form of its values: what `tidemill lineage` accepts to look back from. The
+correlation is an incident, a request to retrain, or a run that a person started."""
+REVISION = r"[0-9a-f]{10}"
+"""The form of a bundle's revision, which is no tag: its digest's first digits."""
 
 
-def tags_like(identifier: str) -> list[str]:
-    """Return the tags whose values look like `identifier`; empty if it is no lineage id."""
-    return [tag for tag, form in SEARCHABLE.items() if re.fullmatch(form, identifier)]
+def tags_like(identifier: str) -> list[tuple[str, str]]:
+    """Return the tags, with their values, that `identifier` may mean; empty if it is no such id.
+
+    A commit also means what was trained on a changed tree of it.
+    """
+    tags = [tag for tag, form in SEARCHABLE.items() if re.fullmatch(form, identifier)]
+    found = [(tag, identifier) for tag in tags]
+    if "git_commit" in tags and not identifier.endswith(DIRTY):
+        found.append(("git_commit", identifier + DIRTY))
+    return found
 
 
 def provenance(name: str, version: str, digest: str, tags: Mapping[str, str]) -> list[Link]:

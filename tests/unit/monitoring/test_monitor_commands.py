@@ -51,9 +51,11 @@ def project(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return root
 
 
-def run(root: Path, capsys: pytest.CaptureFixture[str], *line: str) -> tuple[int, str]:
+def run(
+    root: Path, capsys: pytest.CaptureFixture[str], *line: str, draw: str = "false"
+) -> tuple[int, str]:
     try:
-        main([*line, "--project", str(root), "--set", "monitoring.draw_reports=false"])
+        main([*line, "--project", str(root), "--set", f"monitoring.draw_reports={draw}"])
         code = 0
     except SystemExit as stop:
         code = int(stop.code or 0)
@@ -103,6 +105,19 @@ def test_the_pipeline_draws_a_report_of_each_new_incident(
     assert incident["cause"] == "data_quality"
     page = Path(incident["report"].removeprefix("file://"))
     assert "temp" in page.read_text()
+
+
+def test_a_round_draws_a_report_of_each_new_incident(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(project, capsys, "monitor", "run", draw="true")[0] == 0
+    _, text = run(project, capsys, "incident", "list", "--json")
+    (incident,) = json.loads(text)
+    page = Path(incident["report"].removeprefix("file://"))
+    assert page.suffix == ".html"
+    drawn = page.read_text()
+    assert f"{incident['id']}: data_quality in {MODEL}" in drawn
+    assert "Drift in column 'temp'" in drawn
 
 
 def test_what_is_not_there_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
