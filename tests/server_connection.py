@@ -33,6 +33,7 @@ class Echo:
     pending: list[int] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     cut_off: list[str] = field(default_factory=list)
+    turned_away: int = 0
 
     def admit(self, request: Request, pending: int) -> bool:
         self.pending.append(pending)
@@ -56,6 +57,9 @@ class Echo:
 
     def cut(self, request: Request) -> None:
         self.cut_off.append(request.path)
+
+    def turn_away(self) -> None:
+        self.turned_away += 1
 
     def refuse(self, request: Request, refusal: Rejected) -> Response:
         self.refused.append(refusal.code)

@@ -366,6 +366,34 @@ def test_mtls_lets_in_who_has_a_certificate(project: Project, tmp_path: Path) ->
     assert server.http.stop() == 0
 
 
+def test_mtls_takes_a_new_client_ca_without_a_restart(project: Project, tmp_path: Path) -> None:
+    authority, old, new = (Authority(tmp_path, name) for name in ("authority", "old", "new"))
+    cert, key, _ = authority.issue("server")
+    ca = tmp_path / "client_ca.pem"
+    ca.write_bytes(old.path.read_bytes())
+    files = {"cert": cert, "key": key, "client_ca": ca}
+    tls = [x for k, v in files.items() for x in ("--set", f"serving.tls.{k}={v}")]
+    server = serve(project, *tls, scheme="https")
+    own = {issuer: issuer.issue(f"client {n}")[:2] for n, issuer in enumerate((old, new))}
+
+    def admits(issuer: Authority) -> bool:
+        with _secure(server.target, authority, own[issuer]) as channel:
+            try:
+                return bool(call(channel)(message(), timeout=5))
+            except grpc.RpcError:
+                return False
+
+    assert admits(old)
+    assert not admits(new)
+    with _secure(server.target, authority, own[old]) as before:
+        assert call(before)(message())
+        ca.write_bytes(new.path.read_bytes())
+        wait_until(lambda: admits(new))
+        assert not admits(old)
+        assert call(before)(message())  # its connection outlives the old CA
+    assert server.http.stop() == 0
+
+
 class Calls(Load):
     """Clients that call until the server takes no more."""
 

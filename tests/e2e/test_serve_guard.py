@@ -219,9 +219,39 @@ def test_tls_takes_a_new_certificate_without_a_restart(project: Project, tmp_pat
     assert server.stop() == 0
 
 
+def test_no_more_connections_are_held_than_may_be_over_tls(
+    project: Project, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path, "authority")
+    cert, key, _ = authority.issue("server")
+    most = set_(limits__max_connections=2)
+    server = _serve_tls(project, *set_(tls__cert=cert, tls__key=key), *most)
+    context = ssl.create_default_context(cafile=authority.path)
+
+    def connect() -> ssl.SSLSocket:
+        plain = socket.create_connection(_address(server), timeout=20)
+        return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    def ended(client: ssl.SSLSocket) -> bool:
+        try:
+            return client.recv(1) == b""
+        except OSError:
+            return True
+
+    with httpx.Client(verify=context, base_url=server.url) as first:
+        assert first.get("/v2/health/ready").status_code == 200
+        with connect():
+            with connect() as beyond:
+                assert ended(beyond)
+            counted = first.get("/metrics").text.splitlines()
+        assert "tidemill_connections_refused_total 1.0" in counted
+    assert server.stop() == 0
+
+
 def test_tls_is_1_2_or_newer(tmp_path: Path) -> None:
     cert, key, _ = Authority(tmp_path, "authority").issue("server")
-    assert Certificates(cert, key, None).context.minimum_version == ssl.TLSVersion.TLSv1_2
+    made = Certificates(cert, key, None).context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), True)
+    assert made.context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 def test_mtls_lets_in_who_has_a_certificate(project: Project, tmp_path: Path) -> None:
@@ -241,6 +271,45 @@ def test_mtls_lets_in_who_has_a_certificate(project: Project, tmp_path: Path) ->
     assert server.stop() == 0
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_mtls_takes_a_new_client_ca_without_a_restart(
+    project: Project, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    authority, old, new = (Authority(tmp_path, name) for name in ("authority", "old", "new"))
+    cert, key, _ = authority.issue("server")
+    ca = tmp_path / "client_ca.pem"
+    ca.write_bytes(old.path.read_bytes())
+    server = _serve_tls(project, *set_(tls__cert=cert, tls__key=key, tls__client_ca=ca))
+    clients = {}
+    for name, issuer in (("old", old), ("new", new)):
+        clients[name] = ssl.create_default_context(cafile=authority.path)
+        clients[name].maximum_version = version
+        clients[name].load_cert_chain(*issuer.issue(f"client of {name}")[:2])
+
+    def admits(name: str, session: ssl.SSLSession | None = None) -> bool:
+        try:
+            return bool(_ask_tls(server, clients[name], session))
+        except OSError:
+            return False
+
+    session, _ = _ask_tls(server, clients["old"])
+    _, resumed = _ask_tls(server, clients["old"], session)
+    assert resumed
+    assert not admits("new")
+    with httpx.Client(verify=clients["old"], base_url=server.url) as before:
+        assert before.get("/v2").status_code == 200
+        ca.write_text("no certificate")
+        wait_until(lambda: "the former one stays" in project.stderr)
+        assert admits("old")
+        assert not admits("new")
+        ca.write_bytes(new.path.read_bytes())
+        wait_until(lambda: admits("new"))
+        assert not admits("old")
+        assert not admits("old", session)  # nor without a certificate being asked for again
+        assert before.get("/v2").status_code == 200  # its connection outlives the old CA
+    assert server.stop() == 0
+
+
 def test_a_key_that_is_not_the_certificates_keeps_it_down(project: Project, tmp_path: Path) -> None:
     authority = Authority(tmp_path, "authority")
     cert, _, _ = authority.issue("server")
@@ -254,6 +323,20 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[bytes, Any]:
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.lower().partition(b"content-length: ")[2].split()[0])
     return head, json.loads(await reader.readexactly(length))
+
+
+def _ask_tls(
+    server: Server, context: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLSession | None, bool | None]:
+    """Ask once; returns a session to resume, and whether the given one was. OSError: refused."""
+    with (
+        socket.create_connection(_address(server), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as secure,
+    ):
+        secure.sendall(b"GET /v2 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        if not b"".join(iter(lambda: secure.recv(65536), b"")).startswith(b"HTTP/1.1 200"):
+            raise ConnectionResetError
+        return secure.session, secure.session_reused
 
 
 def _serve_tls(project: Project, *options: str) -> Server:

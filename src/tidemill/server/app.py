@@ -86,6 +86,10 @@ class App:
         request.trail.code = "draining"
         self._end(request, Response(GONE, b""))
 
+    def turn_away(self) -> None:
+        """Count a connection that is closed at once, as too many are held."""
+        self._metrics.turned_away += 1
+
     def count(self, refusal: Rejected) -> None:
         """Count a refusal whose reason is not in a request's body."""
         if refusal.code in self._metrics.refused:

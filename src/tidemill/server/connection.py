@@ -64,8 +64,13 @@ class Connection(asyncio.Protocol):
         self._wakes = NEVER
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Await a request, as long as between two."""
+        """Await a request, as long as between two; those who are connected go before who comes."""
         self._transport = cast("asyncio.Transport", transport)
+        if len(self._traffic.connections) >= self._limits.max_connections:
+            self._phase = DEAF
+            self._app.turn_away()
+            self._transport.abort()
+            return
         self._traffic.connections.add(self)
         self._allow(self._traffic.keep_alive_seconds)
 

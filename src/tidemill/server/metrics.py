@@ -158,6 +158,7 @@ class Metrics:
         self._observer = observer or Observer()
         self._crew = crew
         self.refused = Counter(dict.fromkeys(CODES, 0))
+        self.turned_away = 0
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -188,6 +189,11 @@ class Metrics:
         for code, count in self.refused.items():
             refused.add_metric([code], count)
         yield refused
+        yield CounterMetricFamily(
+            "tidemill_connections_refused",
+            "Connections closed at once, above serving.limits.max_connections.",
+            value=self.turned_away,
+        )
         yield from self._server()
         found = [served.counters for served in self._models]
         for write, name, text, read in OF_A_MODEL:

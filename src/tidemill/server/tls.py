@@ -1,4 +1,4 @@
-"""TLS: the server's certificate, read again when it changes, and the clients that it trusts."""
+"""TLS: the server's certificate and the clients that it trusts, read again when they change."""
 
 from __future__ import annotations
 
@@ -25,6 +25,27 @@ class Pem(NamedTuple):
     client_ca: bytes | None
 
 
+class _Current(ssl.SSLContext):
+    """Makes each connection with the context that is in force then.
+
+    A listener keeps the one it was given, and what a context trusts can only grow. Another in its
+    place also forgets the sessions that clients could resume without showing a certificate.
+    """
+
+    within: ssl.SSLContext
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Begin a connection; asyncio and uvloop call this."""
+        return self.within.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
 class Certificates:
     """A context that new connections are made with, and when its certificate expires.
 
@@ -34,36 +55,29 @@ class Certificates:
     def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
         self._cert = cert
         self._key = key
-        self._watch = Watch([cert, key])
-        self.context, self.expires = self._load()
-        if client_ca is not None:
-            try:
-                self.context.load_verify_locations(client_ca)
-            except (OSError, ssl.SSLError) as error:
-                raise ConfigError(
-                    f"serving.tls.client_ca: {client_ca} cannot be used: {error}"
-                ) from error
-            self.context.verify_mode = ssl.CERT_REQUIRED
-        self._client_ca = client_ca.read_bytes() if client_ca else None
+        self._client_ca = client_ca
+        self._watch = Watch([cert, key, *([client_ca] if client_ca else [])])
+        self.context = _Current(ssl.PROTOCOL_TLS_SERVER)
+        self.context.within, self.expires = self._load()
         self.pem = self._read()
 
     def reload(self) -> None:
-        """Use a changed certificate for new connections; one that is not in order is not used."""
+        """Use changed files for new connections; those that are not in order are not used."""
         if not self._watch.changed():
             return
         try:
-            _, expires = self._load()
-            self.context.load_cert_chain(self._cert, self._key)
-            self.expires = expires
-            self.pem = self._read()
-        except (ConfigError, OSError, ssl.SSLError) as error:
+            loaded, pem = self._load(), self._read()
+        except (ConfigError, OSError) as error:
             # Between the replacement of the two files they do not match; the next one is read too.
             log.error("the certificate was not reloaded, the former one stays", reason=str(error))
         else:
+            self.context.within, self.expires = loaded
+            self.pem = pem
             log.info("certificate reloaded")
 
     def _read(self) -> Pem:
-        return Pem(self._cert.read_bytes(), self._key.read_bytes(), self._client_ca)
+        client_ca = self._client_ca.read_bytes() if self._client_ca else None
+        return Pem(self._cert.read_bytes(), self._key.read_bytes(), client_ca)
 
     def _load(self) -> tuple[ssl.SSLContext, datetime]:
         from cryptography import x509
@@ -83,6 +97,14 @@ class Certificates:
                 f"serving.tls.cert: {self._cert} expired at {expires:%Y-%m-%d %H:%M} UTC",
                 hint="renew it: no client would accept it",
             )
+        if self._client_ca is not None:
+            try:
+                context.load_verify_locations(self._client_ca)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigError(
+                    f"serving.tls.client_ca: {self._client_ca} cannot be used: {error}"
+                ) from error
+            context.verify_mode = ssl.CERT_REQUIRED
         return context, expires
 
 

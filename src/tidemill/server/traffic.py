@@ -45,6 +45,10 @@ class Application(Protocol):
         """Note a request that will have no answer, as the process ends."""
         ...
 
+    def turn_away(self) -> None:
+        """Count a connection that is closed at once, as too many are held."""
+        ...
+
     def refuse(self, request: Request, refusal: Rejected) -> Response:
         """Count a refusal, and return how it is told."""
         ...

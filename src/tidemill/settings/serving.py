@@ -114,6 +114,9 @@ class LimitSettings(Group):
     max_waiting: int = Field(default=1024, ge=0)
     """Requests that wait or are still arriving; more are refused with 503. At some 2,000 requests/s
     a full queue is half a second."""
+    max_connections: int = Field(default=4096, ge=1)
+    """HTTP connections that are held at once, silent ones too; one more is closed without a word,
+    over TLS after its handshake. Each takes a file descriptor, and needs no key."""
     max_head_bytes: int = Field(default=32_768, ge=1024)
     """A larger request line with headers is refused with 431."""
     max_text_length: int = Field(default=1024, ge=1)
@@ -133,7 +136,8 @@ class TlsSettings(Group):
     key: str = ""
     """Its private key, without a passphrase."""
     client_ca: str = ""
-    """Certificates that sign clients: only clients with such a certificate can connect (mTLS)."""
+    """Certificates that sign clients: only clients with such a certificate can connect (mTLS).
+    Read again when it changes; who is connected stays."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -135,6 +135,29 @@ def test_a_silent_connection_is_closed_without_a_word() -> None:
     run(test, keep_alive_seconds=1)
 
 
+def test_no_more_connections_are_held_than_may_be() -> None:
+    async def test(world: World) -> None:
+        silent, half = await world.connect(), await world.connect()
+        await half.send(GET[:20])
+        busy = await world.connect()
+        await busy.send(post(b"/wait", b""))
+        await until(lambda: len(world.traffic.connections) == 3)
+        for _ in range(5):
+            assert await (await world.connect()).ended()
+        assert (world.app.turned_away, world.app.refused) == (5, [])
+        assert len(world.traffic.connections) == 3
+        world.app.gate.set()
+        assert (await busy.answer()).status == 200
+        await half.send(GET[20:])
+        assert (await half.answer()).status == 200
+        silent.reset()
+        await until(lambda: len(world.traffic.connections) == 2)
+        assert (await world.ask(GET)).status == 200
+        assert world.app.turned_away == 5
+
+    run(test, limits={"max_connections": 3})
+
+
 def test_a_slow_answer_is_not_cut_by_the_times_of_the_client() -> None:
     async def test(world: World) -> None:
         client = await world.connect()

@@ -32,6 +32,12 @@ def test_metrics_carry_the_contract(served: Running) -> None:
     assert served.metric("tidemill_start_time_seconds", **labels) > 1.7e9
 
 
+def test_a_connection_above_the_limit_is_counted(served: Running) -> None:
+    served.app.turn_away()
+    shown = served.ask("/metrics", method="GET").content.decode().splitlines()
+    assert "tidemill_connections_refused_total 1.0" in shown
+
+
 def test_a_slow_request_is_counted_beside_its_bucket(bundle: Path) -> None:
     served = start(bundle, slow_ms=0.001)
     served.infer(FULL)
