@@ -53,7 +53,10 @@ def test_an_unknown_command_names_the_closest(capsys: pytest.CaptureFixture[str]
     assert "did you mean: config" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [("run", "training"), ("submit", "training")])
+@pytest.mark.parametrize(
+    "words",
+    [("run", "training"), ("submit", "training"), ("up",), ("rollout", "start", "flight-delay")],
+)
 def test_nothing_starts_with_settings_that_clash(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:

@@ -165,8 +165,8 @@ def open_project() -> Project:
     return Project.load(options.project, env=options.env, assignments=options.assignments)
 
 
-def open_checked(pipeline: str) -> Project:
-    """Open the project for a run of a pipeline; raises ConfigError when its settings clash.
+def open_checked(pipeline: str = "") -> Project:
+    """Open the project for what acts on its settings; raises ConfigError when they clash.
 
     A training's inputs are held against the feature service, too: without that it would fail once
     all data was read. Only then is Feast imported, a second of CPU; where it is not installed, as

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tidemill.cli.app import open_project
+from tidemill.cli.app import open_checked, open_project
 from tidemill.cli.output import emit, emit_line, table
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _up(
     timeout: Annotated[float, typer.Option(help="Seconds until all must be ready.")] = 180.0,
 ) -> None:
     """Start the local platform, or attach to it, and wait until it is ready."""
-    project = open_project()
+    project = open_checked()
     shown: set[tuple[str, str]] = set()
 
     def watch(seen: dict[str, ProcessStatus]) -> None:

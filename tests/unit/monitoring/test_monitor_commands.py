@@ -108,7 +108,7 @@ def test_the_pipeline_draws_a_report_of_each_new_incident(
 
 
 def test_a_round_draws_a_report_of_each_new_incident(
-    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(project, capsys, "monitor", "run", draw="true")[0] == 0
     _, text = run(project, capsys, "incident", "list", "--json")
