@@ -206,6 +206,14 @@ def test_what_may_change_later(api, here, changes, why):
         api.replace(ROLLOUTS, found)
 
 
+def test_the_rule_of_others_is_fixed(api, here):
+    attached = {"traffic": {"mode": "Attach", "routeRef": {"name": "a", "rule": "r"}}}
+    found = api.create(ROLLOUTS, made(here, attached, "attached"))
+    found["spec"]["traffic"]["routeRef"]["rule"] = "another"
+    with pytest.raises(Refused, match="routeRef is fixed"):
+        api.replace(ROLLOUTS, found)
+
+
 def test_a_name_leaves_room_for_a_revision(api, here):
     api.create(ROLLOUTS, manifest(here, "n" * 40))
     with pytest.raises(Refused, match="at most 40 characters"):
