@@ -53,10 +53,7 @@ def test_an_unknown_command_names_the_closest(capsys: pytest.CaptureFixture[str]
     assert "did you mean: config" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "words",
-    [("run", "training"), ("submit", "training"), ("up",), ("rollout", "start", "flight-delay")],
-)
+@pytest.mark.parametrize("words", [("run", "training"), ("submit", "training"), ("up",)])
 def test_nothing_starts_with_settings_that_clash(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
 ) -> None:
@@ -66,6 +63,26 @@ def test_nothing_starts_with_settings_that_clash(
     assert stop.value.code == 2
     assert "gates.slices names 'foo'" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["configs"]
+
+
+def test_no_rollout_starts_whose_steps_cannot_see_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    with pytest.raises(SystemExit) as stop:
+        main(
+            [
+                "--project",
+                str(tmp_path),
+                "--set",
+                "rollout.expected_rate=1e-9",
+                "rollout",
+                "start",
+                "m",
+            ]
+        )
+    assert stop.value.code == 2
+    assert "at rollout.expected_rate = 1e-09/s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

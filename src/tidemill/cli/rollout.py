@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tidemill.cli.app import open_checked, open_project
+from tidemill.cli.app import open_project
 from tidemill.cli.output import emit, emit_line, table
 from tidemill.errors import NotFound
 
@@ -39,7 +39,11 @@ def start(
     on: On = "",
 ) -> None:
     """Want a version: the first one is deployed, any other one is a canary first."""
-    with open_checked().desk(on) as desk:
+    from tidemill.settings.check import check_rollout, refuse
+
+    project = open_project()
+    refuse(check_rollout(project.settings))
+    with project.desk(on) as desk:
         revision = desk.start(reference).desired
         wanted = f"wanted: {revision.model}/{revision.version} (revision {revision.revision})"
         emit_line(revision, wanted if wait else f"{wanted}; follow it: tidemill rollout watch")

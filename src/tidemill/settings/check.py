@@ -11,7 +11,7 @@ from tidemill.errors import ConfigError
 from tidemill.settings.execution import StepResources
 from tidemill.settings.schema import Settings
 
-__all__ = ["check", "check_pods", "refuse"]
+__all__ = ["check", "check_pods", "check_rollout", "refuse"]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SPINE = frozenset({"month"})
@@ -27,9 +27,14 @@ def check(settings: Settings, root: Path) -> list[str]:
         *_data(settings, root),
         *_gates(settings),
         *_inputs(settings),
-        *_rollout(settings),
+        *check_rollout(settings),
         *_monitoring(settings),
     ]
+
+
+def check_rollout(settings: Settings) -> list[str]:
+    """Return what of a rollout's steps, metrics and error budget contradicts what."""
+    return list(_rollout(settings))
 
 
 def check_pods(settings: Settings, root: Path) -> list[str]:
