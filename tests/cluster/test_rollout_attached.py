@@ -74,6 +74,12 @@ class AttachedWorld(World):
         before = self.answered[version]
         eventually(lambda: self.answered[version] >= before + more, PATIENCE)
 
+    def who_serves(self, version: str) -> set[str]:
+        """Return who answers new clients until a version has."""
+        with self.clients():
+            self.serves(version)
+        return self.answered.keys() - {"failed"}
+
 
 @pytest.fixture
 def world(cluster, node, gateway, namespace, tmp_path) -> Iterator[AttachedWorld]:
@@ -110,6 +116,5 @@ def test_a_team_hands_over_to_a_rollout_and_takes_its_route_back(world: Attached
     world.api.delete(ROLLOUTS, world.namespace, NAME)
     eventually(lambda: not world.api.select(ROLLOUTS, world.namespace, {}))
     assert world.route() == before
-    with world.clients():
-        world.serves("1")
-    assert world.answered.keys() - {"failed"} == {"1"}
+    # The gateway takes the route back a moment after it is written.
+    eventually(lambda: world.who_serves("1") == {"1"}, PATIENCE)
