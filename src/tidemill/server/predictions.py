@@ -83,6 +83,8 @@ class PredictionLog:
         self._stored = 0
         self._lost = 0
         self._changed = threading.Condition()
+        self._told = ""
+        """Why the store last took no file; said once, not at every attempt."""
         self._closing = False
         self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
@@ -215,12 +217,15 @@ class PredictionLog:
         try:
             self._objects.put(file.key, file.content)
         except RetryableError as error:
-            log.warning("the prediction log cannot be stored, will retry", reason=error.message)
+            if error.message != self._told:
+                self._told = error.message
+                log.warning("the prediction log cannot be stored, will retry", reason=error.message)
             return False
         except Exception:  # of any store: the thread goes on with the next file
             log.exception("the prediction log was refused, its rows are lost", rows=file.rows)
             self._settle(file.rows, stored=False)
         else:
+            self._told = ""
             self._settle(file.rows, stored=True)
         return True
 
