@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+import psutil
 import pytest
 import yaml
 from grpc_health.v1 import health_pb2
@@ -53,6 +54,14 @@ def alive(pid: int) -> bool:
         return False
 
 
+def connections(pid: int) -> int:
+    """How many clients are connected to a process; the kernel deals them out by chance."""
+    return sum(
+        found.status == psutil.CONN_ESTABLISHED
+        for found in psutil.Process(pid).net_connections("tcp")
+    )
+
+
 def ask(server: Server, number: int, **headers: str) -> httpx.Response:
     """Ask over a connection of its own, which the kernel gives to any of the workers."""
     content = body(FULL) | {"id": str(number)}
@@ -87,10 +96,10 @@ def test_a_killed_worker_is_replaced_and_no_counter_goes_back(project: Project) 
     load = Calls(server.url)
     load.start(6)
     wait_until(lambda: len(load.answered) > 100)
-    victim = workers(server.process.pid)[0]
-    before = requests(server)
+    victim = max(workers(server.process.pid), key=connections)
+    seen = [requests(server)]
+    held = connections(victim)
     os.kill(victim, signal.SIGKILL)
-    seen = [before]
     while len(workers(server.process.pid)) < 2 or victim in workers(server.process.pid):
         assert server.get("/v2/health/ready").status_code == 200  # the other took its connections
         seen.append(requests(server))
@@ -101,8 +110,8 @@ def test_a_killed_worker_is_replaced_and_no_counter_goes_back(project: Project) 
     assert (ended["status"], ended["again_in_seconds"]) == (-signal.SIGKILL, 0.5)
     assert server.stop() == 0
     load.join()
-    # Only who had a connection to the victim saw it die; all others were answered to the end.
-    assert 0 < len(load.failures) < 6
+    # Only who had a connection to the victim saw it die, and once; all others were answered.
+    assert len(load.failures) <= held
     assert all("RemoteProtocolError" in f or "ReadError" in f for f in load.failures)
     assert set(project.log()["request_id"]) <= {
         *load.answered,
