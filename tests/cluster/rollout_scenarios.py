@@ -266,6 +266,20 @@ def matured(world: ResourceWorld) -> None:
     world.run_until("stable")
 
 
+def jumped(world: ResourceWorld) -> None:
+    """S13: the clock is set three days ahead, then back: the step's stay ends by neither."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing", step="c50")
+    for days in (3, -6, 3):
+        world.run(5)
+        world.now += timedelta(days=days)
+        world.run(1)
+        assert world.step == "c50"
+    world.run(STAY - 3 * LOOK)
+    world.run_until("stable")
+
+
 def unlabelled(world: ResourceWorld) -> None:
     """S13: the canary's labels are lost more often than stable's: no verdict, no promotion."""
     world.deploy()
@@ -337,6 +351,9 @@ def unfit(world: ResourceWorld) -> None:
     assert all(decision.weight in (0, 10_000) for decision in world.store.log)
 
 
+STAY, LOOK = 240, 61
+"""Seconds of a step's stay, and the most of it that one look may count."""
+LONG = {"strategy__steps": [STEPS[0], STEPS[1] | {"minSeconds": STAY, "maxSeconds": 10**6}]}
 KEPT = {"strategy__scaleDownDelaySeconds": 5}
 """The old servers stay long enough for something to happen meanwhile."""
 QUEUE = {"strategy__onNewRevision": "QueueLatest"}
@@ -375,6 +392,7 @@ SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
     (stable_sick, {"strategy__onStableUnhealthy": "Proceed"}),
     (edited, {}),
     (matured, LABELS),
+    (jumped, LONG),
     (unlabelled, LABELS),
     (frozen, {"strategy__freeze": [MORNING]}),
     (shadowed, SHADOW),

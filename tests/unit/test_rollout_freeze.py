@@ -211,7 +211,7 @@ def test_a_person_promotes_only_after_breaking_the_glass():
 
 
 def test_the_glass_is_broken_for_the_windows_of_now_alone():
-    steps = (replace(plan().steps[0], min_seconds=7200, max_seconds=10**6), plan().steps[1])
+    steps = (replace(plan().steps[0], min_seconds=90, max_seconds=10**6), plan().steps[1])
     world = frozen_world(steps=steps)
     later = make_freeze(["mon"], "02:00", "06:00", "UTC")
     world.change(plan=replace(world.plan, freeze=(MORNING, later)))

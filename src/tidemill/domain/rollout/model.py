@@ -173,6 +173,8 @@ class Attempt:
     plan: Plan
     generation: int
     started_at: datetime
+    looked: Now | None = None
+    """When it was last looked at: time that no look saw pass counts for no wait."""
     step: int = 0
     entered_at: datetime | None = None
     """Project's clock when the step's weight took effect."""

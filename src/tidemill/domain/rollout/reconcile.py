@@ -32,6 +32,7 @@ from tidemill.domain.rollout.moves import (
     unpause,
     weigh,
 )
+from tidemill.domain.rollout.steady import steady
 from tidemill.domain.rollout.windows import absorb
 
 __all__ = ["Result", "reconcile"]
@@ -69,7 +70,8 @@ def reconcile(snapshot: Snapshot, now: Now) -> Result:
 
 def _take_note(snapshot: Snapshot, now: Now) -> State:
     """Return the state with everything that was seen, nothing decided."""
-    state = replace(snapshot.state, releases=snapshot.state.releases[snapshot.delivered :])
+    state = steady(snapshot.state, now)
+    state = replace(state, releases=state.releases[snapshot.delivered :])
     if state.applied_at is None and snapshot.applied:
         state = replace(state, applied_at=now.wall)
     attempt = absorb(replace(snapshot, state=state), now)
