@@ -17,6 +17,7 @@ from tidemill.server.connection import Connection
 from tidemill.server.messages import Request, Response
 from tidemill.server.protocol import Rejected
 from tidemill.server.traffic import Traffic
+from tidemill.server.trail import Trail
 from tidemill.settings.serving import ServingSettings
 
 HOST = b"host: a\r\n"
@@ -34,6 +35,7 @@ class Echo:
     refused: list[str] = field(default_factory=list)
     cut_off: list[str] = field(default_factory=list)
     turned_away: int = 0
+    trails: list[Trail] = field(default_factory=list)
 
     def admit(self, request: Request, pending: int) -> bool:
         self.pending.append(pending)
@@ -43,6 +45,7 @@ class Echo:
 
     async def answer(self, request: Request) -> Response:
         self.asked.append(request.path)
+        self.trails.append(request.trail)
         if request.path == "/wait":
             await self.gate.wait()
         if request.path == "/large":

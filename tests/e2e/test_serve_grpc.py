@@ -321,6 +321,38 @@ def test_a_call_that_stalls_and_a_deadline_that_passes_free_their_place(project:
     assert server.http.stop() == 0
 
 
+def test_no_more_connections_are_held_than_may_be(project: Project) -> None:
+    """HTTP's are counted apart."""
+    server = serve(project, "--set", "serving.limits.max_connections=2")
+    host, _, port = server.target.rpartition(":")
+
+    def connect() -> socket.socket:
+        return socket.create_connection((host, int(port)), timeout=20)
+
+    def greeted(client: socket.socket) -> bool:
+        """Whether the server sent its settings, as it does first; otherwise it has closed."""
+        try:
+            return client.recv(1) != b""
+        except ConnectionResetError:
+            return False
+
+    with connect() as silent, grpc.insecure_channel(server.target) as channel:
+        assert greeted(silent)
+        assert call(channel)(message())
+        for _ in range(3):
+            with connect() as beyond:
+                assert not greeted(beyond)
+        assert call(channel)(message())
+        assert server.http.infer(FULL).status_code == 200
+
+    def again() -> bool:
+        with connect() as one:
+            return greeted(one)
+
+    wait_until(again)
+    assert server.http.stop() == 0
+
+
 def test_tls_takes_a_new_certificate_without_a_restart(project: Project, tmp_path: Path) -> None:
     authority, other = Authority(tmp_path, "authority"), Authority(tmp_path, "other")
     cert, key, _ = authority.issue("server")

@@ -118,5 +118,12 @@ class App:
             return await route.answer(Call(headers, b"", request.trail, **names))
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Rejected("unsupported_encoding", "compressed bodies are not supported", 415)
-        async with self.guard.slots:
-            return await route.answer(Call(headers, bytes(request.body), request.trail, **names))
+        trail = request.trail
+        try:
+            with self.guard.in_time(route.need, trail):
+                async with self.guard.slots:
+                    return await route.answer(Call(headers, bytes(request.body), trail, **names))
+        except Rejected:
+            if trail.late and not trail.model:
+                self._routes.turn_away(**names)
+            raise

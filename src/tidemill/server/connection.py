@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from time import perf_counter
 from typing import cast
 
 import httptools
@@ -239,6 +240,7 @@ class Connection(asyncio.Protocol):
         while queue and queue[0].whole and self._task is None and not self._stuck:
             request = queue[0]
             if request.refusal is None:
+                request.trail.arrived = perf_counter()
                 self._task = self._loop.create_task(self._answer(request))
             else:
                 self._send(request, self._app.refuse(request, request.refusal))

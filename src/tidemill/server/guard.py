@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol
 
+from tidemill.server.deadlines import Deadlines
 from tidemill.server.keys import Permission
 from tidemill.server.messages import Request
 from tidemill.server.protocol import Rejected
+from tidemill.server.trail import Trail
 from tidemill.settings.serving import LimitSettings
 
 __all__ = ["CODES", "RETRY", "Doorkeeper", "Guard", "Need", "too_large", "too_slow"]
@@ -18,12 +21,13 @@ Need = Literal["nothing", "metrics", "infer", "admin"]
 CODES = (
     *("missing_key", "unknown_key", "expired_key", "invalid_token", "expired_token"),
     *("forbidden", "rate_limited", "quota_exceeded"),
-    *("overloaded", "request_timeout", "head_too_large"),
+    *("overloaded", "deadline_exceeded", "request_timeout", "head_too_large"),
     *("malformed_http", "malformed_message", "draining"),
     *("body_too_large", "unsupported_encoding", "not_loaded"),
 )
 """Refusals for reasons that are not in a request's content; each is counted."""
 RETRY = {b"retry-after": b"1"}
+UNBOUNDED: AbstractContextManager[None] = nullcontext()
 
 
 class Doorkeeper(Protocol):
@@ -51,6 +55,7 @@ class Guard:
         self.limits = limits
         self.keys = keys
         self.slots = asyncio.Semaphore(limits.max_in_flight)
+        self._deadlines = Deadlines(limits.request_seconds)
         self._open_metrics = open_metrics
         self._most = limits.max_in_flight + limits.max_waiting
 
@@ -61,6 +66,13 @@ class Guard:
             and need != "nothing"
             and not (need == "metrics" and self._open_metrics)
         )
+
+    def in_time(self, need: Need, trail: Trail) -> AbstractContextManager[None]:
+        """Return a context in which a request is answered; raises Rejected with 504 when late.
+
+        An order takes as long as it takes: a model is loaded, or requests are answered first.
+        """
+        return self._deadlines.of(trail) if need == "infer" else UNBOUNDED
 
     def admit(self, request: Request, pending: int, need: Need) -> str:
         """Let a request pass, and return whose it is, if it was asked for a key.

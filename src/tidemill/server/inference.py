@@ -125,11 +125,12 @@ class Inference:
         What is learned of it is noted on `trail`, whose trace id goes to the prediction log. The
         answer carries `marks` among its parameters.
 
-        Every request is counted, with the time from its last byte to its answer.
+        Every request is counted, with the time from its arrival to its answer.
         """
         trail = trail or Trail()
+        self._counters.waited.observe(perf_counter() - trail.arrived)
         try:
-            return await self._counted(read, write, trail, marks)
+            return await self._counted(read, write, trail, trail.arrived, marks)
         except ModelFailed as failure:
             return await self._fall_back(failure, read, write, trail)
 
@@ -155,7 +156,7 @@ class Inference:
                 tried.add(older)
                 with suppress(ModelFailed, Rejected):  # it may take other inputs
                     mark = {"fallback": f"version {older.model.version}"}
-                    answer = await older._counted(read, write, trail, mark)
+                    answer = await older._counted(read, write, trail, perf_counter(), mark)
                     self._counters.fallbacks[kind] += 1
                     return answer
             if kind == "prior":
@@ -186,9 +187,9 @@ class Inference:
         read: Callable[[], Asked],
         write: Callable[[Scored], T],
         trail: Trail,
-        marks: Mapping[str, str] = UNMARKED,
+        started: float,
+        marks: Mapping[str, str],
     ) -> T:
-        started = perf_counter()
         outcome = "error"
         self._counters.in_flight += 1
         self._sign(trail)
@@ -199,7 +200,7 @@ class Inference:
             outcome = "rejected"
             raise
         except asyncio.CancelledError:  # over gRPC a caller's deadline ends its call
-            outcome = "cancelled"
+            outcome = "error" if trail.late else "cancelled"
             raise
         finally:
             seconds = perf_counter() - started

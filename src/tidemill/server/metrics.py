@@ -99,19 +99,20 @@ class Counters:
         self.aged = 0
         self.cache_hits = 0
         self.fallbacks = Counter({"previous": 0, "prior": 0})
+        self.waited = Histogram(QUEUE_BUCKETS)
         self.batch_rows = Histogram(ROW_BUCKETS)
         self.queued = Histogram(QUEUE_BUCKETS)
         self.lookups = Histogram(STORE_BUCKETS)
         self.store_open = False
 
     def answered(self, outcome: str, seconds: float) -> None:
-        """Count one request and its time, from the last byte read to the first one written."""
+        """Count one request and its time, from its arrival to its answer."""
         self.outcomes[outcome] += 1
         self.times.observe(seconds)
         self.slow += seconds > self._slow_seconds
 
     def turned_away(self) -> None:
-        """Count a request that was refused unread, as too many wait already."""
+        """Count a request whose turn did not come, as too many wait."""
         self.outcomes["overloaded"] += 1
 
     def scored(self, scores: list[float]) -> None:
@@ -339,6 +340,12 @@ OF_A_MODEL: tuple[
         "batch_rows",
         "Rows of a batch, where requests are batched.",
         lambda c: c.batch_rows,
+    ),
+    (
+        _histogram,
+        "wait_seconds",
+        "Time from a request's arrival until its work began: for a place, for its version's load.",
+        lambda c: c.waited,
     ),
     (
         _histogram,

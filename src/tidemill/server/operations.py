@@ -69,7 +69,7 @@ KEYED = {
 BODY = {"body_too_large": 413, "unsupported_encoding": 415}
 MODEL = {"unknown_model": 404, "unknown_version": 404}
 LOADED = {"not_loaded": 503}
-WORK = {"overloaded": 503}
+WORK = {"overloaded": 503, "deadline_exceeded": 504}
 ELSEWHERE = {"not_found": 404, "method_not_allowed": 405}
 """Of paths and methods that are no operation."""
 

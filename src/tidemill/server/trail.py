@@ -42,6 +42,12 @@ class Trail(Struct):
     code: str = ""
     """Why the request was refused."""
     started: float = field(default_factory=perf_counter)
+    """When its first byte was read, seconds of `perf_counter` …"""
+    arrived: float = field(default_factory=perf_counter)
+    """… and when all of it was, and those before it on its connection were answered: what it takes
+    from then on is the server's time."""
+    late: bool = False
+    """It was not answered within `serving.limits.request_seconds`."""
     headers: Mapping[bytes, bytes] = field(default_factory=lambda: NONE)
     """What the answer carries of it: HTTP's headers, gRPC's trailing metadata."""
     span: Any = None

@@ -115,8 +115,9 @@ class LimitSettings(Group):
     """Requests that wait or are still arriving; more are refused with 503. At some 2,000 requests/s
     a full queue is half a second."""
     max_connections: int = Field(default=4096, ge=1)
-    """HTTP connections that are held at once, silent ones too; one more is closed without a word,
-    over TLS after its handshake. Each takes a file descriptor, and needs no key."""
+    """Connections that are held at once, silent ones too, and as many over gRPC: one more is closed
+    without a word, of HTTP over TLS after its handshake. Each takes a file descriptor, and needs no
+    key."""
     max_head_bytes: int = Field(default=32_768, ge=1024)
     """A larger request line with headers is refused with 431."""
     max_text_length: int = Field(default=1024, ge=1)
@@ -126,6 +127,10 @@ class LimitSettings(Group):
     """A request line with headers that takes longer to arrive is refused with 408."""
     body_seconds: float = Field(default=30.0, gt=0)
     """A body that takes longer to arrive is refused with 408: 8 MiB at 2.2 Mbit/s."""
+    request_seconds: float = Field(default=25.0, gt=0)
+    """A request to a model that is not answered so long after it arrived, in whatever it waits, is
+    refused with 504: sooner than the local gateway gives up, which says no reason. A call of the
+    model that runs is not broken off, and orders to load and unload have no limit."""
 
 
 class TlsSettings(Group):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from functools import partial
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any
 
 import grpc
@@ -38,6 +38,7 @@ STATUS = {
     429: Status.RESOURCE_EXHAUSTED,
     500: Status.INTERNAL,
     503: Status.UNAVAILABLE,
+    504: Status.DEADLINE_EXCEEDED,
 }
 """Of a refusal's HTTP status."""
 SCORE = "ModelInfer"
@@ -120,17 +121,29 @@ class Calls(grpc.GenericRpcHandler):
         self._pending += 1
         try:
             content = await self._read(context)
-            trail.received = len(content)
+            trail.arrived, trail.received = perf_counter(), len(content)
             request = parse(method.request, content)
             if method.need == "nothing":
                 return await self._ask(method, request, trail)
             if method.name == SCORE:
                 headers = {k.encode(): v.encode() for k, v in metadata.items() if k in CONTEXT}
                 self._observer.trace(trail, headers, INFER.name)
-            async with self._guard.slots:
-                return await self._ask(method, request, trail)
+            return await self._work(method, request, trail)
         finally:
             self._pending -= 1
+
+    async def _work(self, method: Method, request: Any, trail: Trail) -> bytes:
+        """Answer a call in its turn; raises Rejected, also when it took too long."""
+        try:
+            with self._guard.in_time(method.need, trail):
+                async with self._guard.slots:
+                    return await self._ask(method, request, trail)
+        except Rejected:
+            if trail.late and not trail.model and method.name == SCORE:
+                served = self._app.repository.find(request.model_name, request.model_version)
+                if served is not None:
+                    served.counters.turned_away()
+            raise
 
     def _admit(self, method: Method, authorization: bytes) -> str:
         """Let a call pass, and return whose it is; raises Rejected."""

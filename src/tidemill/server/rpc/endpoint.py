@@ -108,6 +108,7 @@ def _options(settings: ServingSettings, shared: bool) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_metadata_size", limits.max_head_bytes),
         ("grpc.absolute_max_metadata_size", limits.max_head_bytes),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.max_concurrent_streams", limits.max_in_flight + limits.max_waiting),
         ("grpc.server_handshake_timeout_ms", int(limits.head_seconds * 1000)),
         ("grpc.max_connection_idle_ms", idle),
