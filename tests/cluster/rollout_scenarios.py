@@ -213,6 +213,9 @@ def edited(world: ResourceWorld) -> None:
     )
     world.run_until("progressing", step="c50")
     assert world.state.weight == 5000, "the plan that it began with"
+    (told,) = (d.reason for d in world.store.log if d.action == "ignore")
+    assert told.startswith("the plan was edited (steps, policy): this attempt keeps its own")
+    assert world.condition("PlanChanged") == ("True", "NextAttempt")
     world.edit(strategy__freeze=[MORNING])
     world.run(40)
     assert (world.step, world.phase) == ("c50", "progressing")
@@ -223,6 +226,25 @@ def edited(world: ResourceWorld) -> None:
     world.run_until("progressing", step="c90")
     world.run_until("paused")
     assert world.state.attempt.pause == "harm"
+
+
+def astray(world: ResourceWorld) -> None:
+    """S11: the gateway refuses a route that was in force: for a while, then past the deadline."""
+    world.deploy()
+    world.want("v2")
+    world.run_until("progressing")
+    world.gateway.refused = "Gateway public: not Accepted"
+    world.run(20)
+    world.gateway.refused = ""
+    world.run(2)
+    assert world.phase == "progressing"
+    world.gateway.refused = "Gateway public: not ResolvedRefs"
+    world.run_until("rolling_back")
+    assert world.store.log[-1].reason.endswith(
+        "no longer in force: Gateway public: not ResolvedRefs"
+    )
+    world.gateway.refused = ""
+    world.run_until("stable")
 
 
 def cohort(world: ResourceWorld, hours: int, labelled: int, wrong: int) -> None:
@@ -356,6 +378,10 @@ STAY, LOOK = 240, 61
 LONG = {"strategy__steps": [STEPS[0], STEPS[1] | {"minSeconds": STAY, "maxSeconds": 10**6}]}
 KEPT = {"strategy__scaleDownDelaySeconds": 5}
 """The old servers stay long enough for something to happen meanwhile."""
+SOON = {
+    "strategy__steps": [STEPS[0] | {"minEvents": 10**6}],
+    "strategy__progressDeadlineSeconds": 60,
+}
 QUEUE = {"strategy__onNewRevision": "QueueLatest"}
 APPROVED = {"strategy__steps": [STEPS[0] | {"approval": True}, STEPS[1]]}
 MORNING = {"days": ["Mon"], "start": "00:00", "end": "01:00"}
@@ -391,6 +417,7 @@ SCENARIOS: list[tuple[Scenario, dict[str, Any]]] = [
     (stable_sick, {"strategy__onStableUnhealthy": "Freeze"}),
     (stable_sick, {"strategy__onStableUnhealthy": "Proceed"}),
     (edited, {}),
+    (astray, SOON),
     (matured, LABELS),
     (jumped, LONG),
     (unlabelled, LABELS),

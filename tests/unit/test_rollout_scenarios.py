@@ -9,6 +9,7 @@ import pytest
 from tests.unit.rollout_world import IN_FLIGHT, World, plan
 
 from tidemill.domain.evidence import TOTAL
+from tidemill.domain.rollout.freeze import make_freeze
 
 
 def test_first_deployment_needs_no_analysis():
@@ -272,6 +273,55 @@ def test_a_route_that_is_not_taken_up_blocks_then_rolls_back():
     assert "did not apply" in world.store.log[-1].reason
 
 
+REFUSED = "Gateway public: not Accepted: NoMatchingParent"
+
+
+@pytest.mark.parametrize("phase", ["progressing", "paused"])
+def test_a_route_that_is_lost_in_a_step_goes_back_at_the_deadline(phase):
+    world = World(plan(steps=(replace(plan().steps[0], min_events=10**6),)))
+    world.deploy()
+    world.bring_to(phase)
+    world.run(5)
+    world.gateway.refused = REFUSED
+    world.run(40)
+    assert (world.phase, world.weight("v2")) == ("paused", 500)
+    world.run_until("rolling_back", limit=30)
+    assert world.log[-1] == ("rollback", f"the route is no longer in force: {REFUSED}")
+    world.run(30)
+    assert world.condition("Stalled") == ("False", "No")
+    world.run(40)
+    assert world.condition("Stalled") == ("True", "RouteNotInForce")
+    world.gateway.refused = ""
+    world.run_until("stable")
+    assert world.weight("v1") == TOTAL
+
+
+def test_a_route_that_comes_back_before_the_deadline_goes_on():
+    world = World()
+    world.deploy()
+    world.bring_to("progressing")
+    for _ in range(3):
+        world.run(5)
+        world.gateway.refused = REFUSED
+        world.run(25)
+        world.gateway.refused = ""
+        world.run(1)
+    assert (world.phase, world.state.astray_since) == ("progressing", None)
+
+
+def test_a_route_that_is_lost_after_the_promotion_keeps_the_way_back():
+    world = World(plan(scale_down_seconds=5))
+    world.deploy()
+    world.bring_to("finalizing")
+    world.gateway.refused = REFUSED
+    world.run(100)
+    assert world.phase == "finalizing"
+    assert set(world.servers.running) == {"v1", "v2"}
+    world.gateway.refused = ""
+    world.run_until("stable")
+    assert world.weight("v2") == TOTAL
+
+
 def test_a_route_that_is_refused_is_said_in_the_gateways_words():
     world = World()
     world.deploy()
@@ -378,8 +428,32 @@ def test_the_plan_of_an_attempt_does_not_change_under_it():
     world.run_until("progressing")
     world.plan = plan(steps=(replace(plan().steps[0], weight=9000),))
     world.change(plan=world.plan)
+    told = "the plan was edited (steps): this attempt keeps its own, the next one has the new one"
+    world.run(1)
+    assert world.log[-1] == ("ignore", told)
+    assert world.condition("PlanChanged") == ("True", "NextAttempt")
     world.run_until("finalizing")
     assert [d.weight for d in world.store.log if d.action == "weight"] == [500, 2500, 5000]
+    assert world.actions.count("ignore") == 1, "it is said once"
+
+
+def test_a_plan_that_is_as_it_was_is_said_and_a_freeze_is_no_edit():
+    world = World()
+    world.deploy()
+    world.bring_to("progressing")
+    world.change(plan=replace(world.plan, freeze=(make_freeze(["mon"], "00:00", "00:00", "UTC"),)))
+    world.run(2)
+    assert world.condition("PlanChanged") == ("False", "No")
+    world.change(
+        plan=replace(world.plan, interval_seconds=3600, policy=plan(on_harm="freeze").policy)
+    )
+    world.settle()
+    assert world.controller.tick() == 1, "nor does it look as seldom as the next one will"
+    assert "(policy, interval_seconds)" in world.log[-1][1]
+    world.change(plan=world.plan)
+    world.run(1)
+    assert world.log[-1] == ("ignore", "the plan is that of this attempt again")
+    assert world.condition("PlanChanged") == ("False", "No")
 
 
 def finalizing(**policy: object) -> World:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from tidemill.domain.evidence import TOTAL
+from tidemill.domain.rollout.edits import kept_plan
 from tidemill.domain.rollout.gate import blockers, split_broken, standstill
 from tidemill.domain.rollout.model import Condition, Now, Snapshot
+from tidemill.domain.rollout.moves import late
 
 __all__ = ["NEEDS_PERSON", "conditions"]
 
@@ -13,8 +15,9 @@ NEEDS_PERSON = {
     "harm": "Harm",
     "unhealthy": "Unhealthy",
     "no way back": "StableUnavailable",
+    "no route": "RouteNotInForce",
 }
-"""Why a rollout is `Stalled`, by the kind of its pause."""
+"""Why a rollout is `Stalled`, by the kind of its pause; the last one is none."""
 
 
 def conditions(snapshot: Snapshot, now: Now) -> tuple[Condition, ...]:
@@ -27,7 +30,8 @@ def conditions(snapshot: Snapshot, now: Now) -> tuple[Condition, ...]:
             _evidence(snapshot, now),
             _stable_healthy(snapshot),
             _progressing(snapshot, now),
-            _stalled(snapshot),
+            _stalled(snapshot, now),
+            _plan_changed(snapshot),
         ]
     return (*found, _promoted(snapshot))
 
@@ -95,13 +99,20 @@ def _progressing(snapshot: Snapshot, now: Now) -> Condition:
                "; ".join([*waiting, *frozen]))  # fmt: skip
 
 
-def _stalled(snapshot: Snapshot) -> Condition:
+def _stalled(snapshot: Snapshot, now: Now) -> Condition:
     state, attempt = snapshot.state, snapshot.attempt
     reason = NEEDS_PERSON.get(attempt.pause, "")
     if attempt.harmed and not attempt.override and state.phase in ("promoting", "finalizing"):
         frozen = attempt.plan.policy.on_harm == "freeze"
         reason = NEEDS_PERSON["harm" if frozen else "no way back"]
+    if state.phase == "rolling_back" and not snapshot.applied and late(state, now, attempt):
+        reason = NEEDS_PERSON["no route"]
     return _of("Stalled", bool(reason), reason or "No")
+
+
+def _plan_changed(snapshot: Snapshot) -> Condition:
+    edited = snapshot.attempt.edited
+    return _of("PlanChanged", bool(edited), "NextAttempt" if edited else "No", kept_plan(edited))
 
 
 def _promoted(snapshot: Snapshot) -> Condition:

@@ -193,6 +193,8 @@ class Attempt:
     """It served before, within the rollback window: the steps are skipped."""
     thawed_until: datetime | None = None
     """Wall clock: the freeze windows that a person broke bind nothing until they end."""
+    edited: tuple[str, ...] = ()
+    """What of the specification's plan differs from this one's, as far as it was said."""
     failure: str = ""
     """Why it is being rolled back."""
     evidence: Evidence = field(default_factory=Evidence)
@@ -289,6 +291,8 @@ class State:
     """Wall clock when the phase began."""
     applied_at: datetime | None = None
     """Wall clock when the data plane was first seen with this epoch's route."""
+    astray_since: datetime | None = None
+    """Wall clock when another route, or none, was first seen in force where ours had been."""
     seq: int = 0
     attempts: int = 0
     handled: str = ""

@@ -10,11 +10,12 @@ making the world equal to `intent(state)`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.commands import command
 from tidemill.domain.rollout.conditions import conditions
+from tidemill.domain.rollout.edits import note_edits
 from tidemill.domain.rollout.gate import blockers, elapsed, exhausted, standstill
 from tidemill.domain.rollout.model import Attempt, Decision, Ending, Now, Release, Snapshot, State
 from tidemill.domain.rollout.moves import (
@@ -58,14 +59,15 @@ def reconcile(snapshot: Snapshot, now: Now) -> Result:
     """
     state = _take_note(snapshot, now)
     snapshot = replace(snapshot, state=state)
-    move = command(snapshot, now) or _phase(snapshot, now)
+    move = command(snapshot, now) or _phase(snapshot, now) or note_edits(snapshot)
     if move is None:
         after, decision = state, None
     else:
         decision = _number(move, state, now)
         after = replace(move.state, seq=decision.seq)
     after = replace(after, conditions=conditions(replace(snapshot, state=after), now))
-    return Result(after, decision, 0.0 if decision else snapshot.spec.plan.interval_seconds)
+    plan = state.attempt.plan if state.attempt else snapshot.spec.plan
+    return Result(after, decision, 0.0 if decision else plan.interval_seconds)
 
 
 def _take_note(snapshot: Snapshot, now: Now) -> State:
@@ -74,8 +76,18 @@ def _take_note(snapshot: Snapshot, now: Now) -> State:
     state = replace(state, releases=state.releases[snapshot.delivered :])
     if state.applied_at is None and snapshot.applied:
         state = replace(state, applied_at=now.wall)
+    state = replace(state, astray_since=_astray_since(snapshot, state, now))
     attempt = absorb(replace(snapshot, state=state), now)
     return _enter_step(replace(state, attempt=attempt), now)
+
+
+def _astray_since(snapshot: Snapshot, state: State, now: Now) -> datetime | None:
+    """Return since when our route is no longer in force; who cannot be asked changes nothing."""
+    if snapshot.route is None:
+        return state.astray_since
+    if state.attempt is None or state.applied_at is None or snapshot.applied:
+        return None
+    return state.astray_since or now.wall
 
 
 def _enter_step(state: State, now: Now) -> State:
@@ -125,6 +137,7 @@ def _phase(snapshot: Snapshot, now: Now) -> Move | None:
         return (
             _harm(snapshot, now)
             or _replaced(snapshot, now)
+            or _astray(snapshot, now)
             or handlers[snapshot.state.phase](snapshot, now)
         )
     return handlers[snapshot.state.phase](snapshot, now)
@@ -151,6 +164,16 @@ def _replaced(snapshot: Snapshot, now: Now) -> Move | None:
     if snapshot.attempt.plan.policy.on_new_revision == "queue":
         return None
     return roll_back(snapshot, now, f"superseded by {desired.revision}")
+
+
+def _astray(snapshot: Snapshot, now: Now) -> Move | None:
+    """Go back when the route that was in force stays lost: nobody knows who is asked."""
+    since, attempt = snapshot.state.astray_since, snapshot.attempt
+    deadline = timedelta(seconds=attempt.plan.progress_deadline_seconds)
+    if since is None or now.wall < since + deadline:
+        return None
+    found = (snapshot.route and snapshot.route.problem) or "another one is"
+    return roll_back(snapshot, now, f"the route is no longer in force: {found}")
 
 
 def _initialize(snapshot: Snapshot, now: Now) -> Move | None:

@@ -46,8 +46,13 @@ def steady(state: State, now: Now) -> State:
         paused_since=_later(attempt.paused_since, clock),
         evidence=evidence,
     )
-    since, applied_at = _later(state.since, wall), _later(state.applied_at, wall)
-    return replace(state, since=since, applied_at=applied_at, attempt=moved)
+    return replace(
+        state,
+        since=_later(state.since, wall),
+        applied_at=_later(state.applied_at, wall),
+        astray_since=_later(state.astray_since, wall),
+        attempt=moved,
+    )
 
 
 def _unseen(looked: Now, now: Now, attempt: Attempt) -> tuple[timedelta, timedelta]:
