@@ -3,9 +3,9 @@
 Lives here: the protocol's types (`protocol`, `tensors`, `skimming`, `binary`), what a request must
 satisfy (`validation`), the model (`model`, `warmup`, `batching`, `cache`), features looked up
 online (`lookup`, `circuit`), the prediction log (`predictions`, `sampling`, `encoding`,
-`redaction`), the path of one request (`inference`), the models in this process (`repository`,
-`folder`), REST (`rest`, `records`, `routes`, `documents`) and its description (`operations`,
-`openapi`), what is admitted and answered (`app`), gRPC (`rpc`, a package), what is seen of it all
+`redaction`, `unstored`), the path of one request (`inference`), the models in this process
+(`repository`, `folder`), REST (`rest`, `records`, `routes`, `documents`) and its description
+(`operations`, `openapi`), what is admitted and answered (`app`), gRPC (`rpc`, a package), what is seen of it all
 (`metrics`, `trail`, `observer`, `traces`, `access`), mirrored requests and what is compared
 (`shadow`, `answers`), the parts put together (`build`), who and how much may come in (`guard`,
 `auth`, `bearer`, `keyring`, `keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`, `files`) and how
@@ -27,6 +27,7 @@ from tidemill.server.process import Beside, forbid_imports, serve
 from tidemill.server.repository import Repository, Served
 from tidemill.server.shadow import ShadowListener, build_shadow_app
 from tidemill.server.tls import Certificates
+from tidemill.server.unstored import Unstored
 from tidemill.server.warmup import warm_up
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Repository",
     "Served",
     "ShadowListener",
+    "Unstored",
     "build_app",
     "build_served",
     "build_shadow_app",

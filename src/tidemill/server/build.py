@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -29,6 +30,7 @@ from tidemill.server.records import Records
 from tidemill.server.redaction import Redaction
 from tidemill.server.repository import Repository, Served, Shadow
 from tidemill.server.sampling import Sampler
+from tidemill.server.unstored import Unstored
 from tidemill.server.validation import Validator
 from tidemill.settings.secrets import reveal
 from tidemill.settings.serving import ServingSettings
@@ -61,8 +63,12 @@ def build_served(
     reader: OnlineReader,
     objects: ObjectStore,
     clock: Clock,
+    unstored: Unstored | None = None,
 ) -> Served:
-    """Return a model with what belongs to it; its prediction log is not started yet."""
+    """Return a model with what belongs to it; its prediction log is not started yet.
+
+    With `unstored` the rows that this process would lose by a crash are counted by the next.
+    """
     manifest = model.manifest
     labels = (model.name, model.version, model.revision)
     predictions = PredictionLog(
@@ -71,6 +77,7 @@ def build_served(
         Sampler(settings.log, settings.slow_ms / 1000),
         prefix=f"predictions/{model.name}",
         settings=settings.log,
+        open_tally=partial(unstored.open, model.name) if unstored else None,
     )
     counters = Counters(
         labels,

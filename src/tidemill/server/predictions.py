@@ -5,7 +5,7 @@ portions, so that no answer waits long for it, and stores them as a Parquet obje
 rows or seconds. A file that cannot be stored is kept and tried again; while it waits its rows count
 as buffered, and when the buffer is full new rows are dropped and counted. So a slow or full store
 never slows an answer, and a short outage loses nothing. A crash loses what was not yet written: at
-most one interval.
+most one interval, whose rows the next process counts by the tally.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -25,6 +25,7 @@ from tidemill.ports.objects import ObjectStore
 from tidemill.server.encoding import Encoder, Prediction
 from tidemill.server.parquet import File
 from tidemill.server.sampling import Sampler
+from tidemill.server.unstored import Tally
 from tidemill.settings.serving import PredictionLogSettings
 
 __all__ = ["PredictionLog"]
@@ -66,7 +67,9 @@ class PredictionLog:
         *,
         prefix: str,
         settings: PredictionLogSettings,
+        open_tally: Callable[[], Tally | None] | None = None,
     ) -> None:
+        """`open_tally` is called at the start, for the number of rows that a crash would lose."""
         self._objects = objects
         self._encoder = encoder
         self._sampler = sampler
@@ -80,6 +83,8 @@ class PredictionLog:
         self._unwritten: deque[_Whole] = deque()
         self._due = time.monotonic() + settings.flush_seconds
         self._held = 0
+        self._open_tally = open_tally
+        self._tally: Tally | None = None
         self._stored = 0
         self._lost = 0
         self._changed = threading.Condition()
@@ -91,6 +96,7 @@ class PredictionLog:
 
     def start(self) -> None:
         """Start writing in the background."""
+        self._tally = self._open_tally() if self._open_tally else None
         self._thread.start()
 
     def append(self, prediction: Prediction) -> None:
@@ -102,7 +108,7 @@ class PredictionLog:
                 self._lost += prediction.rows
                 return
             self._buffer.append(prediction)
-            self._held += prediction.rows
+            self._hold(prediction.rows)
             if len(self._buffer) >= GROUP_REQUESTS or self._held >= self._flush_rows:
                 self._changed.notify()
 
@@ -125,8 +131,12 @@ class PredictionLog:
         self._thread.join(timeout)
         with self._changed:
             self._abandoned = True
-            self._lost += self._held
-            lost, self._held = self._held, 0
+            lost = self._held
+            self._lost += lost
+            self._hold(-lost)
+            if self._tally is not None:
+                self._tally.close()
+                self._tally = None
         return lost
 
     def begin_close(self) -> None:
@@ -134,6 +144,12 @@ class PredictionLog:
         with self._changed:
             self._closing = True
             self._changed.notify()
+
+    def _hold(self, rows: int) -> None:
+        """Count rows that have still to be stored, or no more."""
+        self._held += rows
+        if self._tally is not None:
+            self._tally.rows = self._held
 
     def _run(self) -> None:
         while not self._abandoned and self._wait():
@@ -233,7 +249,7 @@ class PredictionLog:
         with self._changed:
             if self._abandoned:
                 return  # they were counted as lost
-            self._held -= rows
+            self._hold(-rows)
             if stored:
                 self._stored += rows
             else:

@@ -143,7 +143,8 @@ class Repository:
         self.stood_in: Counter[str] = Counter()
         """Requests by model that an older version answered as the one asked cannot be loaded."""
         self.rows_lost: Counter[str] = Counter()
-        """Rows of the prediction log by model that versions lost which were unloaded since."""
+        """Rows of the prediction log by model that others lost: versions that were unloaded since,
+        processes that were killed."""
         self._falls_back = falls_back
         self._load = load
         self._folder = folder
@@ -428,6 +429,7 @@ class Repository:
         served.inference.older = lambda: [s.inference for s in self._older(name, version)]
         served.predictions.start()
         self._served[served.key] = served
+        self.rows_lost[name] += 0  # shown from the start: what only appears is no increase
         self._refused.pop(served.key, None)
         self._choose_newest(name)
         log.info("model loaded", model=name, version=version)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Model,
         Repository,
         Served,
+        Unstored,
     )
     from tidemill.server.jwks import KeySet
     from tidemill.server.rpc import Endpoint
@@ -53,6 +54,8 @@ class ServingParts(ModelParts):
         """Return the application that serves a repository."""
         from tidemill import server
 
+        if self.unstored is not None:
+            repository.rows_lost.update(self.unstored.collect())
         return server.build_app(repository, self.settings.serving, self.authentication, self.crew)
 
     def grpc(self, app: App, address: tuple[str, int], announce: Callable[[str], None]) -> Endpoint:
@@ -107,7 +110,15 @@ class ServingParts(ModelParts):
             reader=self.online,
             objects=self.objects,
             clock=self.clock,
+            unstored=self.unstored,
         )
+
+    @cached_property
+    def unstored(self) -> Unstored | None:
+        """The rows that a crash would lose; None for a worker, whose parent counts them."""
+        from tidemill.server import Unstored
+
+        return None if self.crew else Unstored(self.paths.state / "unstored")
 
     @cached_property
     def authentication(self) -> Authentication | None:
