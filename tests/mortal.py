@@ -33,11 +33,11 @@ class Mortal:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             kinds = [one.kind for one in arguments if hasattr(one, "kind")]
             where = " ".join([name, *kinds, *(one for one in arguments if one == "status")])
             self._fate.step(f"before {where}")
-            result = method(*arguments)
+            result = method(*arguments, **options)
             self._fate.step(f"after {where}")
             return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -137,6 +138,52 @@ def until(api: KubeClient, namespace: str, **wanted: Any) -> dict[str, Any]:
         return found if wanted.items() <= found.items() else None
 
     return eventually(look, 90)
+
+
+def test_a_route_that_is_edited_is_taken_back_and_told(cluster, api, namespace, account):
+    with PlayedPlane(api, namespace, NAME) as plane, running(account, namespace, plane) as one:
+        api.create(ROLLOUTS, manifest(namespace, **FAST))
+        stable(api, namespace, "1")
+        count = "tidemill_rollout_routes_repaired_total"
+        assert f"{count} 0.0" in one.page("/metrics").text
+        patch = '[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/weight", "value": 0}]'
+        where = ("httproute", NAME, "-n", namespace, "--type=json", "-p", patch)
+        cluster.kubectl("patch", *where)
+        eventually(lambda: f"{count} 1.0" in one.page("/metrics").text)
+        eventually(lambda: list(plane.weights().values()) == [10000])
+        said = cluster.kubectl("get", "events.events.k8s.io", "-n", namespace, "-o", "json")
+        found = [e for e in json.loads(said)["items"] if e["reason"] == "RouteRepaired"]
+        (event,) = found
+        assert (event["type"], event["regarding"]["name"]) == ("Warning", NAME)
+        assert '"kubectl-patch"' in event["note"]
+        assert f"{NAME}-" in event["note"]
+
+
+def test_who_writes_on_a_stale_reading_waits_and_reads_again(cluster, api, namespace, account):
+    """Two writers of one status: the controller loses each race of a while, and then goes on."""
+    with PlayedPlane(api, namespace, NAME) as plane, running(account, namespace, plane) as one:
+        api.create(ROLLOUTS, manifest(namespace, **FAST))
+        stable(api, namespace, "1")
+        stop = Event()
+        writer = Thread(target=scribble, args=(api, namespace, stop))
+        writer.start()
+        want(cluster, namespace, 2)
+        lost = 'tidemill_rollout_look_seconds_count{result="conflict"}'
+        eventually(lambda: lost in one.page("/metrics").text)
+        stop.set()
+        writer.join()
+        stable(api, namespace, "2")
+        assert 'result="broken"' not in one.page("/metrics").text
+
+
+def scribble(api: KubeClient, namespace: str, stop: Event) -> None:
+    """Write the resource's labels without a pause."""
+    for number in itertools.count():
+        if stop.is_set():
+            return
+        labels = {"edit": str(number)}
+        where = {"name": NAME, "namespace": namespace, "labels": labels}
+        api.merge(ROLLOUTS, {"metadata": where})
 
 
 def want(cluster: Any, namespace: str, number: int) -> None:

@@ -129,6 +129,7 @@ class Victims:
             lambda _: Mortal(world.traffic, fate),
             Mortal(world.releases, fate),
             DecisionEvents(objects, "controller").tell,
+            lambda owner, what: pytest.fail(f"{owner.name}: {what}"),
         )
         return lambda: tenants.look(f"{self._namespace}/{NAME}")
 

@@ -34,9 +34,10 @@ def owned(api, namespace) -> Owner:
     return owner(api, namespace)
 
 
-def router(api: Any, owned: Owner, **traffic: Any) -> GatewayRouter:
+def router(api: Any, owned: Owner, told: list[str] | None = None, **traffic: Any) -> GatewayRouter:
     wanted = {"parentRefs": [{"name": "gateway"}]} | traffic
-    return GatewayRouter(api, owned, Traffic.model_validate(wanted))
+    repaired = told.append if told is not None else pytest.fail
+    return GatewayRouter(api, owned, Traffic.model_validate(wanted), repaired)
 
 
 @pytest.mark.parametrize("resource", KINDS, ids=lambda r: r.kind)
@@ -76,21 +77,40 @@ def test_every_parent_must_have_taken_it_up(api, owned):
     assert gateway.observe().problem == "Gateway two has not answered"
 
 
-def test_an_edit_by_hand_is_taken_back(api, owned):
-    gateway = router(api, owned)
+def test_an_edit_by_hand_is_taken_back_and_said(cluster, api, owned):
+    told: list[str] = []
+    gateway = router(api, owned, told)
     gateway.apply(SPLIT, {})
-    found = api.get(HTTP_ROUTES, owned.namespace, NAME)
-    found["spec"]["rules"][0]["backendRefs"][1]["weight"] = 9000
-    api.replace(HTTP_ROUTES, found)
+    by_hand(cluster, owned)
     accept(api, HTTP_ROUTES, NAME, owned.namespace)
     assert gateway.observe() != SPLIT
     gateway.apply(SPLIT, {})
     accept(api, HTTP_ROUTES, NAME, owned.namespace)
     assert gateway.observe() == SPLIT
+    (what,) = told
+    assert what.startswith(f"HTTPRoute {NAME}: it was edited (.spec.rules: conflict with ")
+    assert '"kubectl-patch"' in what
+    assert f"with the backends {NAME}-{OLD} 9500, {NAME}-{NEW} 9000; it was taken back" in what
 
 
-def test_a_route_that_was_deleted_is_made_again(api, owned):
-    gateway = router(api, owned)
+def by_hand(cluster: Any, owned: Owner) -> None:
+    """Give the canary another weight, as a person does."""
+    patch = '[{"op": "replace", "path": "/spec/rules/0/backendRefs/1/weight", "value": 9000}]'
+    where = ("httproute", NAME, "-n", owned.namespace, "--type=json", "-p", patch)
+    cluster.kubectl("patch", *where)
+
+
+def test_an_edit_is_said_by_a_controller_that_has_just_started(cluster, api, owned):
+    router(api, owned).apply(SPLIT, {})
+    told: list[str] = []
+    by_hand(cluster, owned)
+    router(api, owned, told).apply(Route((Backend(OLD, 10000), Backend(NEW, 0))), {})
+    assert '"kubectl-patch"' in "".join(told)
+
+
+def test_a_route_that_was_deleted_is_made_again_and_said(api, owned):
+    told: list[str] = []
+    gateway = router(api, owned, told)
     gateway.apply(SPLIT, {})
     accept(api, HTTP_ROUTES, NAME, owned.namespace)
     api.delete(HTTP_ROUTES, owned.namespace, NAME)
@@ -98,15 +118,16 @@ def test_a_route_that_was_deleted_is_made_again(api, owned):
     gateway.apply(SPLIT, {})
     accept(api, HTTP_ROUTES, NAME, owned.namespace)
     assert gateway.observe() == SPLIT
+    assert told == [f"HTTPRoute {NAME}: it was deleted; it was taken back"]
 
 
 def test_nothing_is_written_when_nothing_changed(api, owned):
     class ReadOnlyAfterwards:
         writes = 0
 
-        def apply(self, *arguments: Any) -> Manifest:
+        def apply(self, *arguments: Any, **options: bool) -> Manifest:
             ReadOnlyAfterwards.writes += 1
-            return api.apply(*arguments)
+            return api.apply(*arguments, **options)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(api, name)
@@ -159,11 +180,27 @@ def foreign(api: KubeClient, namespace: str, resource: Resource) -> Manifest:
     )
 
 
-def attached(api: Any, owned: Owner, resource: Resource = HTTP_ROUTES) -> GatewayRouter:
+def attached(
+    api: Any, owned: Owner, resource: Resource = HTTP_ROUTES, told: list[str] | None = None
+) -> GatewayRouter:
     reference = {"name": "api", "rule": "infer"}
     return router(
-        api, owned, mode="Attach", kind=resource.kind, parentRefs=None, routeRef=reference
+        api, owned, told, mode="Attach", kind=resource.kind, parentRefs=None, routeRef=reference
     )
+
+
+def test_our_backends_that_its_owner_took_out_are_put_back_and_said(api, owned):
+    before, told = foreign(api, owned.namespace, HTTP_ROUTES), []
+    gateway = attached(api, owned, told=told)
+    gateway.apply(SPLIT, {})
+    found = api.get(HTTP_ROUTES, owned.namespace, "api")
+    api.replace(HTTP_ROUTES, found | {"spec": before["spec"]})
+    gateway.apply(SPLIT, {})
+    gateway.apply(SPLIT, {})
+    assert told == [
+        "HTTPRoute api: our backends were edited, with the backends docs 3, legacy 3; "
+        "it was taken back"
+    ]
 
 
 def without_ours(route: Manifest) -> Manifest:
@@ -241,12 +278,13 @@ class Contended:
 
 def test_an_edit_at_the_same_time_is_kept(api, owned):
     foreign(api, owned.namespace, HTTP_ROUTES)
-    attached(Contended(api, 2), owned).apply(SPLIT, {})
+    gateway = attached(Contended(api, 1), owned)
+    with pytest.raises(Conflict):
+        gateway.apply(SPLIT, {})
+    gateway.apply(SPLIT, {})
     found = api.get(HTTP_ROUTES, owned.namespace, "api")
     assert found["metadata"]["annotations"]["edit"] == "0"
     assert len(found["spec"]["rules"][1]["backendRefs"]) == 3
-    with pytest.raises(Conflict):
-        attached(Contended(api, 5), owned).apply(Route(), {})
 
 
 def test_a_rule_that_vanished_is_said(api, owned):

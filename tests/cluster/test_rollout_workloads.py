@@ -130,9 +130,9 @@ def test_what_is_so_already_is_not_written_again(api, owned, servers, revision):
     class Counting:
         writes = 0
 
-        def apply(self, *arguments: object) -> object:
+        def apply(self, *arguments: object, **options: bool) -> object:
             Counting.writes += 1
-            return api.apply(*arguments)
+            return api.apply(*arguments, **options)
 
         def __getattr__(self, name: str) -> object:
             return getattr(api, name)

@@ -119,6 +119,10 @@ class World:
         found = next(c for c in self.state.conditions if c.type == kind)
         return found.status, found.reason
 
+    def message(self, kind: str) -> str:
+        """Return what the condition says to people."""
+        return next(c.message for c in self.state.conditions if c.type == kind)
+
     def want(self, name: str, **changes: object) -> None:
         before = self.store.spec(NAME)
         generation = before.generation + 1 if before else 1

@@ -22,6 +22,7 @@ from tidemill.domain.paired import PairedRate
 from tidemill.domain.rollout.model import Now, Snapshot, Step, intent
 from tidemill.domain.rollout.readings import Cohort, Reading
 from tidemill.domain.rollout.reconcile import Result, reconcile
+from tidemill.errors import Conflict
 
 SHORT = plan(
     steps=(replace(plan().steps[0], min_events=200), replace(plan().steps[2], min_seconds=1)),
@@ -130,6 +131,8 @@ def test_a_lost_race_changes_nothing():
         return commit(*arguments)
 
     world.store.commit = beaten
+    with pytest.raises(Conflict):
+        world.controller.tick()
     world.settle()
     assert [d.seq for d in world.store.log] == list(range(1, len(world.store.log) + 1))
     assert world.actions.count("begin") == 1

@@ -14,7 +14,7 @@ from tidemill.controller.gauges import Gauges
 from tidemill.controller.listening import HttpServer
 from tidemill.controller.probes import Probes
 from tidemill.controller.queue import WorkQueue
-from tidemill.errors import Unavailable
+from tidemill.errors import Conflict, Unavailable
 
 
 class Time:
@@ -161,6 +161,26 @@ def test_what_breaks_is_tried_again_later_and_holds_up_nobody():
     waits = [fleet._later("failed") for _ in range(12)]
     assert waits[-1] <= MAX_RETRY
     assert waits[-1] > waits[0]
+
+
+def test_a_conflict_is_looked_at_again_later_each_time_unless_something_changes(queue, time):
+    ended: list[str] = []
+
+    def look(_: str) -> float | None:
+        if len(ended) < 3:
+            raise Conflict("rollout a was changed since")
+        return None
+
+    fleet = Fleet(look, queue, lambda _, result: ended.append(result))
+    waits = [fleet._once("a") for _ in range(3)]
+    assert ended == ["conflict"] * 3
+    for wait, longest in zip(waits, (1, 2, 4), strict=True):
+        assert longest / 2 <= wait <= longest, "doubled, and spread"
+    queue.add("a", waits[2])
+    assert queue._next() > 0, "not at once"
+    queue.add("a")  # as its watch does
+    assert queue.take() == "a"
+    assert fleet._once("a") is None
 
 
 def test_a_worker_that_hangs_is_a_problem(queue, time):

@@ -12,13 +12,14 @@ from typing import Literal
 import structlog
 
 from tidemill.controller.queue import WorkQueue
-from tidemill.errors import TidemillError
+from tidemill.errors import Conflict, TidemillError
 
 __all__ = ["Fleet", "Result"]
 
 log = structlog.get_logger(__name__)
-Result = Literal["done", "failed", "broken"]
-"""How a look ended: as meant, with an error that another look may not meet, by a fault of ours."""
+Result = Literal["done", "conflict", "failed", "broken"]
+"""How a look ended: as meant, void because somebody else wrote first, with an error that another
+look may not meet, by a fault of ours."""
 FIRST_RETRY, MAX_RETRY = 1.0, 60.0
 """Seconds until a key is looked at again after a look that failed; doubled each time."""
 STUCK_SECONDS = 120.0
@@ -72,6 +73,9 @@ class Fleet:
         try:
             wait = self._look(key)
             self._failures.pop(key, None)
+        except Conflict as error:  # what was read is stale: the watch may need a moment, too
+            result, wait = "conflict", self._later(key)
+            log.info("somebody else was first", rollout=key, problem=error.message, after=wait)
         except TidemillError as error:
             result, wait = "failed", self._later(key)
             log.warning("will look again", rollout=key, problem=error.message, after=wait)

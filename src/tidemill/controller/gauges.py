@@ -40,6 +40,11 @@ class Gauges(Collector):
             ("action",),
             registry=registry,
         )
+        self.repairs = Counter(
+            "tidemill_rollout_routes_repaired",
+            "Routes that others had edited or deleted, and that were taken back.",
+            registry=registry,
+        )
         registry.register(self)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

@@ -22,7 +22,7 @@ from tidemill.domain.rollout.model import (
 )
 from tidemill.domain.rollout.readings import Reading
 from tidemill.domain.rollout.reconcile import reconcile
-from tidemill.errors import Conflict, PermanentError, RetryableError, TidemillError
+from tidemill.errors import PermanentError, RetryableError, TidemillError
 from tidemill.ports.clock import Clock
 from tidemill.ports.rollout import EvidenceSource, Releases, Router, Specs, States, Workloads
 
@@ -80,7 +80,7 @@ class Controller:
         """Look, decide, persist, act; return the seconds until the next look.
 
         None when there is no rollout of this name yet. Raises Unavailable when the store does not
-        answer; whoever else wrote first makes this look void.
+        answer, Conflict when somebody else wrote first: this look is void, a later one reads anew.
         """
         spec = self._specs.spec(self.name)
         if spec is None:
@@ -91,11 +91,7 @@ class Controller:
         result = reconcile(self._observe(spec, state, delivery, now), now)
         if result.state == state:
             return result.requeue
-        try:
-            self._states.commit(self.name, result.state, result.decision, version)
-        except Conflict:
-            log.info("another controller was faster", rollout=self.name)
-            return 0.0
+        self._states.commit(self.name, result.state, result.decision, version)
         tell(result.decision)
         return result.requeue
 

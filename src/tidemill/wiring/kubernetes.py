@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from threading import Event, Thread
 
+import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
@@ -26,7 +27,7 @@ from tidemill.adapters.kubernetes.client import (
 from tidemill.adapters.kubernetes.events import DecisionEvents
 from tidemill.adapters.kubernetes.keys import concerned
 from tidemill.adapters.kubernetes.lease import Election, account
-from tidemill.adapters.kubernetes.owned import ROLLOUT
+from tidemill.adapters.kubernetes.owned import ROLLOUT, Owner
 from tidemill.controller.fleet import Fleet
 from tidemill.controller.gauges import Gauges
 from tidemill.controller.listening import HttpServer
@@ -40,6 +41,7 @@ from tidemill.wiring.tenants import Tenants
 
 __all__ = ["RolloutFleet"]
 
+log = structlog.get_logger(__name__)
 OURS = {ROLLOUT: ""}
 WATCHED = {
     ROLLOUTS: {},
@@ -81,7 +83,9 @@ class RolloutFleet:
         self._queue = WorkQueue()
         self._cache = Cache(client, WATCHED, namespace, self._wake)
         self._events = DecisionEvents(client, identity)
-        self._tenants = Tenants(self._cache, clock, _now, evidence, releases, self._heard)
+        self._tenants = Tenants(
+            self._cache, clock, _now, evidence, releases, self._heard, self._repaired
+        )
         self._leads = Event()
         registry = CollectorRegistry()
         self._gauges = Gauges(
@@ -164,6 +168,11 @@ class RolloutFleet:
     def _heard(self, rollout: Manifest, decision: Decision) -> None:
         self._gauges.decisions.labels(decision.action).inc()
         self._events.tell(rollout, decision)
+
+    def _repaired(self, owner: Owner, what: str) -> None:
+        log.warning("route taken back", rollout=f"{owner.namespace}/{owner.name}", found=what)
+        self._gauges.repairs.inc()
+        self._events.repaired(owner, what)
 
 
 def _now() -> datetime:

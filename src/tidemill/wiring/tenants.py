@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from tidemill.adapters.kubernetes.analysis import Analysis
 from tidemill.adapters.kubernetes.client import GRPC_ROUTES, ROLLOUTS, Manifest, Objects
@@ -50,13 +51,16 @@ class Tenants:
         evidence: Callable[[str], EvidenceSource],
         releases: Releases,
         heard: Callable[[Manifest, Decision], None],
+        repaired: Callable[[Owner, str], None],
     ) -> None:
         """`evidence` makes a source for one rollout, of a Prometheus' URL or, empty, of the pods.
 
-        `heard` is told each decision after it was written, with the object that it is about.
+        `heard` is told each decision after it was written, with the object that it is about;
+        `repaired` what others had made of a rollout's route when it was taken back.
         """
         self._objects, self._clock, self._wall = objects, clock, wall
-        self._evidence, self._releases, self._heard = evidence, releases, heard
+        self._evidence, self._releases = evidence, releases
+        self._heard, self._repaired = heard, repaired
         self._tenants: dict[str, _Tenant] = {}
 
     def look(self, key: str) -> float | None:
@@ -104,7 +108,7 @@ class Tenants:
         workloads = DeploymentWorkloads(
             self._objects, owner, replicas, grpc=traffic.kind == GRPC_ROUTES.kind
         )
-        router = GatewayRouter(self._objects, owner, traffic)
+        router = GatewayRouter(self._objects, owner, traffic, partial(self._repaired, owner))
         rollouts = ResourceRollouts(self._objects, namespace, self._wall, self._heard)
         hands = Hands(workloads, router, self._evidence(analysis.prometheus), self._releases)
         controller = Controller(name, rollouts, rollouts, hands, self._clock, self._wall)

@@ -163,9 +163,9 @@ class Cache:
         """Make an object."""
         return self._seen(resource, self._client.create(resource, manifest))
 
-    def apply(self, resource: Resource, manifest: Manifest) -> Manifest:
+    def apply(self, resource: Resource, manifest: Manifest, *, force: bool) -> Manifest:
         """Apply on the server."""
-        return self._seen(resource, self._client.apply(resource, manifest))
+        return self._seen(resource, self._client.apply(resource, manifest, force=force))
 
     def replace(self, resource: Resource, manifest: Manifest, sub: str = "") -> Manifest:
         """Write a whole object at the version that it names."""

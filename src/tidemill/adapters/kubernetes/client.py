@@ -30,6 +30,7 @@ __all__ = [
     "POLICIES",
     "ROLLOUTS",
     "SERVICES",
+    "Contested",
     "Expired",
     "KubeClient",
     "Manifest",
@@ -52,6 +53,10 @@ Manifest = dict[str, Any]
 
 class Expired(RetryableError):
     """The API server no longer knows the version that a watch asked to continue from."""
+
+
+class Contested(Conflict):
+    """Others own fields that were to be applied; the message names them and the fields."""
 
 
 class NoKind(NotFound):
@@ -106,8 +111,11 @@ class Objects(Protocol):
         """Make an object; raises Conflict when it exists."""
         ...
 
-    def apply(self, resource: Resource, manifest: Manifest) -> Manifest:
-        """Make the fields of `manifest` so, whoever owned them (server-side apply)."""
+    def apply(self, resource: Resource, manifest: Manifest, *, force: bool) -> Manifest:
+        """Make the fields of `manifest` so (server-side apply).
+
+        Raises Contested when somebody else has set one otherwise, unless it is forced.
+        """
         ...
 
     def replace(self, resource: Resource, manifest: Manifest, sub: str = "") -> Manifest:
@@ -201,9 +209,9 @@ class KubeClient:
         path = resource.path(manifest["metadata"]["namespace"])
         return self._ask("POST", path, manifest, params=query)
 
-    def apply(self, resource: Resource, manifest: Manifest) -> Manifest:
-        """Apply on the server, forced: nobody else may own what the controller owns."""
-        query = {"fieldManager": MANAGER, "force": "true"}
+    def apply(self, resource: Resource, manifest: Manifest, *, force: bool) -> Manifest:
+        """Apply on the server."""
+        query = {"fieldManager": MANAGER, "force": str(force).lower()}
         return self._ask("PATCH", _where(resource, manifest), manifest, APPLY, params=query)
 
     def replace(self, resource: Resource, manifest: Manifest, sub: str = "") -> Manifest:
@@ -287,6 +295,8 @@ def _error(method: str, path: str, code: int, status: Manifest) -> Exception:
     message = f"{method} {path}: {status.get('message', '')} ({code})"
     if code == httpx.codes.NOT_FOUND:
         return _absent(path, status, message)
+    if code == httpx.codes.CONFLICT and (claims := _claims(status)):
+        return Contested(claims, hint="apply it by force, or leave the fields to who set them")
     if code == httpx.codes.CONFLICT:
         return Conflict(message, hint="look again, then repeat")
     if code == httpx.codes.GONE:
@@ -301,6 +311,16 @@ def _error(method: str, path: str, code: int, status: Manifest) -> Exception:
     if code == httpx.codes.FORBIDDEN:
         return Refused(f"{status.get('message', path)} ({code})", hint=_role(path))
     return Refused(message)
+
+
+def _claims(status: Manifest) -> str:
+    """Say who has set which fields that were to be applied; empty when nobody did."""
+    causes = (status.get("details") or {}).get("causes") or []
+    return "; ".join(
+        f"{cause.get('field', '')}: {cause.get('message', '')}"
+        for cause in causes
+        if cause.get("reason") == "FieldManagerConflict"
+    )
 
 
 def _absent(path: str, status: Manifest, message: str) -> NotFound:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from tidemill.adapters.kubernetes.client import Manifest, Objects, Resource
+from tidemill.adapters.kubernetes.client import Contested, Manifest, Objects, Resource
 from tidemill.errors import NotFound
 
 __all__ = ["ROLLOUT", "Applied", "Owner"]
@@ -63,6 +63,8 @@ class Owner:
 class Applied:
     """Applies a manifest unless it was the last one and the object has not been edited since.
 
+    What others have set otherwise is taken back: nobody else may own what the controller owns.
+
     An edit raises `metadata.generation`; kinds without one (Service) change their version only when
     edited. What is remembered is lost with the process: then everything is applied once more.
     """
@@ -71,8 +73,11 @@ class Applied:
         self._objects = objects
         self._last: dict[tuple[str, str], tuple[str, str, str]] = {}
 
-    def apply(self, resource: Resource, manifest: Manifest) -> None:
-        """Make the object so; raises what the API server says."""
+    def apply(self, resource: Resource, manifest: Manifest) -> str:
+        """Make the object so; return what others had done to it, as far as that is known.
+
+        Raises what the API server says.
+        """
         metadata = manifest["metadata"]
         key = (resource.plural, metadata["name"])
         wanted = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
@@ -80,9 +85,21 @@ class Applied:
             live = self._objects.get(resource, metadata["namespace"], metadata["name"])
         except NotFound:
             live = None
-        if live is not None and self._last.get(key) == (wanted, *_edition(live)):
-            return
-        self._last[key] = (wanted, *_edition(self._objects.apply(resource, manifest)))
+        last = self._last.get(key)
+        if live is not None and last == (wanted, *_edition(live)):
+            return ""
+        found = ""
+        if last is not None and live is None:
+            found = "it was deleted"
+        elif last is not None and live is not None and last[1:] != _edition(live):
+            found = "it was edited"
+        try:
+            applied = self._objects.apply(resource, manifest, force=False)
+        except Contested as claims:
+            found = f"it was edited ({claims.message})"
+            applied = self._objects.apply(resource, manifest, force=True)
+        self._last[key] = (wanted, *_edition(applied))
+        return found
 
 
 def _edition(live: Manifest) -> tuple[str, str]:

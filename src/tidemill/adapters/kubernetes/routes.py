@@ -8,7 +8,7 @@ weights of our own backends and written back at the version that was read.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tidemill.adapters.kubernetes.client import GRPC_ROUTES, HTTP_ROUTES, Manifest, Objects
@@ -16,22 +16,29 @@ from tidemill.adapters.kubernetes.owned import Applied, Owner
 from tidemill.adapters.kubernetes.pods import GRPC_PORT, PORT, SHADOW_PORT
 from tidemill.adapters.kubernetes.traffic import Traffic
 from tidemill.domain.rollout.model import Backend, Route
-from tidemill.errors import Conflict, NotFound, Refused, Unavailable
+from tidemill.errors import NotFound, Refused, Unavailable
 
 __all__ = ["RULE", "GatewayRouter"]
 
 RULE = "infer"
 """Name of the rule in an owned route."""
 KINDS = {resource.kind: resource for resource in (HTTP_ROUTES, GRPC_ROUTES)}
-WRITES = 5
-"""How often a write is repeated when somebody else edits the same route."""
 
 
 class GatewayRouter:
     """Implements `ports.rollout.Router` for one rollout."""
 
-    def __init__(self, objects: Objects, owner: Owner, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        owner: Owner,
+        traffic: Traffic,
+        repaired: Callable[[str], None] = lambda _what: None,
+    ) -> None:
+        """`repaired` is told what others had made of the route whenever it was taken back."""
         self._objects = objects
+        self._repaired = repaired
+        self._written: Route | None = None
         self._owner = owner
         self._traffic = traffic
         self._resource = KINDS[traffic.kind]
@@ -41,10 +48,10 @@ class GatewayRouter:
         self._rule = attached.rule if attached else RULE
 
     def apply(self, route: Route, addresses: Mapping[str, str]) -> None:  # noqa: ARG002 - backends are Services, their names follow from the revision
-        """Ask for a route; raises Unavailable when it cannot be written."""
+        """Ask for a route; raises Unavailable when it cannot be written, Conflict to look again."""
         try:
             if self._traffic.mode == "Owned":
-                self._applied.apply(self._resource, self._owned(route))
+                self._make(route)
             else:
                 self._edit(route)
         except (NotFound, Refused) as error:
@@ -82,6 +89,19 @@ class GatewayRouter:
         backends = tuple(Backend(r, weights[r]) for r in sorted(weights))
         return Route(backends, mirror=mirrors[0] if mirrors else None)
 
+    def _make(self, route: Route) -> None:
+        """Apply a route of our own."""
+        try:
+            weights = _weights(self._objects.get(self._resource, self._owner.namespace, self._name))
+        except NotFound:
+            weights = ""
+        if found := self._applied.apply(self._resource, self._owned(route)):
+            self._tell(found, weights)
+
+    def _tell(self, found: str, weights: str) -> None:
+        had = f", with the backends {weights}" if weights else ""
+        self._repaired(f"{self._traffic.kind} {self._name}: {found}{had}; it was taken back")
+
     def _owned(self, route: Route) -> Manifest:
         spec: dict[str, Any] = {
             "parentRefs": [
@@ -102,23 +122,21 @@ class GatewayRouter:
         }
 
     def _edit(self, route: Route) -> None:
-        """Change our backends in somebody else's route and nothing besides."""
-        for attempt in range(1, WRITES + 1):
-            found = self._objects.get(self._resource, self._owner.namespace, self._name)
-            changed = copy.deepcopy(found)
-            rule = self._named(changed)
-            rule["backendRefs"] = self._weighed(rule.get("backendRefs", []), route)
-            if filters := self._filters(rule.pop("filters", []), route):
-                rule["filters"] = filters
-            if changed == found:
-                return
-            try:
-                self._objects.replace(self._resource, changed)
-            except Conflict:
-                if attempt == WRITES:
-                    raise
-                continue
-            return
+        """Change our backends in somebody else's route and nothing besides.
+
+        Raises Conflict when it was edited since it was read: the next look reads it anew.
+        """
+        found = self._objects.get(self._resource, self._owner.namespace, self._name)
+        changed = copy.deepcopy(found)
+        rule = self._named(changed)
+        rule["backendRefs"] = self._weighed(rule.get("backendRefs", []), route)
+        if filters := self._filters(rule.pop("filters", []), route):
+            rule["filters"] = filters
+        if changed != found:
+            self._objects.replace(self._resource, changed)
+            if self._written == route:
+                self._tell("our backends were edited", _weights(found))
+        self._written = route
 
     def _weighed(self, backends: list[Manifest], route: Route) -> list[Manifest]:
         """Return backends with ours as the route says: in their places, new ones at the end."""
@@ -178,6 +196,12 @@ class GatewayRouter:
             "port": GRPC_PORT if self._resource == GRPC_ROUTES else PORT,
             "weight": backend.weight,
         }
+
+
+def _weights(route: Manifest) -> str:
+    """Say which backends a route has, with their weights."""
+    backends = [b for rule in route["spec"].get("rules", []) for b in rule.get("backendRefs", [])]
+    return ", ".join(f"{entry['name']} {entry.get('weight', 1)}" for entry in backends)
 
 
 def _unsettled(route: Manifest) -> str:
