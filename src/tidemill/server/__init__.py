@@ -5,12 +5,12 @@ satisfy (`validation`), the model (`model`, `warmup`, `batching`, `cache`), feat
 online (`lookup`, `circuit`), the prediction log (`predictions`, `sampling`, `encoding`,
 `redaction`, `unstored`), the path of one request (`inference`), the models in this process
 (`repository`, `folder`), REST (`rest`, `records`, `routes`, `documents`) and its description
-(`operations`, `openapi`), what is admitted and answered (`app`), gRPC (`rpc`, a package), what is seen of it all
-(`metrics`, `trail`, `observer`, `traces`, `access`), mirrored requests and what is compared
-(`shadow`, `answers`), the parts put together (`build`), who and how much may come in (`guard`,
-`auth`, `bearer`, `keyring`, `keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`, `files`) and how
-long it may take (`deadlines`), HTTP/1.1 (`messages`, `connection`, `traffic`), start and drain
-(`process`), and the other workers of the same server, where there are any (`crew`, `orders`).
+(`operations`, `openapi`), what is admitted and answered (`app`), gRPC (`rpc`, a package), what is
+seen of it all (`metrics`, `trail`, `observer`, `traces`, `access`), mirrored requests and what is
+compared (`shadow`, `answers`), the parts put together (`build`), who and how much may come in
+(`guard`, `auth`, `bearer`, `keyring`, `keys`, `tokens`, `jwks`, `bucket`, `quota`, `tls`, `files`)
+and how long it may take (`deadlines`), HTTP/1.1 (`messages`, `connection`, `traffic`), start and
+drain (`process`), and the other workers of the same server, where there are any (`crew`, `orders`).
 `tokens`, `jwks` and `rpc` are not imported here: who does not use them does not pay for their
 libraries.
 May not live here: an adapter, a training SDK. This process never imports torch, mlflow, feast, kfp,

@@ -2,10 +2,11 @@
 
 It knows no transport: what reads a request and writes its answer comes with each call.
 
-When the model itself fails, an older version of it answers, or the share of the event in training,
-as the settings say. The failure is counted as one all the same: a rollout that watches the version
-must not take a fallback's answer for its health. An older version counts and logs what it answered
-as its own; a prior is no model's score, so it is in no prediction log.
+When the model itself fails, or what it cannot do without is not in the online store, an older
+version of it answers, or the share of the event in training, as the settings say. The failure is
+counted as one all the same: a rollout that watches the version must not take a fallback's answer
+for its health. An older version counts and logs what it answered as its own; a prior is no model's
+score, so it is in no prediction log.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import structlog
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from tidemill.errors import Unavailable
 from tidemill.ports.clock import Clock
 from tidemill.server.answers import Answers
 from tidemill.server.batching import Batcher
@@ -68,7 +70,7 @@ class Scored(Struct, gc=False):
 
 
 class ModelFailed(Exception):
-    """The model could not score a request that was found good."""
+    """A request that was found good could not be scored."""
 
     def __init__(self, request: InferRequest, rows: int) -> None:
         super().__init__("the model could not score a request")
@@ -226,6 +228,10 @@ class Inference:
         if batch.views:
             with trail.step("lookup"):
                 found = await self._lookup.fill(batch, now)
+            if found.lacking:
+                names = ", ".join(found.lacking)
+                reason = Unavailable(f"looked up in vain, without a default: {names}")
+                raise ModelFailed(request, batch.rows) from reason
         with trail.step("predict"):
             scores = await self._predict(request, batch)
         request_id = trail.request_id = self._name(request)

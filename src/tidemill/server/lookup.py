@@ -51,6 +51,8 @@ class Found:
     """View → rows whose stored value was older than the view's ttl; part of `by_view`."""
     as_of: datetime | None = None
     """Watermark of the online store; None if nothing was read."""
+    lacking: tuple[str, ...] = ()
+    """Inputs that the model would see as missing and, by `serving.nan_policy`, must not."""
     age_seconds: float | None = None
     """Age of the watermark where it is above the limit."""
 
@@ -73,6 +75,7 @@ class Lookup:
         self._verified: datetime | None = None
         self._counters = counters
         self._deadline = settings.lookup_deadline_ms / 1000
+        self._strict = settings.nan_policy == "reject"
         self._oldest = settings.max_store_age_seconds
         # A pause below the deadline would let several try at once.
         pause = max(settings.lookup_pause_seconds, self._deadline)
@@ -83,7 +86,6 @@ class Lookup:
         """Complete the batch with features; never fails: what is not there gets its default."""
         online = await self._read(batch, moment)
         stale = {view: sum(rows) for view, rows in online.stale.items()}
-        found = Found(stale=stale, as_of=online.as_of, age_seconds=self._age(online, moment))
         sought = [
             (view.name, column)
             for view in batch.views
@@ -91,6 +93,13 @@ class Lookup:
             if (column := self._inputs.get(feature.name)) and column.name not in batch.given
         ]
         missing = self._fill(batch, [column for _, column in sought], online)
+        lacking = [c.name for _, c in sought if c.name in missing and c.default is None]
+        found = Found(
+            stale=stale,
+            as_of=online.as_of,
+            lacking=tuple(lacking) if self._strict else (),
+            age_seconds=self._age(online, moment),
+        )
         fallen: dict[str, NDArray[np.bool_]] = {}
         for view_name, column in sought:
             if (rows := missing.get(column.name)) is not None:

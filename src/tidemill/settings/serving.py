@@ -202,7 +202,8 @@ class ServingSettings(Group):
     max_rows: int = Field(default=4096, ge=1)
     """More rows in one request are refused with 400."""
     nan_policy: Literal["allow", "reject"] = "allow"
-    """`allow`: NaN in a numeric column means missing, the graph imputes it. `reject`: 400."""
+    """`allow`: NaN in a numeric column means missing, the graph imputes it. `reject`: 400;
+    a feature that is looked up in vain and has no default is then a failure, see `fallback`."""
     lookup_deadline_ms: float = Field(default=50.0, gt=0)
     """Online features that do not arrive in time become defaults, marked and counted."""
     lookup_failures: int = Field(default=5, ge=1)

@@ -13,11 +13,14 @@ from tests.server_app import AS_OF, FULL, ROW, Answer, expected, request, start
 from tests.server_shelf import Broken, Shelf, code_of, version_of
 
 from tidemill.adapters.counters import parse
+from tidemill.bundle import Manifest
+from tidemill.errors import Unavailable
 from tidemill.server import rest
 from tidemill.server.trail import Trail
 from tidemill.testing.models import MANIFEST
 from tidemill.testing.online import MemoryOnline
 
+DOWN = MemoryOnline(MANIFEST.features.digest, AS_OF, {}, failure=Unavailable("it is down"))
 BIASES = {"5": 0.5, "6": 0.0, "7": -1.0}
 
 
@@ -169,6 +172,60 @@ def test_each_version_looks_up_the_features_that_it_was_trained_with(shelf: Shel
     assert fallen.scores == pytest.approx([expected(FULL, -1.0)], abs=1e-6)
     assert (version_of(rolled_back), rolled_back.scores) == ("7", fallen.scores)
     assert "fallback" not in rolled_back.body["parameters"]
+
+
+def _with_defaults(manifest: Manifest) -> Manifest:
+    """The manifest with a default for every feature."""
+    columns = tuple(
+        replace(c, default=0.25) if c.origin == "feature" and c.default is None else c
+        for c in manifest.inputs
+    )
+    return replace(manifest, inputs=columns)
+
+
+def test_without_the_store_a_version_answers_that_can_do_without(shelf: Shelf) -> None:
+    shelf.put("late", "6", 0.0, manifest=_with_defaults(MANIFEST))
+    shelf.open(DOWN, nan_policy="reject").fill()
+
+    async def talk() -> list[Any]:
+        answer = await shelf.infer("late", row=ROW | {"tailnum": "N1"})
+        return [
+            answer,
+            await shelf.metric("tidemill_fallback_total", to="previous", version="7"),
+            await shelf.metric("tidemill_requests_total", outcome="error", version="7"),
+            (await shelf.infer("late")).body["model_version"],
+        ]
+
+    answer, *counts, given = shelf.run(talk)
+    filled = ROW | {"carrier_late_rate_7d": 0.25, "temp": 0.25, "seats": 150.0}
+    assert answer.scores == pytest.approx([expected(filled, 0.0)], abs=1e-6)
+    marks = answer.body["parameters"]
+    assert (marks["fallback"], marks["defaulted"]) == (
+        "version 6",
+        "carrier_late_rate_7d=1,temp=1,seats=1",
+    )
+    assert counts == [1, 1]
+    assert given == "7"  # a request that brings its features needs no store
+
+
+@pytest.mark.parametrize(
+    ("options", "mark"),
+    [
+        ({"nan_policy": "reject"}, "prior"),
+        ({"nan_policy": "reject", "fallback": []}, None),
+        ({}, ""),
+    ],
+    ids=["none can do without", "no chain", "missing is allowed"],
+)
+def test_without_the_store_the_policy_says_what_a_missing_feature_is(
+    shelf: Shelf, options: dict[str, Any], mark: str | None
+) -> None:
+    shelf.open(DOWN, **options).fill()
+    answer = shelf.run(lambda: shelf.infer("late", row=ROW | {"tailnum": "N1"}))
+    if mark is None:
+        assert code_of(answer) == (500, "internal")
+    else:
+        assert answer.body["parameters"].get("fallback", "") == mark
 
 
 def test_fallbacks_do_not_make_a_broken_canary_look_healthy(shelf: Shelf) -> None:
