@@ -242,9 +242,46 @@ def test_a_shadow_step_that_the_gateway_may_not_mirror_is_told(
     assert "promoted" in line("watch")[0], "without a shadow step it can run"
 
 
-@pytest.mark.parametrize("verb", ["approve", "resume", "promote", "abort", "retry", "pause"])
-def test_an_order_about_nothing(deployer, project, line, verb):
-    _, err = line(verb, code=1 if verb == "pause" else 3)
+def test_a_step_is_skipped_and_the_glass_broken_with_a_reason(
+    api, namespace, deployer, project, world, line
+):
+    night = "[{days: [mon], start: '00:00', end: '00:00', time_zone: UTC}]"
+    one = line.json("start", f"{NAME}/1")["revision"]
+    healthy(world, one)
+    world.run(4)
+    two = line.json("start", f"{NAME}/2", "--set", f"rollout.freeze={night}")["revision"]
+    healthy(world, two)
+    world.run(10)
+    assert world.phase == "preparing"
+    for refused in ((), ("--reason", " ")):
+        _, err = line("break-glass", *refused, code=2)
+        assert "reason" in err
+    line("break-glass", "--reason", "INC-7: errors of stable; Ada")
+    world.run_until("progressing", step="c5")
+    assert resource(api, namespace)["spec"]["control"]["reason"] == "INC-7: errors of stable; Ada"
+    line("skip", "c50")
+    world.run(1)
+    assert "skip: the rollout is at step c5, not c50" in told(world)
+    line("skip", "c5")
+    world.run_until("progressing", step="c50")
+    world.run_until("stable")
+    releases = [(r.kind, r.reason) for r in world.releases.told[1:]]
+    assert releases == [
+        ("unfrozen", "INC-7: errors of stable; Ada"),
+        ("promoted", "the gates passed, but not of c5"),
+    ]
+
+
+VERBS = [
+    *("approve", "skip", "resume", "promote", "abort", "retry", "pause"),
+    "break-glass --reason why",
+]
+
+
+@pytest.mark.parametrize("words", VERBS)
+def test_an_order_about_nothing(deployer, project, line, words):
+    verb, *options = words.split()
+    _, err = line(verb, *options, code=1 if verb == "pause" else 3)
     assert "tidemill rollout" in err
 
 

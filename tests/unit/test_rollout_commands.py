@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.bundles import make_bundle
 from tests.command_line import Line
 from tests.unit.rollout_world import NAME, World, plan, revision
 
+from tidemill.domain.rollout.freeze import make_freeze
 from tidemill.domain.rollout.model import Spec
 from tidemill.testing.registry import MemoryRegistry
 from tidemill.wiring import Project
@@ -144,6 +146,34 @@ def test_promote_skips_the_gates(world, line):
     assert "promote was asked for" in decided(world)
 
 
+def test_skip_leaves_one_step_and_the_release_says_which(world, line):
+    out, _ = line("skip", "c25")
+    assert "ordered: skip v2" in out
+    world.run(1, requests=0)
+    assert "skip: the rollout is at step c5, not c25" in decided(world)
+    assert line.json("skip", "c5")["action"] == "skip"
+    world.run(1, requests=0)
+    assert world.weight("v2") == 2500
+    world.run_until("stable", limit=900)
+    assert world.releases.told[-1].reason == "the gates passed, but not of c5"
+
+
+def test_break_glass_needs_a_reason_which_goes_on_the_ledger(world, line):
+    night = make_freeze(["mon"], "00:00", "00:00", "UTC")
+    world.change(plan=replace(world.plan, freeze=(night,)))
+    for refused in ((), ("--reason", ""), ("--reason", "  ")):
+        _, err = line("break-glass", *refused, code=2)
+        assert "reason" in err
+    world.run(60)
+    assert world.weight("v2") == 500
+    out, _ = line("break-glass", "--reason", "INC-7: errors of stable; Ada")
+    assert "ordered: break-glass v2" in out
+    world.run(2)
+    assert world.weight("v2") == 2500
+    told = [(r.kind, r.subject.revision, r.reason) for r in world.releases.told]
+    assert told[-1] == ("unfrozen", "v2", "INC-7: errors of stable; Ada")
+
+
 def test_abort_then_retry(world, line):
     out, _ = line("abort")
     assert "ordered: abort v2" in out
@@ -155,9 +185,13 @@ def test_abort_then_retry(world, line):
     assert world.state.attempt.number == 2
 
 
-@pytest.mark.parametrize("verb", ["approve", "resume", "promote", "abort", "retry"])
-def test_an_order_about_nothing_is_refused(project, line, verb):
-    _, err = line(verb, code=3)
+VERBS = ["approve", "skip", "resume", "promote", "abort", "retry", "break-glass --reason why"]
+
+
+@pytest.mark.parametrize("words", VERBS)
+def test_an_order_about_nothing_is_refused(project, line, words):
+    verb, *options = words.split()
+    _, err = line(verb, *options, code=3)
     assert f"there is nothing to {verb}" in err
     assert "tidemill rollout status" in err
 

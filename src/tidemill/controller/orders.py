@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tidemill.domain.rollout.model import Action, Command, Revision, Spec
-from tidemill.errors import Conflict, NotFound, Refused
+from tidemill.errors import Conflict, NotFound, Refused, UsageError
 from tidemill.ports.rollout import Specs, States
 
 __all__ = ["Orders"]
@@ -47,7 +47,15 @@ class Orders:
         return self._command("resume", paused=False)
 
     def command(self, action: Action, step: str = "", reason: str = "") -> Spec:
-        """Order `action` about the revision in flight (for `retry`: the one that failed)."""
+        """Order `action` about the revision in flight (for `retry`: the one that failed).
+
+        Raises UsageError when glass is to be broken without a reason.
+        """
+        if action == "break_glass" and not reason.strip():
+            raise UsageError(
+                "break-glass needs a reason, which goes on the ledger",
+                hint='tidemill rollout break-glass --reason "INC-7: why; who decided it"',
+            )
         return self._command(action, step=step, reason=reason)
 
     def _command(
