@@ -6,10 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from pydantic import TypeAdapter
 from tests.unit.rollout_world import IN_FLIGHT, World, plan
 
 from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.freeze import make_freeze
+from tidemill.domain.rollout.model import State
 
 
 def test_first_deployment_needs_no_analysis():
@@ -333,6 +335,24 @@ def test_a_route_that_is_refused_is_said_in_the_gateways_words():
     world.gateway.refused = ""
     world.settle()
     assert world.condition("TrafficApplied") == ("True", "InForce")
+
+
+def test_what_others_say_at_length_is_kept_short():
+    """Ten attempts that each end with all that a gateway, a server, a rehearsal may say."""
+    at_length = "no! " * 10_000
+    world = World()
+    world.deploy()
+    for number, name in enumerate(("v2", "v3", "v4") * 4):
+        world.gateway.refused = at_length if number % 3 == 0 else ""
+        world.servers.refused = {name: at_length} if number % 3 == 1 else {}
+        world.traffic.rehearsal = at_length if number % 3 == 2 else ""
+        world.want(name)
+        world.run_until("rolling_back")
+        world.run(1)
+        world.gateway.refused = ""
+        world.run_until("stable")
+    assert len(world.state.history) == 10
+    assert len(TypeAdapter(State).dump_json(world.state)) < 20_000
 
 
 def test_harm_may_freeze_instead_and_a_person_decides():

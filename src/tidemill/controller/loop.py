@@ -29,6 +29,8 @@ from tidemill.ports.rollout import EvidenceSource, Releases, Router, Specs, Stat
 __all__ = ["Controller", "Hands", "tell"]
 
 log = structlog.get_logger(__name__)
+MAX_SAID = 1000
+"""Characters of what a server, a gateway or a registry says: a condition may have 32,768."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,24 +141,35 @@ class Controller:
             state=state,
             workloads=workloads,
             route=self._route(),
-            reading=reading,
-            refused=delivery.refused,
+            reading=replace(
+                reading,
+                problem=_brief(reading.problem),
+                rehearsal=None if reading.rehearsal is None else _brief(reading.rehearsal),
+            ),
+            refused=_brief(delivery.refused),
             delivered=delivery.delivered,
         )
 
     def _workloads(self) -> Mapping[str, Workload] | None:
         try:
-            return self._hands.workloads.observe()
+            found = self._hands.workloads.observe()
+            return {name: replace(one, detail=_brief(one.detail)) for name, one in found.items()}
         except RetryableError as error:
             log.warning("the servers cannot be observed", problem=error.message)
             return None
 
     def _route(self) -> Route | None:
         try:
-            return self._hands.router.observe()
+            found = self._hands.router.observe()
+            return replace(found, problem=_brief(found.problem))
         except RetryableError as error:
             log.warning("the gateway cannot be observed", problem=error.message)
             return None
+
+
+def _brief(said: str) -> str:
+    """Return what others said, short enough to be kept in the state many times over."""
+    return said if len(said) <= MAX_SAID else f"{said[: MAX_SAID - 1]}…"
 
 
 def _attempt(act: Callable[..., None], *arguments: object) -> None:
