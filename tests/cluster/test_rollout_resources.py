@@ -11,10 +11,16 @@ import pytest
 from tests.cluster.rollouts import SPEC, change, manifest
 from tests.unit.rollout_world import START, World
 
+from tidemill.adapters.kubernetes.analysis import MAX_METRICS
 from tidemill.adapters.kubernetes.client import POLICIES, ROLLOUTS, KubeClient
 from tidemill.adapters.kubernetes.rollouts import ResourceRollouts
+from tidemill.adapters.kubernetes.status import MAX_DECISIONS
+from tidemill.controller.loop import MAX_SAID
 from tidemill.controller.orders import Orders
-from tidemill.domain.rollout.model import Condition, Decision, State
+from tidemill.domain.evidence import LEVELS, MAX_SEGMENTS, Segment
+from tidemill.domain.rollout.model import Condition, Decision, Outcome, State
+from tidemill.domain.rollout.moves import HISTORY
+from tidemill.domain.rollout.readings import Counters
 from tidemill.errors import Conflict, DataError, NotFound, Refused
 
 NAME = "flight-delay"
@@ -38,6 +44,39 @@ def full_state() -> State:
     world.run_until("progressing", step="c25")
     world.run(3)
     return world.state
+
+
+def largest_state() -> State:
+    """A thousand servers in each arm, twelve metrics of labels, each with all its segments."""
+    state = full_state()
+    events = ("error", "slow", "invalid", "low", "high", "overloaded")
+    counted = dict.fromkeys(events, 10**9)
+    part = Counters(1_790_000_000.123456, 10**9, counted)
+    servers = {f"{number:08d}-aaaa-bbbb-cccc-123456789012": part for number in range(1000)}
+    levels = tuple((level, 10**6, 10**6) for level in range(1, LEVELS + 1))
+    series = tuple(
+        Segment(number, number, 5000, (10**9, 10**9), (10**9, 10**9), levels)
+        for number in range(MAX_SEGMENTS)
+    )
+    evidence = replace(
+        state.attempt.evidence,
+        baseline={arm: replace(part, servers=servers) for arm in ("a" * 10, "b" * 10)},
+        series={f"metric-{number}": series for number in range(MAX_METRICS)},
+        problem="x" * MAX_SAID,
+    )
+    ends = (Outcome(9, "a" * 10, "rolled_back", "x" * MAX_SAID, START),) * HISTORY
+    return replace(state, attempt=replace(state.attempt, evidence=evidence), history=ends)
+
+
+def test_the_largest_state_is_written_and_read(rollouts, api, namespace):
+    wanted = largest_state()
+    for number in range(1, MAX_DECISIONS + 1):
+        _, version = rollouts.state(NAME)
+        long = replace(decision(number), reason="x" * (MAX_SAID + 100))
+        rollouts.commit(NAME, wanted, long, version)
+    assert rollouts.state(NAME)[0] == wanted
+    written = len(json.dumps(api.get(ROLLOUTS, namespace, NAME)))
+    assert 600_000 < written < 1_200_000, f"{written} bytes; etcd takes 1.5 MB"
 
 
 def test_a_specification_is_what_was_written(rollouts):

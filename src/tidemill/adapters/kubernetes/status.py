@@ -23,8 +23,9 @@ __all__ = ["ModelRolloutStatus", "make_status", "read_decisions", "read_state"]
 
 MAX_DECISIONS = 20
 """The newest ones that the status keeps; all of them are Events and lines of the log."""
-MAX_BYTES = 256_000
-"""Above this a checkpoint is refused: etcd takes 1.5 MB, and each look sends it to all watchers."""
+MAX_BYTES = 800_000
+"""Above this a checkpoint is refused: etcd takes 1.5 MB. The largest that a valid specification can
+make, a thousand servers in each arm and twelve metrics of labels, is below."""
 STATE, DECISION = TypeAdapter(State), TypeAdapter(Decision)
 
 
