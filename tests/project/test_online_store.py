@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import polars as pl
 import pytest
 from sqlalchemy import create_engine, text
@@ -252,6 +253,38 @@ def test_a_late_value_of_a_known_window_arrives(shops: Shops) -> None:
     shops.sold(2.0, at=1, written=3.5)
     shops.fill(4)
     assert shops.total(4) == 2.0
+
+
+def test_a_corrected_value_is_not_undone_by_the_older_row_of_its_instant(shops: Shops) -> None:
+    shops.sold(3.5, at=0, written=1.5)
+    shops.fill(2)
+    write(shops, (2.5, 0.5))
+    assert shops.total(2) == 3.5
+    write(shops, (4.5, 1.5))
+    assert shops.total(2) == 4.5, "a row that is written again is written"
+
+
+def test_of_rows_of_one_key_in_a_batch_the_newest_stays(shops: Shops) -> None:
+    shops.sold(1.0, at=0)
+    shops.fill(2)
+    write(shops, (2.5, 1.0), (4.5, 1.5), (3.5, 0.5))
+    assert shops.total(2) == 4.5
+
+
+def write(shops: Shops, *rows: tuple[float, float]) -> None:
+    """Write rows of noon in one batch: the total, and the hour after noon it was written at."""
+    table = pd.DataFrame(
+        {
+            "shop": "a",
+            "till": 1,
+            "at": NOON,
+            "written": [NOON + timedelta(hours=hours) for _, hours in rows],
+            "total": [total for total, _ in rows],
+            "count": 0,
+            "mood": "fine",
+        }
+    )
+    shops.repository()._apply(shops.folder).store.write_to_online_store("sales", table)
 
 
 def test_a_null_replaces_a_value(shops: Shops) -> None:

@@ -1,8 +1,9 @@
-"""Feast's online stores with one rule for writes: the newest event timestamp wins.
+"""Feast's online stores with one rule for writes: the newest event wins, and its newest row.
 
 Feast's SQLite store lets an older value replace a newer one, its Redis store ignores a corrected
-value of the same event timestamp. Both are subclassed here, their format unchanged, so that a row
-is written exactly when its event timestamp is at or after the stored one.
+value of the same event timestamp. Both are subclassed here, so that a row is written exactly when
+its event timestamp is after the stored one, or the same and its created timestamp is not older.
+Feast reads what they write; the created timestamp is a field more of the hash in Redis.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ Rows: TypeAlias = Sequence[tuple[Any, dict[str, Any], datetime, datetime | None]
 Progress: TypeAlias = Callable[[int], Any] | None
 WRITE_TIMEOUT = 30.0
 """Seconds: a fill may wait for a busy server, a lookup may not."""
+NEVER = (-(2**63), 0)
+"""The age of no row, before any that a timestamp can tell."""
 UPSERT = """
 INSERT INTO "{table}" (entity_key, feature_name, value, event_ts, created_ts)
 VALUES (?, ?, ?, ?, ?)
@@ -106,20 +109,21 @@ class NewestRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]
     ) -> None:
         """Write the rows that are not older than what is stored; raises Unavailable."""
         client = self._get_client(config.online_store)
-        stamp_field = f"_ts:{table.name}".encode()
+        stamps = [f"_ts:{table.name}".encode(), f"_created:{table.name}".encode()]
         keys = [redis_key(config.project, row[0], 3) for row in data]
         with explained(), client.pipeline(transaction=False) as pipe:
             for key in keys:
-                pipe.hget(key, stamp_field)
-            stored = pipe.execute()
-            for key, held, (_, values, stamp, _) in zip(keys, stored, data, strict=True):
-                at = _timestamp(stamp)
-                if held is None or at.ToNanoseconds() >= Timestamp.FromString(held).ToNanoseconds():
+                pipe.hmget(key, stamps)
+            newest = {key: _age(*held) for key, held in zip(keys, pipe.execute(), strict=True)}
+            for key, (_, values, *instants) in zip(keys, data, strict=True):
+                written = [_timestamp(instant) for instant in instants]
+                if _age(*written) >= newest[key]:
+                    newest[key] = _age(*written)
                     fields = {
                         mmh3(f"{table.name}:{feature}"): value.SerializeToString()
                         for feature, value in values.items()
                     }
-                    pipe.hset(key, mapping={stamp_field: at.SerializeToString(), **fields})
+                    pipe.hset(key, mapping={**dict(zip(stamps, written, strict=True)), **fields})
             pipe.execute()
         if progress:
             progress(len(data))
@@ -141,7 +145,20 @@ def _epoch(instant: datetime) -> int:
     return int(aware.timestamp())
 
 
-def _timestamp(instant: datetime) -> Timestamp:
+def _timestamp(instant: datetime | None) -> bytes:
+    """Return an instant as Redis holds it; none is empty, which is the epoch."""
     stamp = Timestamp()
-    stamp.FromDatetime(instant)
-    return stamp
+    if instant:
+        stamp.FromDatetime(instant)
+    return bytes(stamp.SerializeToString())
+
+
+def _age(event: bytes | None, created: bytes | None) -> tuple[int, int]:
+    """Return what rows of one key are ordered by; nothing stored comes before everything."""
+    if event is None:
+        return NEVER
+    return _nanoseconds(event), _nanoseconds(created or b"")
+
+
+def _nanoseconds(stamp: bytes) -> int:
+    return int(Timestamp.FromString(stamp).ToNanoseconds())
