@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 
 NOTHING = Found()
 UNMARKED: Mapping[str, str] = MappingProxyType({})
+TOLD_SECONDS = 60.0
+"""How long a model that fails is not spoken of again; each failure is counted."""
 T = TypeVar("T")
 
 
@@ -114,6 +116,7 @@ class Inference:
         self._cache = cache
         self._boot = uuid.uuid4().hex
         self._numbers = itertools.count(1)
+        self._told = -TOLD_SECONDS
 
     async def answer(
         self,
@@ -144,13 +147,7 @@ class Inference:
         trail: Trail,
     ) -> T:
         """Answer instead of the model; raises the failure when nothing can."""
-        model = self.model
-        log.error(
-            "the model failed",
-            model=model.name,
-            version=model.version,
-            reason=repr(failure.__cause__),
-        )
+        self._tell(failure)
         for kind in self._fallback:
             tried: set[Inference] = set()
             # Looked at anew each time: meanwhile a version may have been unloaded, its log closed.
@@ -165,6 +162,14 @@ class Inference:
                 self._counters.fallbacks[kind] += 1
                 return self._answer_prior(failure, write, trail)
         raise failure
+
+    def _tell(self, failure: ModelFailed) -> None:
+        """Log why the model failed; again after a minute only, as each request may fail."""
+        if (now := perf_counter()) < self._told + TOLD_SECONDS:
+            return
+        self._told = now
+        model, reason = self.model, repr(failure.__cause__)
+        log.error("the model failed", model=model.name, version=model.version, reason=reason)
 
     def _next_older(self, tried: set[Inference]) -> Inference | None:
         return next((older for older in self.older() if older not in tried), None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tests.server_app import AS_OF, FULL, ROW, Answer, expected, request, start
 from tests.server_shelf import Broken, Shelf, code_of, version_of
 
@@ -64,6 +65,21 @@ def test_versions_that_fail_too_are_passed_over(shelf: Shelf) -> None:
     shelf.break_("late", "6")
     answer = shelf.run(lambda: shelf.infer("late"))
     assert (version_of(answer), answer.body["parameters"]["fallback"]) == ("5", "version 5")
+
+
+def test_a_model_that_fails_is_told_once_and_each_failure_counted(shelf: Shelf) -> None:
+    shelf.open().fill()
+    shelf.break_("late", "7")
+
+    async def talk() -> int:
+        for _ in range(3):
+            await shelf.infer("late")
+        return await shelf.metric("tidemill_requests_total", outcome="error", version="7")
+
+    with capture_logs() as lines:
+        assert shelf.run(talk) == 3
+    (told,) = [line for line in lines if line["event"] == "the model failed"]
+    assert (told["model"], told["version"]) == ("late", "7")
 
 
 def test_a_newer_version_is_no_fallback(shelf: Shelf) -> None:
