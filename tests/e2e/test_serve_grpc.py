@@ -361,11 +361,7 @@ def test_tls_takes_a_new_certificate_without_a_restart(project: Project, tmp_pat
     assert server.url.startswith("grpcs://")
 
     def trusts(issuer: Authority) -> bool:
-        with _secure(server.target, issuer) as channel:
-            try:
-                return bool(call(channel)(message(), timeout=5))
-            except grpc.RpcError:
-                return False
+        return _answered(server, issuer)
 
     assert trusts(authority)
     assert not trusts(other)
@@ -409,11 +405,7 @@ def test_mtls_takes_a_new_client_ca_without_a_restart(project: Project, tmp_path
     own = {issuer: issuer.issue(f"client {n}")[:2] for n, issuer in enumerate((old, new))}
 
     def admits(issuer: Authority) -> bool:
-        with _secure(server.target, authority, own[issuer]) as channel:
-            try:
-                return bool(call(channel)(message(), timeout=5))
-            except grpc.RpcError:
-                return False
+        return _answered(server, authority, own[issuer])
 
     assert admits(old)
     assert not admits(new)
@@ -495,3 +487,12 @@ def _secure(
     alone = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.secure_channel(target, credentials, alone) as channel:
         yield channel
+
+
+def _answered(server: Both, authority: Authority, own: tuple[Path, Path] | None = None) -> bool:
+    """Say whether a new connection gets an answer."""
+    with _secure(server.target, authority, own) as channel:
+        try:
+            return bool(call(channel)(message(), timeout=5))
+        except grpc.RpcError:
+            return False
