@@ -42,6 +42,15 @@ def test_the_digest_ignores_layout_and_comments(tmp_path: Path) -> None:
     assert load_contract(write(tmp_path, GOOD.replace("0.1", "0.2"))).digest != plain
 
 
+@pytest.mark.parametrize("table", ["rows", "columns", "key"])
+def test_a_table_named_as_a_key_of_the_contract_has_the_keys_of_a_table(
+    tmp_path: Path, table: str
+) -> None:
+    text = GOOD.replace("events:", f"{table}:").replace("    key:", "    colums: {}\n    key:")
+    with pytest.raises(ConfigError, match=f"'tables.{table}.colums'; did you mean 'columns'"):
+        load_contract(write(tmp_path, text))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
