@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidemill.adapters.signing import Signer
-from tidemill.bundle import digest, hashes, read_golden, read_manifest, verify
+from tidemill.bundle import digest, hashes, read_golden, read_manifest, read_profile, verify
 from tidemill.bundle.content import identity
 from tidemill.errors import IntegrityError, NotFound, Unavailable
 
@@ -294,7 +294,12 @@ def test_what_cannot_be_read_may_be_readable_later(
 
 
 @pytest.mark.parametrize(
-    ("name", "look"), [("manifest.json", read_manifest), ("golden.json", read_golden)]
+    ("name", "look"),
+    [
+        ("manifest.json", read_manifest),
+        ("golden.json", read_golden),
+        ("profile.json", read_profile),
+    ],
 )
 def test_a_file_that_gives_no_bytes_is_not_called_malformed(
     tmp_path: Path, name: str, look: Callable[[Path], object]
@@ -353,3 +358,11 @@ def test_verification_loads_no_signing_library(bundle: Path, public_key: Path) -
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == digest(bundle)
+
+
+def test_a_profile_that_is_absent_or_malformed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match=r"holds no reference profile profile\.json"):
+        read_profile(tmp_path)
+    (tmp_path / "profile.json").write_text("{}")
+    with pytest.raises(IntegrityError, match=r"profile\.json is malformed"):
+        read_profile(tmp_path)

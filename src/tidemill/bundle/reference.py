@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tidemill.bundle.content import read
 from tidemill.domain.profile import Profile
 from tidemill.errors import IntegrityError
 
 __all__ = ["read_profile"]
 
+PROFILE = "profile.json"
+RELEASE = "train and release the model again: the profile is part of its bundle"
+
 
 def read_profile(folder: Path) -> Profile:
-    """Read `profile.json`; raises IntegrityError when it is absent or malformed."""
+    """Read `profile.json`.
+
+    Raises IntegrityError when it is absent or malformed, Unavailable when the disk does not give
+    it.
+    """
     from pydantic import TypeAdapter
 
-    path = folder / "profile.json"
+    content = read(folder, PROFILE)
+    if content is None:
+        raise IntegrityError(f"{folder} holds no reference profile {PROFILE}", hint=RELEASE)
     try:
-        return TypeAdapter(Profile).validate_json(path.read_bytes())
-    except (OSError, ValueError) as error:
+        return TypeAdapter(Profile).validate_json(content)
+    except ValueError as error:
         raise IntegrityError(
-            f"the reference profile {path} cannot be read: {error}",
-            hint="train and release the model again: the profile is part of its bundle",
+            f"the reference profile {folder / PROFILE} is malformed: {error}", hint=RELEASE
         ) from error
