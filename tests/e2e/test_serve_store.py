@@ -227,7 +227,7 @@ def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pr
 
 
 def test_a_request_is_refused_when_its_time_is_over(project: Project, proxy: Proxy) -> None:
-    patient = ("--set", "serving.lookup_deadline_ms=60000")
+    patient = ("--set", "serving.lookup_deadline_ms=3000")
     server = serve(project, proxy, *patient, "--set", "serving.limits.request_seconds=0.3")
     wait_until(lambda: server.infer(KEYS).status_code == 200)
     proxy.delay = 60.0
@@ -235,8 +235,7 @@ def test_a_request_is_refused_when_its_time_is_over(project: Project, proxy: Pro
     assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
     assert server.infer(FULL).status_code == 200
     assert server.metric("tidemill_requests_in_flight") == 0
-    proxy.cut = True
-    assert server.stop() == 0
+    assert server.stop() == 0  # once the read has ended, too
 
 
 def test_answers_under_load_go_on_while_the_store_hangs(project: Project, proxy: Proxy) -> None:
