@@ -28,6 +28,7 @@ NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 SIZE = 64 << 20
 """Bytes of the file system."""
 PAGE = 4096
+NO_DISKS = "NO TESTS ON A FULL DISK"
 
 
 @contextmanager
@@ -64,15 +65,15 @@ class Outcome:
 
 
 def skip_unless_possible() -> None:
-    """Skip the calling test, with the reason, where mount namespaces are not permitted."""
-    import pytest
+    """Refuse the calling test, with the reason, where mount namespaces are not permitted."""
+    from tests.refusal import refuse
 
     if not shutil.which("unshare"):
-        pytest.skip("not installed: unshare (Debian: util-linux)")
+        refuse(NO_DISKS, "not installed: unshare (Debian: util-linux)")
     with_mount = [*NAMESPACE, "mount", "-t", "tmpfs", "none", "/mnt"]
     done = subprocess.run(with_mount, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"mount namespaces are not permitted here: {done.stderr}")
+        refuse(NO_DISKS, f"mount namespaces are not permitted here: {done.stderr}")
 
 
 def try_all(project: Path, attempts: Sequence[Attempt], folder: Path) -> list[Outcome]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 import pytest
 from sqlalchemy import create_engine, text
+from tests.refusal import refuse
 
 
 def free_port() -> int:
@@ -63,11 +64,11 @@ def mlflow(
 def postgres() -> Iterator[str]:
     """Run PostgreSQL and yield the SQLAlchemy URL of an empty database.
 
-    Skips when its server programs are not installed: Debian's package is `postgresql`.
+    Refuses when its server programs are not installed: Debian's package is `postgresql`.
     """
     found = programs("initdb", "postgres")
     if found is None:
-        pytest.skip("PostgreSQL's server programs are not installed: apt-get install postgresql")
+        refuse("NO TESTS ON POSTGRESQL", "not installed: apt-get install postgresql")
     user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
     # Not below pytest's folder: every other session of pytest closes that to all but its own user.
     with tempfile.TemporaryDirectory(prefix="tidemill-postgres-") as folder:
@@ -172,11 +173,11 @@ def prometheus(
 
     A scrape has one interval of time: less than a second is too little on a busy machine.
 
-    Skips when it is not installed: Debian's package is `prometheus`.
+    Refuses when it is not installed: Debian's package is `prometheus`.
     """
     program = shutil.which("prometheus")
     if program is None:
-        pytest.skip("Prometheus is not installed: apt-get install prometheus")
+        refuse("NO TESTS WITH PROMETHEUS", "not installed: apt-get install prometheus")
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     settings = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.charts import schemas
 from tests.cluster import build, sources
-from tests.cluster.refusal import NO_CHART, refuse
+from tests.refusal import NO_CHART, refuse
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,8 +13,8 @@ from tests.cluster.access import Cluster
 from tests.cluster.build import CannotBuild
 from tests.cluster.gateway.world import CLASS
 from tests.cluster.node.images import Image
-from tests.cluster.refusal import NO_CLUSTER, NO_IMAGES, NO_PODS, refuse
 from tests.cluster.workloads import Workloads
+from tests.refusal import NO_CLUSTER, NO_IMAGES, NO_PODS, refuse
 
 from tidemill.adapters.kubernetes.client import KubeClient
 from tidemill.adapters.store.engine import open_store

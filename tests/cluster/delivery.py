@@ -20,9 +20,9 @@ from tests.cluster import build, crds
 from tests.cluster.access import Cluster
 from tests.cluster.node.images import Image
 from tests.cluster.processes import Processes
-from tests.cluster.refusal import refuse
 from tests.cluster.rollouts import ROOT, bind
 from tests.cluster.workloads import Workloads
+from tests.refusal import refuse
 from tests.serving import FULL, TIDEMILL, Project, body
 
 import tidemill

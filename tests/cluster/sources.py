@@ -19,7 +19,6 @@ from tests.cluster.workloads import Workloads
 
 KUBECONFIG = "TIDEMILL_TEST_KUBECONFIG"
 ASSETS = "KUBEBUILDER_ASSETS"
-REQUIRE = "TIDEMILL_TEST_REQUIRE_CLUSTER"
 
 
 class NoCluster(Exception):

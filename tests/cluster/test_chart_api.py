@@ -14,7 +14,7 @@ from tests.charts.rendering import CHART, render, template
 from tests.cluster import crds, rollouts
 from tests.cluster.access import Access, Cluster
 from tests.cluster.build import CannotBuild
-from tests.cluster.refusal import NO_CLUSTER, refuse
+from tests.refusal import NO_CLUSTER, refuse
 
 PEOPLE = ("view", "edit")
 

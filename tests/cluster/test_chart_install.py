@@ -18,7 +18,7 @@ from tests.charts.profiles import ROLLOUT
 from tests.cluster.access import Cluster
 from tests.cluster.endings import story, succeeds
 from tests.cluster.installation import Backing, Opened, Release, add_images
-from tests.cluster.refusal import NO_PODS, refuse
+from tests.refusal import NO_PODS, refuse
 from tests.cluster.rollouts import eventually, manifest
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads

@@ -17,9 +17,9 @@ from tests.cluster import sources
 from tests.cluster.access import Cluster
 from tests.cluster.installation import CHART, EDGE, Backing, Opened, Release, add_images
 from tests.cluster.journey import ANALYSIS, MODEL, STRATEGY, Traffic
-from tests.cluster.refusal import NO_PODS, refuse
 from tests.cluster.rollouts import eventually
 from tests.cluster.sources import NoCluster
+from tests.refusal import NO_PODS, refuse
 
 from tidemill.ports.registry import ModelVersion
 

@@ -23,12 +23,12 @@ from tests.cluster.installation import BUCKET, CREDENTIALS, Backing, Release, ad
 from tests.cluster.journey import PRIVATE_KEY, PUBLIC_KEY, add_built, make_project
 from tests.cluster.node.images import Image
 from tests.cluster.pipeline_steps import Steps
-from tests.cluster.refusal import NO_PODS, refuse
 from tests.cluster.rollouts import eventually
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
 from tests.monitoring_world import DAY, MODEL, RELEASE, Flights, World
 from tests.project.kfp_api import FakeKfp
+from tests.refusal import NO_PODS, refuse
 
 from tidemill.adapters.clock import ReplayClock
 from tidemill.bundle import revision

@@ -9,9 +9,9 @@ import pytest
 from tests.cluster.access import Cluster
 from tests.cluster.journey import MODEL, SETS, TOO_LONG, Journey, Traffic
 from tests.cluster.node.images import Image
-from tests.cluster.refusal import NO_PODS, refuse
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
+from tests.refusal import NO_PODS, refuse
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

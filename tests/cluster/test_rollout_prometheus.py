@@ -16,10 +16,10 @@ from tests.charts.profiles import SETTINGS
 from tests.cluster.access import CommandFailed
 from tests.cluster.installation import CHART
 from tests.cluster.node.images import Image
-from tests.cluster.refusal import NO_PODS, refuse
 from tests.cluster.rollouts import IMAGE, eventually
 from tests.cluster.scraping import scrape_config
 from tests.cluster.served import SLOW, World, served_world
+from tests.refusal import NO_PODS, refuse
 
 from tidemill.adapters.evidence import ServerEvidence
 from tidemill.adapters.outcomes import Outcomes

@@ -13,10 +13,10 @@ from tests.charts.profiles import RENDERED
 from tests.charts.rendering import render
 from tests.cluster import sources
 from tests.cluster.access import Cluster
-from tests.cluster.refusal import NO_CLUSTER, refuse
 from tests.cluster.rollout_plane import PlayedPlane
 from tests.cluster.rollouts import eventually, manifest
 from tests.cluster.test_rollout_controller import FAST, NAME, running, stable, status, want
+from tests.refusal import NO_CLUSTER, refuse
 
 from tidemill.adapters.kubernetes.client import LEASES, ROLLOUTS
 from tidemill.wiring.kubernetes import LEASE

@@ -16,6 +16,7 @@ from open_inference.openapi.client import OpenInferenceClient
 from open_inference.openapi.core.api_error import ApiError
 from open_inference.openapi.errors import BadRequestError
 from open_inference.openapi.types import InferenceRequest
+from tests.refusal import refuse
 from tests.serving import FULL, KEYS, Project, body, make_project
 
 from tidemill.errors import Unavailable
@@ -75,7 +76,7 @@ def test_kserves_clients_get_the_same_over_rest_and_grpc(
     try:
         programs = make_environment(FOLDER / "kserve" / "requirements.txt")
     except Unavailable as reason:
-        pytest.skip(f"KSERVE'S CLIENTS ARE NOT TESTED, they do not install: {reason}")
+        refuse("NO TESTS OF KSERVE'S CLIENTS", f"they do not install: {reason}")
     wanted = client.model_infer(MODEL, request=request(FULL)).outputs[0].data.__root__
     address = urls[1].removeprefix("grpc://")
     done = subprocess.run(

@@ -14,15 +14,13 @@ import polars as pl
 import pytest
 import yaml
 from tests.issuers import ISSUER, Issuer
+from tests.refusal import refuse
 from tests.serving import FULL, Project, Server, body, make_project, wait_until
 
 from tidemill.server.keys import make_entry
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(FAKETIME is None, reason="libfaketime is absent: apt-get install faketime"),
-]
+pytestmark = pytest.mark.slow
 
 INFER = "/v2/models/flight-delay/infer"
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
@@ -63,6 +61,8 @@ class Jumping:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
+    if FAKETIME is None:
+        refuse("NO TESTS OF A CLOCK THAT JUMPS", "libfaketime is absent: apt-get install faketime")
     made = make_project(tmp_path)
     yield made
     made.close()

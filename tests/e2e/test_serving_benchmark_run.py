@@ -8,11 +8,18 @@ import shutil
 import pytest
 from benchmarks.serving.contestants import CONTESTANTS, FULL
 from benchmarks.serving.rounds import SIZES, Course, measure
+from tests.refusal import refuse
 
 WITH_GRPC = "tidemill, gRPC on"
 
 
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is absent: apt-get install wrk")
+@pytest.fixture(autouse=True)
+def _loaders() -> None:
+    if not (shutil.which("wrk") and shutil.which("h2load")):
+        reason = "wrk or h2load is absent: apt-get install wrk nghttp2-client"
+        refuse("NO TESTS OF THE SERVING BENCHMARK", reason)
+
+
 def test_our_server_is_checked_driven_and_counted() -> None:
     cores = sorted(os.sched_getaffinity(0))
     ours = [contestant for contestant in CONTESTANTS if contestant.name == FULL]
@@ -30,10 +37,6 @@ def test_our_server_is_checked_driven_and_counted() -> None:
     assert result.counts["tidemill_log_lost_total"] >= 0
 
 
-@pytest.mark.skipif(
-    not (shutil.which("wrk") and shutil.which("h2load")),
-    reason="wrk or h2load is absent: apt-get install wrk nghttp2-client",
-)
 def test_our_server_is_driven_over_grpc_with_the_same_rows() -> None:
     cores = sorted(os.sched_getaffinity(0))
     ours = [contestant for contestant in CONTESTANTS if contestant.name == WITH_GRPC]
