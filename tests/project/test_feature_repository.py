@@ -223,6 +223,32 @@ def test_the_follower_builds_what_the_whole_history_gives(
         assert recent.equals(wanted)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("known", ["available_at", "observed_at"])
+def test_the_check_for_leaks_by_command(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    known: str,
+) -> None:
+    monkeypatch.setenv("TIDEMILL_PROJECT", str(project.root))
+    monkeypatch.delenv("TIDEMILL_ENV", raising=False)
+    monkeypatch.setenv("TIDEMILL_DATA__END", "2013-01")
+    transforms = project.root / "feature_repo" / "transforms.py"
+    transforms.write_text(transforms.read_text().replace("available_at", known))
+    with pytest.raises(SystemExit) as stop:
+        main(["features", "leaks", "--as-of", "2013-02-01"])
+    told = capsys.readouterr()
+    if known == "available_at":
+        assert stop.value.code == 0
+        assert "none differs" in told.out
+    else:  # an observation counts before it was published
+        assert stop.value.code == 3
+        assert "origin_weather" in told.out
+        assert "features knew the future" in told.err
+        assert "mend transforms.py" in told.err
+
+
 def test_the_commands(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
