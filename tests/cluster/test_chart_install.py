@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +14,18 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.bundles import LONG, LONGEST, SHORT, make_bundle
 from tests.charts.profiles import ROLLOUT
+from tests.cluster import restricted
 from tests.cluster.access import Cluster
 from tests.cluster.endings import story, succeeds
-from tests.cluster.installation import Backing, Opened, Release, add_images
-from tests.refusal import NO_PODS, refuse
+from tests.cluster.installation import Backing, Opened, Release, add_images, address
 from tests.cluster.rollouts import eventually, manifest
+from tests.cluster.served import SETTINGS
 from tests.cluster.sources import NoCluster
 from tests.cluster.workloads import Workloads
+from tests.refusal import NO_PODS, refuse
+from tests.serving import body
 
 from tidemill.domain.incidents import Incident, resolve
 from tidemill.domain.verdicts import WindowVerdict
@@ -125,6 +129,7 @@ def installed(cluster: Cluster, backing: Backing, cluster_folder: Path, volume: 
         "secretName": backing.secret(cluster, namespace),
         "images": {"serve": {"digest": DIGEST}, "registry": {"digest": DIGEST}},
         "mlflow": {"hosts": ["198.18.*"]},
+        "judge": {"enabled": True},
     }
     release = Release(cluster, namespace)
     before = things(release, KINDS)
@@ -232,6 +237,85 @@ def test_the_monitor_may_look_whether_a_rollout_is_in_flight(release: Release) -
     said = release.kubectl("logs", "job/asks")
     release.kubectl("delete", "job/asks", "--cascade=foreground")
     assert "is pending: RUN" in said, said
+
+
+@pytest.fixture
+def asking() -> Iterator[httpx.Client]:
+    """A client that tries again where a Service does not listen yet."""
+    transport = httpx.HTTPTransport(retries=5)
+    with httpx.Client(transport=transport, trust_env=False, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def send(installed: Installed, asking: httpx.Client) -> Iterator[Callable[[str, Any], None]]:
+    """Run two servers under the names that Flagger gives; send a row to one by its Service."""
+    release = installed.release
+    make_bundle(installed.project / "judged", "Judged", longest=LONGEST)
+    command = ["tidemill", "serve", "--bundle", "judged", "--host", "0.0.0.0", "--port", "8080"]
+    probe = {"httpGet": {"path": "/v2/health/ready", "port": 8080}, "periodSeconds": 1}
+    arms = ("judged-primary", "judged-canary")
+    for arm in arms:
+        pod = restricted.pod(arm, "tidemill/serve", command, env=SETTINGS)
+        pod["metadata"]["labels"] = {"app": arm}
+        pod["spec"]["containers"][0]["readinessProbe"] = probe
+        release.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
+        release.kubectl("expose", "pod", arm, "--port=8080")
+    release.kubectl("wait", "--for=condition=Ready", "--timeout=300s", *(f"pod/{a}" for a in arms))
+    hosts = {arm: address(release.access, release.namespace, arm) for arm in arms}
+
+    def send(arm: str, row: Any) -> None:
+        url = f"http://{hosts[f'judged-{arm}']}:8080/v2/models/Judged/infer"
+        asking.post(url, json=body(row)).raise_for_status()
+
+    yield send
+    release.kubectl("delete", "pod,service", *arms)
+
+
+def test_the_judge_answers_argo_and_flagger(
+    release: Release, asking: httpx.Client, send: Callable[[str, Any], None]
+) -> None:
+    """In its pods, under its own account; what it cannot see passes nowhere."""
+    judge = f"http://{address(release.access, release.namespace, 'tidemill-judge')}:8090/v1"
+    servers = f"{release.namespace}/judged"
+
+    def argo(attempt: str, **asked: str) -> Any:
+        arms = {"stable": f"{servers}-primary", "canary": f"{servers}-canary"}
+        question = {"attempt": attempt, "weight": "50"} | arms | asked
+        return asking.post(f"{judge}/judge", json=question).json()
+
+    def flagger(hook: str, **metadata: str) -> tuple[int, str]:
+        payload = {
+            "name": "judged",
+            "namespace": release.namespace,
+            "phase": "Progressing",
+            "checksum": "1",
+            "metadata": {"gate": "errors"} | metadata,
+        }
+        answer = asking.post(f"{judge}/flagger/{hook}", json=payload)
+        return answer.status_code, answer.text
+
+    def decided(attempt: str, row: Any, **asked: str) -> Any:
+        for _ in range(10):
+            send("primary", SHORT)
+            send("canary", row)
+        found = argo(attempt, **asked)
+        return found["verdict"] in ("pass", "harm") and found
+
+    good = eventually(lambda: decided("good", SHORT, min_events="40"))
+    assert good["verdict"] == "pass", good
+    bad = eventually(lambda: decided("bad", LONG, gate="errors"))
+    assert (bad["verdict"], bad["metrics"]["errors"]["bad"]["stable"]) == ("harm", 0), bad
+    assert flagger("rollback", attempt="bad", weight="50")[0] == 200
+    unseen = argo("unseen", canary=f"{servers}-nowhere", gate="errors")
+    assert (unseen["verdict"], unseen["reason"]) == (
+        "missing",
+        f"the Service {servers}-nowhere has no ready endpoint",
+    )
+    status, said = flagger("confirm-promotion")
+    assert status == 409
+    assert said.startswith("missing: "), "there is no Canary that has its weight"
+    assert "forbidden" not in said
 
 
 @pytest.mark.parametrize(
