@@ -218,7 +218,7 @@ def test_the_glass_is_broken_for_the_windows_of_now_alone():
     order(world, "a", "first")
     world.run(1)
     world.now = START + 3 * HOUR
-    world.run(60)
+    world.run(120)
     assert world.weight("v2") == 500, "another window"
     order(world, "b", "second")
     world.run(2)

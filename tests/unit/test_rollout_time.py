@@ -8,9 +8,11 @@ from datetime import datetime, timedelta
 import pytest
 from tests.unit.rollout_world import START, World, plan
 
+from tidemill.domain.evidence import TOTAL
 from tidemill.domain.rollout.steady import SLACK_SECONDS
 
 HOLD, LOOKS = 150.0, 40
+AWAY = timedelta(hours=10)
 JUMPS = [timedelta(hours=72), timedelta(hours=-72), timedelta(seconds=-30)]
 MOST = 1 + SLACK_SECONDS
 """Seconds that one look may count in these plans."""
@@ -121,6 +123,57 @@ def test_a_controller_that_was_away_begins_no_wait_anew():
     world.now += timedelta(hours=10)
     world.restart()
     assert HOLD - LOOKS - MOST <= seconds_until(world, "promoting") <= HOLD - LOOKS + 1
+
+
+def test_a_controller_that_is_away_right_after_it_began_gives_the_canary_its_time():
+    world = World()
+    world.deploy()
+    world.want("v2")
+    world.now += timedelta(seconds=1)
+    world.controller.tick()
+    assert world.phase == "preparing"
+    world.now += AWAY
+    world.run_until("progressing")
+
+
+@pytest.mark.parametrize("policy", ["pause", "rollback"])
+def test_one_look_without_evidence_after_a_night_is_not_a_night_without(policy):
+    world = held(on_missing_evidence=policy)
+    world.run(LOOKS)
+    world.now += AWAY
+    world.traffic.unreadable = {"v2"}
+    world.run(1)
+    world.traffic.unreadable = set()
+    assert world.phase == "progressing"
+    assert HOLD - LOOKS - MOST <= seconds_until(world, "promoting") <= HOLD - LOOKS + 1
+
+
+@pytest.mark.parametrize("astray", [False, True])
+def test_evidence_that_is_lost_over_a_night_is_one_look_of_it(astray):
+    """The servers began anew, or somebody else's route was in force, when the night was over."""
+    world = held(max_gap=0.1)
+    world.run(LOOKS)
+    world.now += AWAY
+    if astray:
+        ours = world.gateway.route
+        flipped = tuple(replace(b, weight=TOTAL - b.weight) for b in ours.backends)
+        world.gateway.edited = world.gateway.route = replace(ours, backends=flipped)
+    else:
+        world.servers.restart("v2")
+    world.run(1)
+    assert world.state.attempt.evidence.gap_seconds <= MOST
+    assert seconds_until(world, "promoting") <= HOLD
+
+
+def test_a_short_stay_is_not_ended_by_a_jump_either():
+    step = replace(plan().steps[0], min_events=1, min_seconds=55, max_seconds=10**6)
+    world = World(plan(steps=(step,)))
+    world.deploy()
+    world.bring_to("progressing")
+    world.run(10)
+    world.now += AWAY
+    world.run(5)
+    assert world.phase == "progressing"
 
 
 class Fast:

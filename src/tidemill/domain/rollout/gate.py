@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
 
 from tidemill.domain.evidence import TOTAL, log_split
 from tidemill.domain.rollout.model import Attempt, Now, Snapshot
 from tidemill.domain.rollout.pairs import Pairing
-from tidemill.domain.rollout.windows import REQUESTS
+from tidemill.domain.rollout.windows import REQUESTS, unread
 
 __all__ = ["blockers", "elapsed", "events", "exhausted", "split_broken", "standstill"]
 
@@ -79,9 +78,9 @@ def standstill(snapshot: Snapshot, now: Now) -> tuple[str, str] | None:
         return "unhealthy", f"stable is above max_rate in {sick[0].metric}"
     if state.applied_at is None:
         return None
-    expected = state.applied_at + timedelta(seconds=attempt.plan.settle_seconds)
-    last = max(expected, attempt.evidence.seen_at or expected)
-    missing = (now.wall - last).total_seconds()
+    missing = (now.wall - state.applied_at).total_seconds() - attempt.plan.settle_seconds
+    if attempt.evidence.seen_at is not None:
+        missing = min(missing, unread(attempt.evidence, now))
     if missing > attempt.plan.missing_after_seconds:
         why = attempt.evidence.problem or snapshot.reading.problem or "no complete reading"
         return "evidence", f"no evidence for {missing:.0f} s: {why}"

@@ -74,6 +74,7 @@ def begin(snapshot: Snapshot, now: Now, reason: str) -> Move:
         plan=spec.plan,
         generation=spec.generation,
         started_at=now.wall,
+        looked=now,
         back=spec.desired.revision in state.served[: spec.plan.rollback_window],
     )
     begun = replace(state, attempts=attempt.number, attempt=attempt, closed="")

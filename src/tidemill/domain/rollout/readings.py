@@ -73,6 +73,8 @@ class Evidence:
     matured_until: datetime | None = None
     seen_at: datetime | None = None
     """Wall clock of the last complete window."""
+    away_seconds: float = 0.0
+    """Since then, what no look saw pass: it is no time without evidence."""
     gap_seconds: float = 0.0
     """Evidence lost in this step."""
     problem: str = ""

@@ -11,20 +11,21 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tidemill.domain.rollout.model import Attempt, Now, State
+from tidemill.domain.rollout.readings import Evidence
 
 __all__ = ["SLACK_SECONDS", "steady"]
 
 SLACK_SECONDS = 60.0
-"""A look may come later than the plan's interval by so much: after an error it is put off."""
+"""A look may be late by so much and still count whole: after an error it is put off."""
 NOTHING = timedelta(0)
 
 
 def steady(state: State, now: Now) -> State:
     """Return the state with its waits moved by what nobody saw pass since the last look.
 
-    Of the wall's clock an interval and `SLACK_SECONDS` may pass between two looks; of the project's
-    clock, which a replay moves faster, the share that this is. A clock never goes back: turned
-    back, it stood still.
+    A look that comes later than the plan's interval and `SLACK_SECONDS` counts as one that came in
+    time: an interval of the wall's clock; of the project's clock, which a replay moves faster, the
+    share that this is. A clock never goes back: turned back, it stood still.
     """
     attempt = state.attempt
     if attempt is None:
@@ -35,16 +36,13 @@ def steady(state: State, now: Now) -> State:
     passed = now.wall - attempt.looked.wall
     if not (wall or clock) and passed < timedelta(seconds=attempt.plan.interval_seconds):
         return state  # one look in several parts is written once
-    evidence = attempt.evidence
-    if evidence.seen_at is not None and evidence.seen_at > now.wall:
-        evidence = replace(evidence, seen_at=now.wall)
     moved = replace(
         attempt,
         looked=now,
         entered_at=_later(attempt.entered_at, clock),
         entered_wall=_later(attempt.entered_wall, wall),
         paused_since=_later(attempt.paused_since, clock),
-        evidence=evidence,
+        evidence=_away(attempt.evidence, wall, now),
     )
     return replace(
         state,
@@ -58,9 +56,19 @@ def steady(state: State, now: Now) -> State:
 def _unseen(looked: Now, now: Now, attempt: Attempt) -> tuple[timedelta, timedelta]:
     """Return what of the wall's and of the project's clock nobody saw; negative: it went back."""
     wall, clock = now.wall - looked.wall, now.clock - looked.clock
-    most = timedelta(seconds=attempt.plan.interval_seconds + SLACK_SECONDS)
-    share = most / wall if wall > most else 1.0
-    return wall - min(max(wall, NOTHING), most), clock - max(clock, NOTHING) * share
+    interval = timedelta(seconds=attempt.plan.interval_seconds)
+    late = wall > interval + timedelta(seconds=SLACK_SECONDS)
+    counted, share = (interval, interval / wall) if late else (max(wall, NOTHING), 1.0)
+    return wall - counted, clock - max(clock, NOTHING) * share
+
+
+def _away(evidence: Evidence, by: timedelta, now: Now) -> Evidence:
+    """Return the evidence, whose last window is an instant of the wall and cannot be moved."""
+    if evidence.seen_at is None:
+        return evidence
+    if evidence.seen_at > now.wall:
+        return replace(evidence, seen_at=now.wall, away_seconds=0.0)
+    return replace(evidence, away_seconds=evidence.away_seconds + by.total_seconds())
 
 
 def _later(at: datetime | None, by: timedelta) -> datetime | None:

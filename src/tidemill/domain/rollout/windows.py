@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -13,7 +13,7 @@ from tidemill.domain.rollout.model import Attempt, Now, Snapshot, State
 from tidemill.domain.rollout.pairs import Pairing, add_pairs
 from tidemill.domain.rollout.readings import Counters, Evidence, Reading, Span
 
-__all__ = ["REQUESTS", "absorb", "close_span", "settled", "total"]
+__all__ = ["REQUESTS", "absorb", "close_span", "settled", "total", "unread"]
 
 REQUESTS = "requests"
 """Name of the series of bare traffic."""
@@ -56,6 +56,13 @@ def absorb(snapshot: Snapshot, now: Now) -> Attempt | None:
     return replace(attempt, evidence=evidence, assessments=ordered, paired=paired)
 
 
+def unread(evidence: Evidence, now: Now) -> float:
+    """Return the seconds since the last complete window, but for what no look saw pass."""
+    if evidence.seen_at is None:
+        return 0.0
+    return (now.wall - evidence.seen_at).total_seconds() - evidence.away_seconds
+
+
 def close_span(evidence: Evidence, now: Now) -> Evidence:
     """End the current epoch: a weight change begins, counters get a new baseline after it."""
     spans = evidence.spans
@@ -71,10 +78,9 @@ def _led_astray(evidence: Evidence, now: Now) -> Evidence:
     """
     if not evidence.baseline:
         return evidence
-    lost = (now.wall - (evidence.seen_at or now.wall)).total_seconds()
     return replace(
         close_span(evidence, now),
-        gap_seconds=evidence.gap_seconds + lost,
+        gap_seconds=evidence.gap_seconds + unread(evidence, now),
         problem="the route in force was not the intended one",
     )
 
@@ -106,28 +112,37 @@ def _consume(
         return replace(evidence, problem=reading.problem or "no pairs were read")
     if not evidence.baseline:
         pairing = _paired(evidence, state, reading)
-        evidence = replace(evidence, baseline=fresh, seen_at=now.wall, problem="", pairing=pairing)
-        return _open_span(evidence, state, now)
+        begun = _seen(evidence, fresh, pairing, now)
+        return _open_span(begun, state, now)
     if evidence.seen_at == now.wall:
         return evidence
     since = evidence.seen_at or now.wall
     gains = {arm: _gain(evidence.baseline[arm], fresh[arm], since) for arm in arms}
     began_anew = [arm for arm, gain in gains.items() if gain is None]
     if began_anew:
-        lost = (now.wall - since).total_seconds()
+        pairing = _paired(replace(evidence, pairing=_forgotten(evidence)), state, reading)
         return replace(
-            evidence,
-            baseline=fresh,
-            seen_at=now.wall,
-            gap_seconds=evidence.gap_seconds + lost,
+            _seen(evidence, fresh, pairing, now),
+            gap_seconds=evidence.gap_seconds + unread(evidence, now),
             problem=f"the counters of {', '.join(began_anew)} began anew",
-            pairing=_paired(replace(evidence, pairing=_forgotten(evidence)), state, reading),
         )
     stable, canary = (gain for gain in gains.values() if gain is not None)
     series = _windows(evidence, attempt, state, stable, canary)
     pairing = _paired(evidence, state, reading)
+    return replace(_seen(evidence, fresh, pairing, now), series=series)
+
+
+def _seen(
+    evidence: Evidence, baseline: Mapping[str, Counters], pairing: Pairing, now: Now
+) -> Evidence:
+    """Return the evidence with a complete window that ends now."""
     return replace(
-        evidence, series=series, baseline=fresh, seen_at=now.wall, problem="", pairing=pairing
+        evidence,
+        baseline=baseline,
+        pairing=pairing,
+        seen_at=now.wall,
+        away_seconds=0.0,
+        problem="",
     )
 
 
