@@ -141,7 +141,7 @@ class Models(Protocol):
     stood_in: Counter[str]
     """Requests by model that an older version answered."""
     rows_lost: Counter[str]
-    """Rows by model that versions lost which are unloaded now, and processes that were killed."""
+    """Rows by model that versions lost which are unloaded now, and processes that are gone."""
 
     def __iter__(self) -> Iterator[Counted]:
         """Iterate over what is loaded."""
@@ -220,7 +220,7 @@ class Metrics:
         )
         yield _by_model(
             "log_lost_unloaded",
-            "Rows of the prediction log lost by versions unloaded since, and by killed processes.",
+            "Rows of the prediction log lost by versions unloaded since, and by processes since gone.",
             self._models.rows_lost,
         )
         yield CounterMetricFamily(

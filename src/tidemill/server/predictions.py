@@ -87,6 +87,9 @@ class PredictionLog:
         self._tally: Tally | None = None
         self._stored = 0
         self._lost = 0
+        self._last = False
+        self._left = 0
+        """Lost where nobody will ask this process any more: the tally's, and not in `_lost`."""
         self._changed = threading.Condition()
         self._told = ""
         """Why the store last took no file; said once, not at every attempt."""
@@ -105,7 +108,7 @@ class PredictionLog:
             return
         with self._changed:
             if self._closing or self._held + prediction.rows > self._settings.buffer_rows:
-                self._lost += prediction.rows
+                self._lose(prediction.rows)
                 return
             self._buffer.append(prediction)
             self._hold(prediction.rows)
@@ -132,24 +135,40 @@ class PredictionLog:
         with self._changed:
             self._abandoned = True
             lost = self._held
-            self._lost += lost
+            self._lose(lost)
             self._hold(-lost)
             if self._tally is not None:
-                self._tally.close()
+                if self._left:
+                    self._tally.leave()
+                else:
+                    self._tally.close()
                 self._tally = None
         return lost
 
-    def begin_close(self) -> None:
-        """Take nothing more, and begin to write what is left."""
+    def begin_close(self, *, last: bool = False) -> None:
+        """Take nothing more, and begin to write what is left.
+
+        With `last` the process ends, and nobody reads its counters any more: what is lost from now
+        on the tally leaves to the next one, and `counts` does not tell it.
+        """
         with self._changed:
             self._closing = True
+            self._last = self._last or last
             self._changed.notify()
 
     def _hold(self, rows: int) -> None:
         """Count rows that have still to be stored, or no more."""
         self._held += rows
         if self._tally is not None:
-            self._tally.rows = self._held
+            self._tally.rows = self._held + self._left
+
+    def _lose(self, rows: int) -> None:
+        """Count rows as lost."""
+        if self._last and self._tally is not None:
+            self._left += rows
+            self._tally.rows = self._held + self._left
+        else:
+            self._lost += rows
 
     def _run(self) -> None:
         while not self._abandoned and self._wait():
@@ -253,4 +272,4 @@ class PredictionLog:
             if stored:
                 self._stored += rows
             else:
-                self._lost += rows
+                self._lose(rows)

@@ -324,12 +324,13 @@ class Repository:
     def close(self) -> None:
         """Write what is left of every prediction log, after the last request was answered.
 
-        All of them together take `drain_seconds` at most, or the process would be killed.
+        All of them together take `drain_seconds` at most, or the process would be killed. Rows that
+        are lost then the next process counts.
         """
         deadline = monotonic() + self._drain_seconds
         ending = [*self._served.values(), *self._leaving.values()]
         for served in ending:
-            served.predictions.begin_close()
+            served.predictions.begin_close(last=True)
         for served in ending:
             served.finish(max(0.0, deadline - monotonic()))
 
