@@ -151,9 +151,12 @@ def test_a_route_that_is_edited_is_taken_back_and_told(cluster, api, namespace, 
         cluster.kubectl("patch", *where)
         eventually(lambda: f"{count} 1.0" in one.page("/metrics").text)
         eventually(lambda: list(plane.weights().values()) == [10000])
-        said = cluster.kubectl("get", "events.events.k8s.io", "-n", namespace, "-o", "json")
-        found = [e for e in json.loads(said)["items"] if e["reason"] == "RouteRepaired"]
-        (event,) = found
+
+        def told() -> list[dict[str, Any]]:
+            said = cluster.kubectl("get", "events.events.k8s.io", "-n", namespace, "-o", "json")
+            return [e for e in json.loads(said)["items"] if e["reason"] == "RouteRepaired"]
+
+        (event,) = eventually(told)
         assert (event["type"], event["regarding"]["name"]) == ("Warning", NAME)
         assert '"kubectl-patch"' in event["note"]
         assert f"{NAME}-" in event["note"]

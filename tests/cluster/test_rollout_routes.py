@@ -93,6 +93,18 @@ def test_an_edit_by_hand_is_taken_back_and_said(cluster, api, owned):
     assert f"with the backends {NAME}-{OLD} 9500, {NAME}-{NEW} 9000; it was taken back" in what
 
 
+def test_what_others_own_of_a_route_stays_and_is_no_repair(cluster, api, owned):
+    told: list[str] = []
+    gateway = router(api, owned, told)
+    gateway.apply(SPLIT, {})
+    patch = '[{"op": "add", "path": "/spec/hostnames", "value": ["late.example.com"]}]'
+    where = ("httproute", NAME, "-n", owned.namespace, "--type=json", "-p", patch)
+    cluster.kubectl("patch", *where)
+    gateway.apply(SPLIT, {})
+    found = api.get(HTTP_ROUTES, owned.namespace, NAME)
+    assert (found["spec"]["hostnames"], told) == (["late.example.com"], [])
+
+
 def by_hand(cluster: Any, owned: Owner) -> None:
     """Give the canary another weight, as a person does."""
     patch = '[{"op": "replace", "path": "/spec/rules/0/backendRefs/1/weight", "value": 9000}]'

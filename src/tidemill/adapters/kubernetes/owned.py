@@ -95,6 +95,8 @@ class Applied:
             found = "it was edited"
         try:
             applied = self._objects.apply(resource, manifest, force=False)
+            if live is not None and live.get("spec") == applied.get("spec"):
+                found = ""  # what was edited is not ours, and stays
         except Contested as claims:
             found = f"it was edited ({claims.message})"
             applied = self._objects.apply(resource, manifest, force=True)

@@ -48,7 +48,10 @@ class GatewayRouter:
         self._rule = attached.rule if attached else RULE
 
     def apply(self, route: Route, addresses: Mapping[str, str]) -> None:  # noqa: ARG002 - backends are Services, their names follow from the revision
-        """Ask for a route; raises Unavailable when it cannot be written, Conflict to look again."""
+        """Ask for a route; raises Unavailable when it cannot be written.
+
+        Raises Conflict when an attached one was written meanwhile: the next look has it.
+        """
         try:
             if self._traffic.mode == "Owned":
                 self._make(route)
