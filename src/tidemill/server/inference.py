@@ -233,7 +233,10 @@ class Inference:
         if batch.views:
             with trail.step("lookup"):
                 found = await self._lookup.fill(batch, now)
+            if found.unknown:
+                raise Rejected("unknown_entity", found.unknown)
             if found.lacking:
+                self._fell_back(found)
                 names = ", ".join(found.lacking)
                 reason = Unavailable(f"looked up in vain, without a default: {names}")
                 raise ModelFailed(request, batch.rows) from reason
@@ -245,8 +248,7 @@ class Inference:
         answer = write(Scored(self.model, request, request_id, scores, values, parameters))
         self._counters.scored(values)
         if found is not NOTHING:
-            self._counters.defaults.update(found.by_view)
-            self._counters.stale.update(found.stale)
+            self._fell_back(found)
             self._counters.aged += found.age_seconds is not None
         if self._log is not None:
             self._log.append(
@@ -265,6 +267,10 @@ class Inference:
                 )
             )
         return answer
+
+    def _fell_back(self, found: Found) -> None:
+        self._counters.defaults.update(found.by_view)
+        self._counters.stale.update(found.stale)
 
     async def _predict(self, request: InferRequest, batch: Batch) -> NDArray[np.float32]:
         """Score a batch, or know its scores; raises ModelFailed."""

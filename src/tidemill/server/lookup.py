@@ -53,6 +53,9 @@ class Found:
     """Watermark of the online store; None if nothing was read."""
     lacking: tuple[str, ...] = ()
     """Inputs that the model would see as missing and, by `serving.nan_policy`, must not."""
+    unknown: str = ""
+    """What the keys lack, where it is for them alone that inputs are `lacking`: the store was read,
+    and has no such row."""
     age_seconds: float | None = None
     """Age of the watermark where it is above the limit."""
 
@@ -87,24 +90,29 @@ class Lookup:
         online = await self._read(batch, moment)
         stale = {view: sum(rows) for view, rows in online.stale.items()}
         sought = [
-            (view.name, column)
+            (view, column)
             for view in batch.views
             for feature in view.fields
             if (column := self._inputs.get(feature.name)) and column.name not in batch.given
         ]
         missing = self._fill(batch, [column for _, column in sought], online)
-        lacking = [c.name for _, c in sought if c.name in missing and c.default is None]
+        lacking = {
+            column.name: (view, missing[column.name])
+            for view, column in sought
+            if self._strict and column.name in missing and column.default is None
+        }
         found = Found(
             stale=stale,
             as_of=online.as_of,
-            lacking=tuple(lacking) if self._strict else (),
+            lacking=tuple(lacking),
+            unknown=_unknown(lacking, online),
             age_seconds=self._age(online, moment),
         )
         fallen: dict[str, NDArray[np.bool_]] = {}
-        for view_name, column in sought:
+        for view, column in sought:
             if (rows := missing.get(column.name)) is not None:
                 found.defaulted[column.name] = rows
-                fallen[view_name] = fallen[view_name] | rows if view_name in fallen else rows
+                fallen[view.name] = fallen[view.name] | rows if view.name in fallen else rows
         found.by_view.update({view: int(np.count_nonzero(rows)) for view, rows in fallen.items()})
         return found
 
@@ -192,3 +200,27 @@ def _values(column: InputColumn, online: OnlineBatch, rows: int) -> Sequence[Val
     if values is None or not USABLE[column.datatype].issuperset(map(type, values)):
         return [None] * rows
     return values
+
+
+def _unknown(
+    lacking: Mapping[str, tuple[FeatureView, NDArray[np.bool_]]], online: OnlineBatch
+) -> str:
+    """Say which key has no row in the store; nothing if the store is to blame for a row.
+
+    It is where it could not be read or was never filled, and for values that are too old or of a
+    wrong type.
+    """
+    told = ""
+    for name, (view, rows) in lacking.items():
+        values, old = online.columns.get(name), online.stale.get(view.name)
+        places = np.flatnonzero(rows).tolist()
+        if online.as_of is None or values is None:
+            return ""
+        if any(values[row] is not None or (old and old[row]) for row in places):
+            return ""
+        keys = ", ".join(f"'{key}'" for key in view.join_keys)
+        told = told or (
+            f"view '{view.name}' holds no '{name}' for the key {keys} in row {places[0]}, and this "
+            "model has no default for it; give the input or a known key"
+        )
+    return told

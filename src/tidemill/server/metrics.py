@@ -220,7 +220,7 @@ class Metrics:
         )
         yield _by_model(
             "log_lost_unloaded",
-            "Rows of the prediction log lost by versions unloaded since, and by processes since gone.",
+            "Rows of the prediction log lost by what is gone: versions unloaded, processes.",
             self._models.rows_lost,
         )
         yield CounterMetricFamily(

@@ -38,6 +38,7 @@ CONTENT = {
     "wrong_length": 400,
     "wrong_row_count": 400,
     "missing_value": 400,
+    "unknown_entity": 400,
     "unknown_output": 400,
     "duplicate_output": 400,
     "unsupported": 400,

@@ -244,6 +244,73 @@ def test_without_the_store_the_policy_says_what_a_missing_feature_is(
         assert answer.body["parameters"].get("fallback", "") == mark
 
 
+def _online(**values: Any) -> MemoryOnline:
+    """A store that knows the keys of `ROW`, in each view but those of `values`."""
+    held = {
+        "carrier_delay": {("UA",): {"carrier_late_rate_7d": 0.5}},
+        "origin_weather": {("JFK",): {"temp": 40.0}},
+        "plane": {("N1",): {"seats": 200}},
+    }
+    return MemoryOnline(MANIFEST.features.digest, AS_OF, held | values)
+
+
+@pytest.mark.parametrize("held", [{}, {("JFK",): {"temp": None}}], ids=["no row", "null"])
+def test_a_key_that_the_store_has_nothing_for_is_the_callers(shelf: Shelf, held: Any) -> None:
+    shelf.open(_online(origin_weather=held), nan_policy="reject").fill()
+    row = ROW | {"tailnum": "N1"}
+
+    async def talk() -> list[Any]:
+        return [
+            await shelf.infer("late", row=row),
+            await shelf.metric("tidemill_requests_total", outcome="rejected", version="7"),
+            await shelf.metric("tidemill_requests_total", outcome="error"),
+            await shelf.metric("tidemill_fallback_total"),
+            await shelf.metric("tidemill_defaults_total"),
+        ]
+
+    answer, *counts = shelf.run(talk)
+    assert code_of(answer) == (400, "unknown_entity")
+    for name in ("origin_weather", "origin", "temp", "row 0"):
+        assert name in answer.body["error"]
+    assert counts == [1, 0, 0, 0]
+
+
+def _expire(online: MemoryOnline) -> None:
+    online.expired.add(("origin_weather", ("JFK",)))
+
+
+def _empty(online: MemoryOnline) -> None:
+    online.as_of = None
+    online.values.clear()
+
+
+def _spoil(online: MemoryOnline) -> None:
+    online.values["origin_weather"][("JFK",)]["temp"] = "warm"
+
+
+def _break(online: MemoryOnline) -> None:
+    online.failure = Unavailable("it is down")
+
+
+@pytest.mark.parametrize("spoil", [_expire, _empty, _spoil, _break], ids=lambda f: f.__name__)
+def test_what_the_store_is_to_blame_for_is_a_failure_and_counted(shelf: Shelf, spoil: Any) -> None:
+    online = _online()
+    spoil(online)
+    shelf.open(online, nan_policy="reject").fill()
+
+    async def talk() -> list[Any]:
+        answer = await shelf.infer("late", row=ROW | {"tailnum": "N1"})
+        view = {"version": "7", "view": "origin_weather"}
+        return [
+            answer.body["parameters"]["fallback"],
+            await shelf.metric("tidemill_requests_total", outcome="error", version="7"),
+            await shelf.metric("tidemill_defaults_total", **view),
+            await shelf.metric("tidemill_stale_total", **view),
+        ]
+
+    assert shelf.run(talk) == ["prior", 1, 1, int(spoil is _expire)]
+
+
 def test_fallbacks_do_not_make_a_broken_canary_look_healthy(shelf: Shelf) -> None:
     shelf.open().fill()
     shelf.break_("late", "7")
