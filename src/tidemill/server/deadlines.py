@@ -29,7 +29,8 @@ class Deadlines:
         """Return a context for the answering of one request, by the task that enters it.
 
         When the time is over the task is cancelled wherever it waits, the request's trail is
-        `late`, and the context raises Rejected with 504. What runs without waiting ends first.
+        `late`, and the context raises Rejected with 504. What runs without waiting ends first. If
+        it was over before, the context is not entered and nothing is cancelled.
         """
         return _Deadline(self, trail)
 
@@ -45,7 +46,11 @@ class Deadlines:
             if (left := trail.arrived + self.seconds - now) > 0:
                 self._timer = asyncio.get_running_loop().call_later(left, self._expire)
                 return
-            if not trail.late:
+            # The one that asks was in time when it entered; if it is not any more it is looked at
+            # again in the loop's next turn, as a task that cancels itself would not end at once.
+            if task is asyncio.current_task():
+                self._timer = asyncio.get_running_loop().call_later(0, self._expire)
+            elif not trail.late:
                 trail.late = True
                 task.cancel()
 
@@ -60,6 +65,9 @@ class _Deadline:
         self._trail = trail
 
     def __enter__(self) -> None:
+        if self._trail.arrived + self._all.seconds <= perf_counter():
+            self._trail.late = True
+            raise self._refusal()
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -72,5 +80,8 @@ class _Deadline:
         del self._all.running[self._task]
         # Whoever else cancelled the task, as the end of the process does, is not answered for.
         if kind is asyncio.CancelledError and self._trail.late and not self._task.uncancel():
-            message = f"the request was not answered within {self._all.seconds:g} s"
-            raise Rejected("deadline_exceeded", message, 504) from None
+            raise self._refusal() from None
+
+    def _refusal(self) -> Rejected:
+        message = f"the request was not answered within {self._all.seconds:g} s"
+        return Rejected("deadline_exceeded", message, 504)

@@ -155,7 +155,10 @@ class Inference:
                 tried.add(older)
                 with suppress(ModelFailed, Rejected):  # it may take other inputs
                     mark = {"fallback": f"version {older.model.version}"}
-                    answer = await older._counted(read, write, trail, perf_counter(), mark)
+                    # Its time, too, was spent by the version that failed and counts the error.
+                    answer = await older._counted(
+                        read, write, trail, perf_counter(), mark, late="cancelled"
+                    )
                     self._counters.fallbacks[kind] += 1
                     return answer
             if kind == "prior":
@@ -196,7 +199,10 @@ class Inference:
         trail: Trail,
         started: float,
         marks: Mapping[str, str],
+        *,
+        late: Literal["error", "cancelled"] = "error",
     ) -> T:
+        """Answer a request and count it; as `late` where the time for it ends."""
         outcome = "error"
         self._counters.in_flight += 1
         self._sign(trail)
@@ -207,7 +213,7 @@ class Inference:
             outcome = "rejected"
             raise
         except asyncio.CancelledError:  # over gRPC a caller's deadline ends its call
-            outcome = "error" if trail.late else "cancelled"
+            outcome = late if trail.late else "cancelled"
             raise
         finally:
             seconds = perf_counter() - started

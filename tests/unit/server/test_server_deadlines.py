@@ -137,6 +137,21 @@ def test_each_has_a_time_of_its_own() -> None:
     assert asyncio.run(talk()) == ("deadline_exceeded", True)
 
 
+def test_a_time_that_was_over_before_is_refused_and_cancels_nothing() -> None:
+    async def talk() -> tuple[str, bool, int]:
+        deadlines, trail = Deadlines(0.05), Trail()
+        trail.arrived -= 60.0
+        with pytest.raises(Rejected) as refusal, deadlines.of(trail):
+            pytest.fail("it was entered")
+        task = asyncio.current_task()
+        assert task
+        await asyncio.sleep(0.01)
+        assert not deadlines.running
+        return refusal.value.code, trail.late, task.cancelling()
+
+    assert asyncio.run(talk()) == ("deadline_exceeded", True, 0)
+
+
 def test_the_next_is_watched_when_the_one_before_was_in_time() -> None:
     async def talk() -> str:
         deadlines = Deadlines(0.05)

@@ -327,6 +327,34 @@ def test_fallbacks_do_not_make_a_broken_canary_look_healthy(shelf: Shelf) -> Non
     assert (older.requests, older.events["error"]) == (20, 0)
 
 
+def test_a_time_that_ends_in_a_fallback_is_no_error_of_the_older_version(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.open(limits={"request_seconds": 0.3}).fill()
+    shelf.break_("late", "7")
+    older = shelf.models.find("late", "6")
+    assert older
+
+    async def wait(*_: Any) -> Any:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(older.inference, "_predict", wait)
+    outcomes = ("error", "cancelled")
+
+    async def talk() -> list[Any]:
+        answer = await shelf.infer("late")
+        return [
+            answer.status,
+            *[
+                await shelf.metric("tidemill_requests_total", outcome=o, version=v)
+                for v in ("7", "6")
+                for o in outcomes
+            ],
+        ]
+
+    assert shelf.run(talk) == [504, 1, 0, 0, 1]
+
+
 def test_a_single_model_falls_back_on_its_prior(bundle: Path) -> None:
     served = start(bundle)
     object.__setattr__(served.served.inference.model, "session", Broken())
