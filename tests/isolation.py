@@ -1,10 +1,11 @@
 """Run a command where there is no network, and see whom it tried to reach.
 
-`run` starts it in a network namespace that has only loopback: what it needs from outside fails.
-`trap` does the same and makes every address of the world local to that namespace, so that each
-attempt becomes a packet on loopback which is recorded, from native code and grandchildren too.
-Nothing gets out in either: the sockets by which a resolver of this machine answers are covered, and
-a question of DNS is recorded even if it asks loopback, where many machines have their resolver.
+`run` starts it in a network namespace that has only loopback: what it needs from outside fails,
+and the kernel counts how often it tried. `trap` makes every address of the world local to that
+namespace instead, so that each attempt becomes a packet on loopback, which tells whom it was for.
+Both see native code and grandchildren too. Nothing gets out in either: the sockets by which a
+resolver of this machine answers are covered, and a question of DNS is seen even if it asks
+loopback, where many machines have their resolver.
 
 Both need unprivileged user namespaces and iproute2's `ip`; `skip_unless_possible` says so loudly.
 """
@@ -24,6 +25,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 NAMESPACE = (
     *("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child"),
@@ -32,6 +34,9 @@ NAMESPACE = (
 RESOLVERS = ("/run/nscd", "/run/systemd/resolve")
 """Where daemons outside of the namespace resolve names by a Unix socket, which a namespace of the
 network does not part from them."""
+COUNTERS = ("IpOutNoRoutes", "Ip6OutNoRoutes", "UdpNoPorts", "Udp6NoPorts")
+"""What the kernel counts, per namespace, of sends that have nowhere to go: no route leads there, or
+nobody listens at that port of loopback, which is what becomes of a question to a resolver there."""
 
 
 def skip_unless_possible() -> None:
@@ -58,9 +63,13 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     timeout: float = 600,
-) -> subprocess.CompletedProcess[str]:
-    """Run a command with only loopback and return what it said; its whole tree ends with it."""
-    return _enter("run", "", argv, env, cwd, timeout)
+) -> tuple[subprocess.CompletedProcess[str], dict[str, int]]:
+    """Run a command with only loopback and return what it said and how often it tried to leave.
+
+    The attempts stand under the `COUNTERS` that rose; `trap` tells whom they were for. The whole
+    tree of the command ends with it.
+    """
+    return _enter("run", argv, env, cwd, timeout)
 
 
 def trap(
@@ -74,32 +83,30 @@ def trap(
 
     An attempt reads `tcp 8.8.8.8:443`, `udp 8.8.8.8:53` or `dns example.com`, each once.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "attempts.json")
-        done = _enter("trap", str(report), argv, env, cwd, timeout)
-        if not report.exists():
-            raise RuntimeError(f"the trap did not start: {done.stderr}")
-        return done, json.loads(report.read_text())
+    return _enter("trap", argv, env, cwd, timeout)
 
 
 def _enter(
     mode: str,
-    report: str,
     argv: Sequence[str],
     env: Mapping[str, str] | None,
     cwd: Path | None,
     timeout: float,
-) -> subprocess.CompletedProcess[str]:
-    inside = [*NAMESPACE, sys.executable, __file__, mode, report, *argv]
-    return subprocess.run(
-        inside,
-        capture_output=True,
-        text=True,
-        env=None if env is None else dict(env),
-        cwd=cwd,
-        timeout=timeout,
-        check=False,
-    )
+) -> tuple[subprocess.CompletedProcess[str], Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "attempts.json")
+        done = subprocess.run(
+            [*NAMESPACE, sys.executable, __file__, mode, str(report), *argv],
+            capture_output=True,
+            text=True,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            timeout=timeout,
+            check=False,
+        )
+        if not report.exists():
+            raise RuntimeError(f"the namespace did not start: {done.stderr}")
+        return done, json.loads(report.read_text())
 
 
 def _inside(mode: str, report: str, argv: Sequence[str]) -> int:
@@ -108,7 +115,9 @@ def _inside(mode: str, report: str, argv: Sequence[str]) -> int:
         subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     if mode == "run":
-        return _status(subprocess.call(argv))
+        status = _status(subprocess.call(argv))
+        Path(report).write_text(json.dumps(_nowhere_to_go()))
+        return status
     subprocess.run(["ip", "route", "add", "local", "0.0.0.0/0", "dev", "lo"], check=True)
     subprocess.run(["ip", "-6", "route", "add", "local", "::/0", "dev", "lo"], check=False)
     attempts: set[str] = set()
@@ -123,6 +132,21 @@ def _inside(mode: str, report: str, argv: Sequence[str]) -> int:
 
 def _status(code: int) -> int:
     return code if code >= 0 else 128 - code
+
+
+def _nowhere_to_go() -> dict[str, int]:
+    """Return those `COUNTERS` of this namespace that are not zero."""
+    lines = [line.split() for line in Path("/proc/net/snmp").read_text().splitlines()]
+    counts = {
+        names[0].rstrip(":") + name: int(count)
+        for names, values in zip(lines[::2], lines[1::2], strict=True)
+        for name, count in zip(names[1:], values[1:], strict=True)
+    }
+    six = Path("/proc/net/snmp6")  # absent from a kernel without IPv6
+    for line in six.read_text().splitlines() if six.exists() else ():
+        name, count = line.split()
+        counts[name] = int(count)
+    return {name: counts[name] for name in COUNTERS if counts.get(name)}
 
 
 def _listen(listener: socket.socket, attempts: set[str]) -> None:

@@ -112,8 +112,11 @@ exec "$@"
 """Makes a namespace like a machine whose resolver is a daemon at 127.0.0.53 and at two sockets."""
 
 
-def test_the_trap_sees_a_name_asked_of_a_resolver_on_loopback(
-    clean: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("mode", "seen"), [("trap", ["dns home.example"]), ("run", ["UdpNoPorts"])]
+)
+def test_a_name_asked_of_a_resolver_on_loopback_is_seen(
+    mode: str, seen: list[str], clean: dict[str, str], tmp_path: Path
 ) -> None:
     report, resolv = tmp_path / "attempts.json", tmp_path / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.53\n")
@@ -123,21 +126,51 @@ def test_the_trap_sees_a_name_asked_of_a_resolver_on_loopback(
         "try: socket.getaddrinfo('home.example', 443)\n"
         "except OSError: pass\n"
     )
-    trap = [sys.executable, isolation.__file__, "trap", report, sys.executable, "-c", code]
-    argv = [*isolation.NAMESPACE, "sh", "-ec", RESOLVER_ON_LOOPBACK, "sh", resolv, *trap]
+    inside = [sys.executable, isolation.__file__, mode, report, sys.executable, "-c", code]
+    argv = [*isolation.NAMESPACE, "sh", "-ec", RESOLVER_ON_LOOPBACK, "sh", resolv, *inside]
     done = subprocess.run(argv, env=clean, capture_output=True, text=True, check=True)
-    assert json.loads(report.read_text()) == ["dns home.example"]
+    assert list(json.loads(report.read_text())) == seen
     assert done.stdout.strip() == "[]", "a daemon outside of the namespace could be asked"
 
 
-def test_a_command_in_isolation_has_loopback_and_nothing_else(clean: dict[str, str]) -> None:
+def test_isolation_lets_loopback_through_and_counts_nothing_of_it(clean: dict[str, str]) -> None:
     code = (
-        "import socket; server = socket.create_server(('127.0.0.1', 0));"
-        "socket.create_connection(server.getsockname(), 2); print('loopback');"
-        "print(socket.socket().connect_ex(('198.51.100.7', 443)) != 0)"
+        "import socket\n"
+        "for host, family in (('127.0.0.1', socket.AF_INET), ('::1', socket.AF_INET6)):\n"
+        "    server = socket.create_server((host, 0), family=family)\n"
+        "    socket.create_connection(server.getsockname()[:2], 2).close()\n"
+        "    datagrams = socket.socket(family, socket.SOCK_DGRAM)\n"
+        "    datagrams.bind((host, 0))\n"
+        "    datagrams.sendto(b'12345678', datagrams.getsockname())\n"
+        "assert socket.socket().connect_ex(('127.0.0.1', 9)), 'nobody listens there'\n"
+        "socket.getaddrinfo('localhost', 80)\n"
     )
-    done = isolation.run([sys.executable, "-c", code], env=clean)
-    assert done.stdout.split() == ["loopback", "True"], done.stderr
+    done, attempts = isolation.run([sys.executable, "-c", code], env=clean)
+    assert done.returncode == 0, done.stderr
+    assert attempts == {}
+
+
+@pytest.mark.parametrize(
+    ("attempt", "counters"),
+    [
+        ("create_connection(('198.51.100.7', 443))", {"IpOutNoRoutes"}),
+        ("create_connection(('2001:db8::7', 443))", {"Ip6OutNoRoutes"}),
+        ("socket(type=SOCK_DGRAM).sendto(b'12345678', ('192.0.2.9', 123))", {"IpOutNoRoutes"}),
+        ("getaddrinfo('home.example', 443)", set(isolation.COUNTERS)),  # as the resolver's address
+    ],
+)
+def test_isolation_counts_what_a_grandchild_tries(
+    attempt: str, counters: set[str], clean: dict[str, str]
+) -> None:
+    code = (
+        "import subprocess, sys\n"
+        f"inner = [sys.executable, '-c', {f'from socket import *; {attempt}'!r}]\n"
+        "sys.exit(subprocess.Popen(inner, start_new_session=True).wait())\n"
+    )
+    done, attempts = isolation.run([sys.executable, "-c", code], env=clean)
+    assert done.returncode == 1, "it got through"
+    assert attempts
+    assert set(attempts) <= counters
 
 
 MLFLOW = """
@@ -204,6 +237,40 @@ verify(Path("bundle"), Path("k.pub"))
 """
 
 
+LOOP = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+import httpx
+
+def tidemill(*words):
+    argv = [Path(sys.executable).with_name("tidemill"), "--json", *words]
+    return subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout
+
+def clock(day):
+    Path("clock.json").write_text(json.dumps({"now": f"2013-04-{day}T00:00:00+00:00"}))
+
+tidemill("init", "flights")
+os.chdir("flights")
+os.environ |= {"TIDEMILL_CLOCK": str(Path("clock.json").resolve()), "TIDEMILL_ENV": "demo"}
+clock("01")
+tidemill("up")
+tidemill("run", "training", "--set", "training.epochs=1", "-p", "force_reason=one epoch")
+tidemill("rollout", "watch")
+request = json.loads(Path("serving/requests/one_flight.json").read_text())
+for column in request["inputs"]:
+    column |= {"shape": [600], "data": column["data"] * 600}
+request["inputs"][0]["data"] = [f"flight-{n}" for n in range(600)]
+url = "http://127.0.0.1:8080/v2/models/flight-delay/infer"
+httpx.post(url, json=request, timeout=30).raise_for_status()
+clock("03")
+while not json.loads(tidemill("retrain", "status")):  # the monitor sees that all flights are one
+    time.sleep(0.2)
+(verdict,) = json.loads(tidemill("monitor", "status"))
+assert (verdict["status"], verdict["rows"]) == ("judged", 600), verdict
+tidemill("down")
+"""
+
+
 def attempts(code: str, folder: Path, env: dict[str, str]) -> list[str]:
     """Run a script and return whom it tried to reach."""
     script = folder / "operation.py"
@@ -219,6 +286,12 @@ def test_no_tool_calls_anybody(tmp_path: Path, clean: dict[str, str]) -> None:
     operations = (DVC, KFP, ONNXRUNTIME, EVIDENTLY, FEAST, SIGNING, MLFLOW)
     assert attempts("import tidemill\n" + "".join(operations), tmp_path, clean) == []
     assert not list(tmp_path.glob("**/deviceid")), "ONNX Runtime wrote a device id"
+
+
+@pytest.mark.slow
+def test_a_whole_loop_calls_nobody(tmp_path: Path, clean: dict[str, str]) -> None:
+    """Platform, training, release, traffic, monitor and governor, as the commands run them."""
+    assert attempts(LOOP, tmp_path, clean) == []
 
 
 @pytest.mark.slow
