@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import polars as pl
 import pytest
 from tests.serving import (
     AS_OF,
@@ -231,8 +232,11 @@ def test_what_kill_9_loses_under_load_is_counted_by_the_next_process(project: Pr
     lost = server.metric("tidemill_log_lost_unloaded_total")
     assert len(set(kept)) == len(kept)
     assert len(answered.difference(kept)) <= lost
-    # Beyond what was answered: a row of each client, a file that was stored and not yet counted.
-    assert len(kept) + lost <= len(answered) + clients + 3 * flush
+    # Beyond what was answered: a row of each client, a file that was stored and not yet counted. It
+    # has more than `flush` rows where the writer came late.
+    files = (project.root / ".tidemill/objects/predictions").rglob("*.parquet")
+    largest = max(len(pl.read_parquet(file)) for file in files)
+    assert len(kept) + lost <= len(answered) + clients + largest
     assert server.stop() == 0
 
 
