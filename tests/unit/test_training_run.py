@@ -461,3 +461,12 @@ def test_folds_that_are_fitted_side_by_side_give_the_same_scores(
         with reproducible(settings.model_copy(update={"threads": 1})):
             found.append(out_of_fold(train, fold, settings, known, epochs=2))
     assert torch.equal(*found)
+
+
+def test_rows_of_one_week_are_too_few_to_learn_from() -> None:
+    settings = flights.settings()
+    rows = flights.training_set().head(300)
+    known = vocabularies(rows, settings.inputs, 1)
+    train = examples(rows, settings.inputs, known, settings.label)
+    with pytest.raises(DataError, match="the 300 rows to train on are of less than two weeks"):
+        out_of_fold(train, np.zeros(300, np.int64), settings, known, epochs=2)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tidemill.errors import DataError
 from tidemill.settings.model import TrainingSettings
 from tidemill.steps.examples import Examples
 from tidemill.steps.fit import Loop, predict_logits
@@ -34,7 +35,16 @@ def out_of_fold(
     vocabulary: Mapping[str, Sequence[str]],
     epochs: int,
 ) -> Tensor:
-    """Return an uncalibrated logit for every training row; `fold` is the row's fold."""
+    """Return an uncalibrated logit for every training row; `fold` is the row's fold.
+
+    Raises DataError when all rows are in one fold: no other would be left to learn from.
+    """
+    if len(np.unique(fold)) < 2:
+        raise DataError(
+            f"the {len(train)} rows to train on are of less than two weeks: no part of them can be"
+            " scored by a network that saw only the others",
+            hint="let the data begin earlier: data.start",
+        )
     device = train.labels.device
     index = torch.tensor(fold, device=device)
     held_out = [(index == number).nonzero().squeeze(1) for number in range(settings.folds)]
