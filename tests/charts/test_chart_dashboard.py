@@ -22,7 +22,7 @@ QUERIES = [target["expr"] for panel in PANELS for target in panel.get("targets",
 VARIABLES = {"$namespace": "ml", "$model": "churn", "$__rate_interval": "5m"}
 OF_OTHERS = {"kube_cronjob_status_last_successful_time": {"namespace", "cronjob"}}
 """Metrics of kube-state-metrics with their labels."""
-SCRAPED = {"namespace"}
+SCRAPED = {"namespace", "pod"}
 """Labels that the Prometheus operator's monitors put on every series."""
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 from tests.bundles import make_bundle
 from tests.cluster.access import Cluster
+from tests.cluster.endings import story
 from tests.cluster.installation import EDGE, Backing, Release, add_images
 from tests.cluster.node.images import Image
 from tests.cluster.workloads import Workloads
@@ -283,7 +284,8 @@ class Journey:
             if calm and len(status.get("history", [])) == attempts:
                 return
             time.sleep(0.5)
-        raise AssertionError(f"never at rest: {json.dumps(self.status, indent=1)}")
+        pods = story(self.release.access, self.release.namespace)
+        raise AssertionError(f"never at rest: {json.dumps(self.status, indent=1)}\n{pods}")
 
     def until_promoted(self) -> None:
         """Wait until what is wanted has all requests."""

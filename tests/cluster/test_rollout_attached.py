@@ -57,6 +57,8 @@ class AttachedWorld(World):
         }
         spec = {"parentRefs": [{"name": "gateway"}], "rules": [rule]}
         self.apply(HTTP_ROUTES.api, "HTTPRoute", "api", {"spec": spec})
+        # The gateway takes the route up a moment after it is written.
+        eventually(lambda: self.who_serves("1") == {"1"}, PATIENCE)
 
     def weigh_theirs(self, weight: int) -> None:
         """Change the weight of their own backend, as the route's owner."""

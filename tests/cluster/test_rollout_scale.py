@@ -198,7 +198,7 @@ def spread(api: KubeClient, namespace: str, millicores: int) -> None:
             "window": "1s",
             "containers": [{"name": "server", "usage": {"cpu": f"{millicores / len(pods):.0f}m"}}],
         }
-        api.apply(METRICS, body)
+        api.apply(METRICS, body, force=True)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import tidemill
 from tidemill.cli.app import app
 
 SOURCE = Path(tidemill.__file__).parent
-COMMAND = re.compile(r"tidemill ([a-z]+)(?: ([a-z]+))?")
+COMMAND = re.compile(r"tidemill ([a-z]+)(?: ([a-z-]+))?")
 GLOBAL = {"--project", "--env", "--set", "--json", "--help"}
 
 

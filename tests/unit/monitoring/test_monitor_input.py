@@ -112,10 +112,10 @@ def test_a_log_without_its_own_columns_is_not_evaluable(world: World) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read"),
-        ("{", "cannot be read"),
-        (json.dumps({"format": 1, "rows": 1}), "cannot be read"),
-        (json.dumps({"format": 2}), "cannot be read"),
+        (None, "holds no reference profile"),
+        ("{", "is malformed"),
+        (json.dumps({"format": 1, "rows": 1}), "is malformed"),
+        (json.dumps({"format": 2}), "is malformed"),
     ],
 )
 def test_a_profile_that_is_missing_or_broken(
