@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def add_built(node: Workloads, built: dict[str, Image], folder: Path) -> dict[st
     configs = {"/project/configs": str(folder / "configs")}
     names = {}
     for name, image in built.items():
-        digest = Path(image.root).parent.name.rpartition("-")[2] * 4
+        # Other configs are another image: test modules side by side share the node's table.
+        digest = sha256(f"{image.root} {folder}".encode()).hexdigest()
         names[name] = f"{REGISTRY}/tidemill/{name}@sha256:{digest}"
         node.add_image(names[name], replace(image, copies=configs))
     return names
