@@ -145,9 +145,13 @@ class Controller:
             await self._tell(routes[uid], {"parents": theirs + made.parents[uid]})
 
     async def _tell(self, item: Object, status: Object) -> None:
-        """Write a status unless it is what stands there, times apart."""
-        status = _with_known_times(status, item.get("status", {}))
-        if status == {key: item.get("status", {}).get(key) for key in status}:
+        """Write a status unless it is what stands there, times apart; no list is an empty one.
+
+        A route of which no parent is ours is not touched.
+        """
+        known = item.get("status", {})
+        status = _with_known_times(status, known)
+        if status == {key: known.get(key, []) for key in status}:
             return
         meta, plural = item["metadata"], f"{item['kind'].lower()}s"
         path = f"{API}/namespaces/{meta['namespace']}/{plural}/{meta['name']}/status"
