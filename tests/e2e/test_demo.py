@@ -113,7 +113,7 @@ STAGES = (
     "the platform begins to start",
     "first training",
     "first release",
-    "training on shuffled labels, beside the replay",
+    "training on shuffled labels, beside all else",
     r"retraining \(schedule\)",
     r"retraining \(concept_drift\)",
     r"replay of \d+ days",

@@ -56,13 +56,11 @@ def play(folder: Path, tell: Callable[[Event], None]) -> Story:
     ports = _free_ports()
     project = Project.load(folder, env="demo", assignments=ports)
     poison = Poison(project, ports)
-    with _platform(project, story), Clients(_url(project)) as clients:
-        witness = _first_release(project, story)
+    with _platform(project, story), poison, Clients(_url(project)) as clients:
+        witness = _first_release(project, story, poison)
         manifest = read_manifest(Path(_stable(project) or ""))
         replay = Replay(project, clock, _schedule(project), manifest, clients)
-        story.note(clock.now(), "a model is trained on shuffled labels", FORCED)
-        with poison:
-            failures = _live(project, replay, witness, story, poison)
+        failures = _live(project, replay, witness, story, poison)
         story.cpu_seconds = _cpu_seconds(project)
     witness.finish()
     story.performance_bound = project.settings.monitoring.performance_z
@@ -130,15 +128,18 @@ def _url(project: Project) -> str:
     return f"{gateway}/v2/models/{project.settings.registry.model}/infer"
 
 
-def _first_release(project: Project, story: Story) -> Witness:
+def _first_release(project: Project, story: Story, poison: Poison) -> Witness:
     """Train on January to March while the platform starts, and release version 1."""
     story.note(START, "first training begins", "on what was known on 1 April: January to March")
     rest = project.platform_specs()
 
     def look(run: RunResult) -> None:
         # Until the network is trained MLflow and the imports of the steps take both cores.
-        while rest and any(step.name == "train" and step.started_at for step in run.steps):
-            project.platform.processes.declare(rest.pop())
+        if rest and any(step.name == "train" and step.started_at for step in run.steps):
+            while rest:
+                project.platform.processes.declare(rest.pop())
+            story.note(START, "a model is trained on shuffled labels", FORCED)
+            poison.begin()
 
     run = project.runs.launch("training", {"trigger": "demo"}, watch=look)
     if run.state != "succeeded":
@@ -240,7 +241,7 @@ def _force(project: Project, witness: Witness, story: Story, poison: Poison) -> 
     witness.look()
     with story.waiting("the training on shuffled labels ends"):
         run = poison.finish()
-    story.add_run("training on shuffled labels, beside the replay", run, beside=True)
+    story.add_run("training on shuffled labels, beside all else", run, beside=True)
     reference = str(run.step("register").outputs["Output"])
     with project.desk("local") as desk:
         desk.start(reference)

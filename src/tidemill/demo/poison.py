@@ -54,13 +54,15 @@ class Poison:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
+        return self
+
+    def begin(self) -> None:
         """Begin the training, behind everything else on the machine; nothing is released by it."""
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         with suppress(psutil.Error):  # it has ended already: `finish` tells why
             psutil.Process(self._process.pid).nice(10)
-        return self
 
     def finish(self) -> RunResult:
         """Wait until the model is registered; raises StepFailed with what went wrong."""
